@@ -1,0 +1,36 @@
+//! What a config may say at most and at least.
+
+use std::ops::RangeInclusive;
+
+/// Largest config file, in bytes.
+pub const FILE: usize = 1 << 20;
+/// Servers of a cluster.
+pub const SERVERS: usize = 4096;
+/// Systems of a cluster.
+pub const SYSTEMS: usize = 1000;
+/// Items of one system.
+pub const ITEMS: usize = 10_000;
+/// Bytes of one item's text.
+pub const ITEM: usize = 255;
+/// Characters of a server's id, a system's or a handler's name, and the cluster id.
+pub const NAME: usize = 64;
+/// Bytes of an interface's name (the kernel's IFNAMSIZ without the final zero).
+pub const INTERFACE: usize = 15;
+/// Bytes of a passphrase, in `key` or in the key file.
+pub const PASSPHRASE: usize = 4096;
+/// `port`.
+pub const PORT: RangeInclusive<u64> = 1..=65_535;
+/// `priority`.
+pub const PRIORITY: RangeInclusive<u64> = 0..=u32::MAX as u64;
+/// `gossip_interval`, in milliseconds.
+pub const GOSSIP_INTERVAL: RangeInclusive<u64> = 5..=60_000;
+/// `ping_per_interval`.
+pub const PING_PER_INTERVAL: RangeInclusive<u64> = 1..=SERVERS as u64;
+/// `ping_timeout`, in milliseconds: below it the pings of a case would be closer than a timer is exact.
+pub const PING_TIMEOUT: RangeInclusive<u64> = 8..=600_000;
+/// `settle`, in milliseconds; 0 is not to wait.
+pub const SETTLE: RangeInclusive<u64> = 0..=60_000;
+/// `digest_interval`, in milliseconds.
+pub const DIGEST_INTERVAL: RangeInclusive<u64> = 50..=600_000;
+/// `hook_timeout`, in milliseconds.
+pub const HOOK_TIMEOUT: RangeInclusive<u64> = 10..=3_600_000;

@@ -1,0 +1,119 @@
+//! Digests by which two nodes see whether they work with the same config.
+
+use super::{Config, SystemKind};
+
+impl Config {
+    /// A digest of what makes ballots comparable: the quorum, the servers' ids in listed order and who
+    /// of them votes. Ballots of a node with another digest do not count.
+    #[must_use]
+    pub fn voters_hash(&self) -> u32 {
+        let mut digest = Digest::new("flip voters v1");
+        digest.number(self.quorum as u64);
+        digest.number(self.servers.len() as u64);
+        for server in &self.servers {
+            digest.text(&server.id);
+        }
+        digest.number(self.voters.len() as u64);
+        for voter in &self.voters {
+            digest.number(*voter as u64);
+        }
+        let bytes = digest.0.finalize();
+        u32::from_be_bytes(std::array::from_fn(|at| bytes.as_bytes()[at]))
+    }
+
+    /// A digest of everything that placement depends on: servers with their systems and priorities, and
+    /// systems with their kind and items, all in listed order. The same on every node of a cluster whose
+    /// files agree, whatever their timings, addresses and settings.
+    #[must_use]
+    pub fn content_hash(&self) -> u64 {
+        let mut digest = Digest::new("flip config content v1");
+        digest.number(self.servers.len() as u64);
+        for server in &self.servers {
+            digest.text(&server.id);
+            digest.number(server.priority);
+            digest.number(server.systems.len() as u64);
+            for system in &server.systems {
+                digest.number(*system as u64);
+            }
+        }
+        digest.number(self.systems.len() as u64);
+        for system in &self.systems {
+            digest.text(&system.name);
+            digest.number(match system.kind {
+                SystemKind::Shard => 0,
+                SystemKind::Replicate => 1,
+            });
+            digest.number(system.items.len() as u64);
+            for item in &system.items {
+                digest.text(&item.name);
+            }
+        }
+        let bytes = digest.0.finalize();
+        u64::from_be_bytes(std::array::from_fn(|at| bytes.as_bytes()[at]))
+    }
+}
+
+/// A hash over numbers and texts of which no two sequences look the same.
+struct Digest(blake3::Hasher);
+
+impl Digest {
+    fn new(context: &str) -> Self {
+        Self(blake3::Hasher::new_derive_key(context))
+    }
+
+    fn number(&mut self, number: u64) {
+        self.0.update(&number.to_be_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.number(text.len() as u64);
+        self.0.update(text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Item;
+    use crate::testing;
+
+    #[test]
+    fn voters_hash_covers_quorum_servers_order_and_voters() {
+        let base = testing::config("abc", "a");
+        let hash = base.voters_hash();
+        assert_eq!(testing::config("abc", "b").voters_hash(), hash);
+        assert_ne!(testing::config("acb", "a").voters_hash(), hash);
+        assert_ne!(testing::config("abcd", "a").voters_hash(), hash);
+        assert_ne!(Config { quorum: 3, ..base.clone() }.voters_hash(), hash);
+        assert_ne!(Config { voters: vec![0, 1], ..base.clone() }.voters_hash(), hash);
+        let mut renamed = base;
+        renamed.systems[0].name = "other".into();
+        assert_eq!(renamed.voters_hash(), hash);
+    }
+
+    #[test]
+    fn content_hash_covers_what_placement_depends_on() {
+        let mut base = testing::config("abc", "a");
+        base.systems[0].items = testing::items(2);
+        let hash = base.content_hash();
+        let changed = |change: fn(&mut Config)| {
+            let mut config = base.clone();
+            change(&mut config);
+            config.content_hash() != hash
+        };
+        assert!(changed(|c| c.servers[1].priority = 1));
+        assert!(changed(|c| c.servers[1].systems.clear()));
+        assert!(changed(|c| c.servers.swap(0, 1)));
+        assert!(changed(|c| c.systems[0].items.swap(0, 1)));
+        assert!(changed(|c| c.systems[0].name = "x".into()));
+        assert!(changed(|c| c.systems[0].kind = SystemKind::Replicate));
+        assert!(changed(|c| {
+            let item: Item = c.systems[0].items.remove(0);
+            c.systems[0].items[0].name += &item.name;
+        }));
+        assert!(!changed(|c| c.me = 1));
+        assert!(!changed(|c| c.quorum = 3));
+        assert!(!changed(|c| c.servers[1].addr.set_port(9)));
+        assert!(!changed(|c| c.systems[0].alive = "x".into()));
+    }
+}

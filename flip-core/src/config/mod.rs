@@ -1,0 +1,255 @@
+//! The configuration: as written (`written`), as meant (this module), and what to warn about (`check`).
+//!
+//! The order of `servers` and of a system's `data` in the file is significant and kept: homes are
+//! dealt in listed order.
+//!
+//! [`load`] takes a text through these steps, and every step reports all it finds with its place:
+//! `raw` (JSON with places; `syntax` when it is none) → `written` (types and ranges of single values) →
+//! `resolve` (references, defaults, merged settings; `handlers`, `ip` and `key` for their parts) →
+//! [`Config`].
+
+pub mod bounds;
+mod check;
+mod handlers;
+mod hash;
+mod ip;
+mod key;
+mod nearest;
+mod problem;
+mod raw;
+mod read;
+mod resolve;
+mod source;
+mod syntax;
+mod written;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use ip::parse_vip;
+pub use problem::{Problem, Severity};
+pub use read::{Loaded, Overrides, key_file_path, load};
+pub use source::Source;
+
+use crate::id::{ItemId, ShortId};
+
+/// The handlers that a system may name, as pairs of `alive` and `down`.
+pub const HANDLERS: [(&str, &str); 2] = [("ip_up", "ip_down"), ("memory_up", "memory_down")];
+
+/// The settings that an ip system reads from its `config`.
+pub const IP_CONFIG_KEYS: [&str; 1] = ["interface"];
+
+/// A cluster as one node sees it: everything that the rules need to know, nothing to be validated.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Index of this node's server in `servers`.
+    pub me: usize,
+    /// All servers, in listed order.
+    pub servers: Vec<Server>,
+    /// How many voters must say Down before a member is down (`1..=servers.len()`).
+    pub quorum: usize,
+    /// Positions of the servers that vote, ascending: those that the key `voters` names (an array of
+    /// server ids), else `quorum::voters` of all. The default quorum is a majority of these.
+    pub voters: Vec<usize>,
+    /// All timings.
+    pub timing: Timing,
+    /// All systems, in listed order.
+    pub systems: Vec<System>,
+    /// What the packet keys are derived from.
+    pub key: ClusterKey,
+    /// Separates clusters that share a key; part of every key derivation.
+    pub cluster_id: String,
+    /// What to log.
+    pub log_level: LogLevel,
+}
+
+/// A server as the config names it.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The key under `servers`.
+    pub id: String,
+    /// Its short form on the wire, unique in the config.
+    pub short: ShortId,
+    /// Where its daemon listens (UDP and TCP).
+    pub addr: SocketAddr,
+    /// Indices into `Config::systems` of the systems that it takes part in; empty for an arbiter.
+    pub systems: Vec<usize>,
+    /// Lower is first. Servers without a priority come after all others (`u64::MAX`).
+    pub priority: u64,
+}
+
+/// A system: a list of items and how they are placed and acted on.
+#[derive(Clone, Debug)]
+pub struct System {
+    /// The key under `cluster.system`.
+    pub name: String,
+    /// How its items are placed.
+    pub kind: SystemKind,
+    /// Name of the handler that runs where an item arrives.
+    pub alive: String,
+    /// Name of the handler that runs where an item leaves.
+    pub down: String,
+    /// `cluster.config`, overridden by the system's `config`, overridden by this server's `config`.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// The items, in listed order.
+    pub items: Vec<Item>,
+}
+
+/// One entry of a system's `data`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// The text in the config.
+    pub name: String,
+    /// Its cluster-wide id.
+    pub id: ItemId,
+}
+
+/// How the items of a system are placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SystemKind {
+    /// Each item on exactly one eligible server.
+    Shard,
+    /// Each item on every eligible server.
+    Replicate,
+}
+
+/// All timings of a node. A `profile` sets them together; single keys override it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How often peers are probed (`gossip_interval`).
+    pub probe_interval: Duration,
+    /// How many peers each probe round reaches (`ping_per_interval`). With at least
+    /// `servers - 1` everybody is probed every interval; with less, one random member every
+    /// `probe_interval / ping_per_interval` (SWIM).
+    pub pings_per_interval: usize,
+    /// Silence after a probe until a voter casts a Down ballot when nothing is lost
+    /// (`ping_timeout`): a quarter to open the case, the rest is the window of the case.
+    pub ping_timeout: Duration,
+    /// How many pings the window of a case holds when nothing is lost. The window grows with the
+    /// loss that the node sees, the distance between the pings stays.
+    pub case_pings: u32,
+    /// How long placement may wait for other open cases before it acts on a verdict.
+    pub settle: Duration,
+    /// How often a node compares its view with a random member's.
+    pub digest_interval: Duration,
+    /// How long one hook may take.
+    pub hook_timeout: Duration,
+}
+
+impl Timing {
+    /// Silence after a probe until a case is opened.
+    #[must_use]
+    pub fn open_after(&self) -> Duration {
+        self.ping_timeout / 4
+    }
+
+    /// The window of a case when nothing is lost.
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        self.ping_timeout - self.open_after()
+    }
+
+    /// The distance between two pings of a case.
+    #[must_use]
+    pub fn case_ping_interval(&self) -> Duration {
+        self.window() / self.case_pings
+    }
+}
+
+/// A named set of timings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Calm: one probe a second.
+    Lan,
+    /// The default: a dead host's items answer again in under two seconds.
+    Balanced,
+    /// Under a second.
+    Fast,
+    /// Tens of milliseconds; for up to nine servers on one LAN.
+    Turbo,
+}
+
+impl Profile {
+    /// The names that a config may use, in the order of their speed.
+    pub const NAMES: [(&'static str, Self); 4] =
+        [("lan", Self::Lan), ("balanced", Self::Balanced), ("fast", Self::Fast), ("turbo", Self::Turbo)];
+
+    /// The timings of this profile for a cluster of `servers` servers.
+    #[must_use]
+    pub fn timing(self, servers: usize) -> Timing {
+        // Up to nine servers everybody probes everybody: detection is one round, and every voter
+        // knows the loss of every path before it has to judge a silence.
+        let pings_per_interval = if servers <= 9 { servers.saturating_sub(1).max(1) } else { 1 };
+        let ms = Duration::from_millis;
+        let timing = |probe, timeout, pings, settle, digest| Timing {
+            probe_interval: ms(probe),
+            pings_per_interval,
+            ping_timeout: ms(timeout),
+            case_pings: pings,
+            settle: ms(settle),
+            digest_interval: ms(digest),
+            hook_timeout: ms(10_000),
+        };
+        match self {
+            Self::Lan => timing(1000, 1500, 10, 500, 5000),
+            Self::Balanced => timing(500, 1000, 10, 300, 3000),
+            Self::Fast => timing(200, 400, 10, 100, 2000),
+            Self::Turbo => timing(15, 32, 8, 10, 500),
+        }
+    }
+}
+
+/// The secret that packet keys are derived from.
+#[derive(Clone)]
+pub struct ClusterKey(pub [u8; 32]);
+
+impl std::fmt::Debug for ClusterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClusterKey(..)")
+    }
+}
+
+impl Drop for ClusterKey {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
+    }
+}
+
+/// The five levels of the original.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Everything, also what happens to single messages of a case.
+    Debug,
+    /// What a user would call a change.
+    Info,
+    /// What an operator should look at.
+    Warning,
+    /// What is broken.
+    Error,
+    /// Only what ends the daemon.
+    Fatal,
+}
+
+impl Config {
+    /// This node's own entry in `servers`.
+    #[must_use]
+    pub fn my(&self) -> &Server {
+        &self.servers[self.me]
+    }
+
+    /// Who votes when the config names nobody.
+    #[must_use]
+    pub fn default_voters(&self) -> Vec<usize> {
+        let shorts: Vec<_> = self.servers.iter().map(|server| server.short).collect();
+        crate::quorum::voters(&shorts)
+    }
+
+    /// Position of the server with this short id.
+    #[must_use]
+    pub fn server_index(&self, short: ShortId) -> Option<usize> {
+        self.servers.iter().position(|s| s.short == short)
+    }
+}

@@ -1,0 +1,92 @@
+//! From the text of a file to the working types, or to everything that is wrong with it.
+
+use super::problem::{Problem, Problems};
+use super::raw::{self, Node};
+use super::resolve::{self, Derive};
+use super::source::{At, Source, Span};
+use super::{Config, bounds, key, syntax, written};
+
+/// What the config does not say itself. Reading files and asking the host is the caller's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Overrides<'a> {
+    /// The id on the command line: stronger than the key `id`. Default: the key.
+    pub id: Option<&'a str>,
+    /// The name of this host: where there is no id, it or its first label must be a server's id.
+    pub host_name: Option<&'a str>,
+    /// The content of the file that [`key_file_path`] names; blanks around the key do not matter.
+    pub key_file: Option<&'a [u8]>,
+}
+
+/// A config that can be used.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The config.
+    pub config: Config,
+    /// What will surprise somebody, in the order of the file.
+    pub warnings: Vec<Problem>,
+}
+
+/// What `key_file` says, so that the caller can read that file before [`load`]. `None` when the key is
+/// not there or cannot be read, which [`load`] then reports.
+#[must_use]
+pub fn key_file_path(source: &Source) -> Option<String> {
+    if source.text.len() > bounds::FILE {
+        return None;
+    }
+    let text = source.text.strip_prefix('\u{feff}').unwrap_or(source.text);
+    let root = raw::parse(text).ok()??;
+    let node = Node::root(&root).child("key_file")?;
+    node.value.as_string_lit().map(|path| path.value.clone().into_owned())
+}
+
+/// Reads a config.
+///
+/// # Errors
+/// All that is wrong with the file, in its order: at least one error, and the warnings. Of a file that
+/// is not JSON, the first place where it is not.
+pub fn load(source: &Source, overrides: &Overrides) -> Result<Loaded, Vec<Problem>> {
+    load_with(source, overrides, key::derive)
+}
+
+pub(super) fn load_with(
+    source: &Source,
+    overrides: &Overrides,
+    derive: Derive,
+) -> Result<Loaded, Vec<Problem>> {
+    let mut problems = Problems::new(source);
+    let config = read(overrides, derive, &mut problems);
+    let (problems, failed) = problems.finish();
+    match config {
+        Some(config) if !failed => Ok(Loaded { config, warnings: problems }),
+        Some(_) | None => Err(problems),
+    }
+}
+
+fn read(overrides: &Overrides, derive: Derive, problems: &mut Problems) -> Option<Config> {
+    let text = problems.text.text();
+    let start = At { span: Span::new(0, 1), path: String::new() };
+    if text.len() > bounds::FILE {
+        let message = format!("the file has {} bytes, expected at most {} (1 MiB)", text.len(), bounds::FILE);
+        problems.error_help(&start, message, "is this really a config of flip?");
+        return None;
+    }
+    let root = match raw::parse(text) {
+        Ok(Some(root)) => root,
+        Ok(None) => {
+            let message = "found nothing in the file, expected an object with the key `servers`";
+            problems.error_help(
+                &start,
+                message,
+                "write at least {\"servers\": {\"web1\": {\"ip\": \"10.0.0.1\"}}}",
+            );
+            return None;
+        }
+        Err(error) => {
+            problems.text.hide_by_looks();
+            syntax::report(&error, problems);
+            return None;
+        }
+    };
+    let written = written::read(&Node::root(&root), problems)?;
+    resolve::resolve(&written, overrides, derive, problems)
+}

@@ -1,0 +1,338 @@
+//! From the config as written to the config as meant: defaults, references, merged settings.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::key::{self, Secret};
+use super::nearest::nearest;
+use super::problem::Problems;
+use super::raw::{clip, list};
+use super::source::{At, Spanned};
+use super::written::{Setting, Written, WrittenSystem};
+use super::{ClusterKey, Config, Item, Overrides, Profile, Server, System, Timing, check, handlers, ip};
+use crate::id::{ItemId, ShortId};
+use crate::{limits, quorum};
+
+/// How a secret becomes a key; an argument, because the real one is slow on purpose.
+pub(super) type Derive = fn(Secret, &str) -> Result<ClusterKey, argon2::Error>;
+
+/// The config that a file means, unless an error was reported.
+pub(super) fn resolve(
+    written: &Written,
+    overrides: &Overrides,
+    derive: Derive,
+    problems: &mut Problems,
+) -> Option<Config> {
+    if written.servers.is_empty() {
+        return None;
+    }
+    let count = written.servers.len();
+    let me = find_me(written, overrides, problems);
+    check_short_ids(written, problems);
+    let memberships = find_systems(written, problems);
+    let voters = find_voters(written, problems);
+    let quorum = voters.as_ref().and_then(|voters| find_quorum(written, voters.len(), problems));
+    for system in &written.systems {
+        handlers::check(system, problems);
+    }
+    ip::check_settings(written, problems);
+    let items = read_items(written, problems);
+    let secret = key::choose(written, overrides.key_file, problems);
+    check::warn(written, voters.as_ref().map(Vec::len), quorum, problems);
+
+    let (Some(me), Some(voters), Some(quorum), false) = (me, voters, quorum, problems.any_error()) else {
+        return None;
+    };
+    let mut servers = Vec::with_capacity(count);
+    for (server, systems) in written.servers.iter().zip(memberships) {
+        servers.push(Server {
+            id: server.id.value.clone(),
+            short: ShortId::of(&server.id.value),
+            addr: SocketAddr::new(server.ip.as_ref()?.value, server.port),
+            systems,
+            priority: server.priority,
+        });
+    }
+    let key = match derive(secret, &written.cluster_id) {
+        Ok(key) => key,
+        Err(error) => {
+            let at = written.key.as_ref().or(written.key_file.as_ref()).map_or(&written.at, |key| &key.at);
+            let message = format!("the passphrase cannot be made a key: {error}");
+            problems.error_help(at, message, "free 19 MiB of memory, or use a key that `flip keygen` prints");
+            return None;
+        }
+    };
+    let my_settings = &written.servers[me].config;
+    let systems = written.systems.iter().zip(items).map(|(system, items)| System {
+        name: system.name.value.clone(),
+        kind: system.kind,
+        alive: handlers::alive_name(system),
+        down: handlers::down_name(system),
+        config: merge([&written.config, &system.config, my_settings]),
+        items,
+    });
+    Some(Config {
+        me,
+        servers,
+        quorum,
+        voters,
+        timing: timing(written, count),
+        systems: systems.collect(),
+        key,
+        cluster_id: written.cluster_id.clone(),
+        log_level: written.log_level,
+    })
+}
+
+/// Which server this node is: `--id`, else `id`, else the host name or its first label.
+fn find_me(written: &Written, overrides: &Overrides, problems: &mut Problems) -> Option<usize> {
+    let position = |id: &str| written.servers.iter().position(|server| server.id.value == id);
+    let known = || written.servers.iter().map(|server| server.id.value.as_str());
+    let help = |id: &str| match nearest(id, known()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("the servers are {}", list(known())),
+    };
+    let in_servers = At { span: written.servers_at.span, path: "servers".into() };
+    if let Some(id) = overrides.id {
+        if let (Some(own), true) = (&written.id, position(id).is_some())
+            && position(&own.value).is_none()
+        {
+            let message =
+                format!("\"{}\" is not one of the servers; --id {} is used instead", clip(&own.value), id);
+            problems.warning(&own.at, message, help(&own.value));
+        }
+        let found = position(id);
+        if found.is_none() {
+            let message = format!("found --id {}, expected the id of one of the servers", clip(id));
+            problems.error_help(&in_servers, message, help(id));
+        }
+        return found;
+    }
+    if let Some(id) = &written.id {
+        let found = position(&id.value);
+        if found.is_none() {
+            let message = format!("found \"{}\", expected the id of one of the servers", clip(&id.value));
+            problems.error_help(&id.at, message, help(&id.value));
+        }
+        return found;
+    }
+    let Some(host) = overrides.host_name else {
+        let message = "which server is this? found neither `id` nor --id, and the host name is unknown";
+        problems.error_help(&in_servers, message, format!("use --id with one of {}", list(known())));
+        return None;
+    };
+    let label = host.split('.').next().unwrap_or(host);
+    let found = position(host).or_else(|| position(label));
+    if found.is_none() {
+        let names = if label == host {
+            format!("the host name `{}` is not in `servers`", clip(host))
+        } else {
+            format!("neither the host name `{}` nor `{}` is in `servers`", clip(host), clip(label))
+        };
+        let message = format!("which server is this? found no `id`, and {names}");
+        problems.error_help(
+            &in_servers,
+            message,
+            format!("set `id`, or start with --id, to one of {}", list(known())),
+        );
+    }
+    found
+}
+
+/// On the wire a server is a 16-bit hash of its id.
+fn check_short_ids(written: &Written, problems: &mut Problems) {
+    let mut seen = BTreeMap::new();
+    for server in &written.servers {
+        let id = server.id.value.as_str();
+        if let Some(first) = seen.insert(ShortId::of(id), id) {
+            let message = format!(
+                "`{}` and `{}` have the same short id {:?} on the wire, expected different ones",
+                clip(id),
+                clip(first),
+                ShortId::of(id),
+            );
+            problems.error_help(
+                &server.id.at,
+                message,
+                "rename one of the two servers, a digit more is enough",
+            );
+        }
+    }
+}
+
+/// The systems of every server, ascending.
+fn find_systems(written: &Written, problems: &mut Problems) -> Vec<Vec<usize>> {
+    let positions: BTreeMap<&str, usize> = written
+        .systems
+        .iter()
+        .enumerate()
+        .map(|(index, system)| (system.name.value.as_str(), index))
+        .collect();
+    let mut memberships = Vec::with_capacity(written.servers.len());
+    for server in &written.servers {
+        let mut systems = Vec::new();
+        for name in &server.systems {
+            let Some(index) = positions.get(name.value.as_str()) else {
+                refuse_system(written, name, problems);
+                continue;
+            };
+            if systems.contains(index) {
+                let message = format!("system `{}` is named twice here", clip(&name.value));
+                problems.warning(&name.at, message, "remove it");
+                continue;
+            }
+            systems.push(*index);
+        }
+        systems.sort_unstable();
+        memberships.push(systems);
+    }
+    memberships
+}
+
+fn refuse_system(written: &Written, name: &Spanned<String>, problems: &mut Problems) {
+    let known = || written.systems.iter().map(|system| system.name.value.as_str());
+    let help = match nearest(&name.value, known()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None if written.systems.is_empty() => "there is no system; define it under `cluster.system`".into(),
+        None => format!("the systems are {}", list(known())),
+    };
+    let message = format!("found \"{}\", expected the name of a system", clip(&name.value));
+    problems.error_help(&name.at, message, help);
+}
+
+fn find_voters(written: &Written, problems: &mut Problems) -> Option<Vec<usize>> {
+    let Some(named) = &written.voters else {
+        let shorts: Vec<_> = written.servers.iter().map(|server| ShortId::of(&server.id.value)).collect();
+        return Some(quorum::voters(&shorts));
+    };
+    let known = || written.servers.iter().map(|server| server.id.value.as_str());
+    let mut voters = Vec::new();
+    let mut refused = false;
+    for name in &named.value {
+        match known().position(|id| id == name.value) {
+            Some(index) if voters.contains(&index) => {
+                let message = format!("voter `{}` is named twice, expected once", clip(&name.value));
+                problems.error_help(&name.at, message, "remove it: every voter has one vote");
+                refused = true;
+            }
+            Some(index) => voters.push(index),
+            None => {
+                let help = match nearest(&name.value, known()) {
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None => format!("the servers are {}", list(known())),
+                };
+                let message =
+                    format!("found \"{}\", expected the id of one of the servers", clip(&name.value));
+                problems.error_help(&name.at, message, help);
+                refused = true;
+            }
+        }
+    }
+    if refused {
+        return None;
+    }
+    if voters.is_empty() {
+        let message = "found no voter, expected at least one server id";
+        problems.error_help(&named.at, message, "remove `voters`: then the servers vote");
+        return None;
+    }
+    voters.sort_unstable();
+    Some(voters)
+}
+
+fn find_quorum(written: &Written, voters: usize, problems: &mut Problems) -> Option<usize> {
+    let Some(given) = &written.quorum else {
+        return (!written.quorum_given).then(|| quorum::majority(voters));
+    };
+    match usize::try_from(given.value) {
+        Ok(quorum) if (1..=voters).contains(&quorum) => Some(quorum),
+        Ok(_) | Err(_) => {
+            let who = if written.voters.is_some() { "voters" } else { "servers that vote" };
+            let message = format!(
+                "found a quorum of {} with {voters} {who}, expected a number from 1 to {voters}",
+                given.value
+            );
+            let help = format!("set it to {}, or remove it", quorum::majority(voters));
+            problems.error_help(&given.at, message, help);
+            None
+        }
+    }
+}
+
+/// The items of every system. One that is listed twice is placed once: two servers would hold it.
+fn read_items(written: &Written, problems: &mut Problems) -> Vec<Vec<Item>> {
+    let mut addresses: BTreeMap<IpAddr, &At> = BTreeMap::new();
+    let mut all = Vec::with_capacity(written.systems.len());
+    for system in &written.systems {
+        all.push(read_items_of(system, written, &mut addresses, problems));
+    }
+    let total: usize = all.iter().map(Vec::len).sum();
+    if total > limits::FACTS {
+        let message = format!("found {total} items in all systems, expected at most {}", limits::FACTS);
+        problems.error_help(&written.at, message, "split the cluster in two");
+    }
+    all
+}
+
+fn read_items_of<'w>(
+    system: &'w WrittenSystem,
+    written: &Written,
+    addresses: &mut BTreeMap<IpAddr, &'w At>,
+    problems: &mut Problems,
+) -> Vec<Item> {
+    let is_ip = ip::is_ip(system);
+    let mut names: BTreeMap<&str, &At> = BTreeMap::new();
+    let mut items = Vec::new();
+    for item in &system.items {
+        let mut first = names.get(item.value.as_str()).copied();
+        let mut address = None;
+        if is_ip {
+            address = ip::address(item, problems);
+            first = address.and_then(|address| addresses.get(&address.to_canonical()).copied());
+        }
+        if let Some(first) = first {
+            warn_twice(item, first, problems);
+            continue;
+        }
+        names.insert(&item.value, &item.at);
+        if let Some(address) = address {
+            addresses.insert(address.to_canonical(), &item.at);
+            ip::warn_own_address(address, &item.at, written, problems);
+        }
+        items.push(Item { name: item.value.clone(), id: ItemId::of(&system.name.value, &item.value) });
+    }
+    items
+}
+
+fn warn_twice(item: &Spanned<String>, first: &At, problems: &mut Problems) {
+    let message = format!(
+        "\"{}\" is listed twice: the first, {} on line {}, is used and this one ignored",
+        clip(&item.value),
+        first.path,
+        problems.text.line(first.span.start),
+    );
+    problems.warning(&item.at, message, "remove one of the two");
+}
+
+fn timing(written: &Written, servers: usize) -> Timing {
+    let profile = written.profile.as_ref().map_or(Profile::Balanced, |profile| profile.value);
+    let mut timing = profile.timing(servers);
+    let durations = [
+        (&mut timing.probe_interval, written.gossip_interval),
+        (&mut timing.ping_timeout, written.ping_timeout),
+        (&mut timing.settle, written.settle),
+        (&mut timing.digest_interval, written.digest_interval),
+        (&mut timing.hook_timeout, written.hook_timeout),
+    ];
+    for (value, given) in durations {
+        *value = given.unwrap_or(*value);
+    }
+    timing.pings_per_interval = written.ping_per_interval.unwrap_or(timing.pings_per_interval);
+    timing
+}
+
+/// Later settings replace earlier ones of the same key, whole.
+fn merge(levels: [&Vec<Setting>; 3]) -> serde_json::Map<String, serde_json::Value> {
+    let settings = levels.into_iter().flatten();
+    settings.map(|setting| (setting.key.value.clone(), setting.value.value.clone())).collect()
+}

@@ -1,0 +1,179 @@
+//! Values that a file may leave out, and how they combine.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::{Config, Profile, Severity, SystemKind, key_file_path};
+
+fn config(text: &str, id: &str) -> Config {
+    let loaded = load_quickly(text, &Overrides { id: Some(id), ..Overrides::default() });
+    loaded.unwrap_or_else(|problems| panic!("{}", render(&problems))).config
+}
+
+#[test]
+fn everything_but_servers_has_a_default() {
+    let config = config(r#"{"servers": {"a": {"ip": "10.0.0.1"}, "b": {"ip": "fd00::1"}}}"#, "b");
+    assert_eq!(config.me, 1);
+    assert_eq!(config.quorum, 2);
+    assert_eq!(config.timing, Profile::Balanced.timing(2));
+    assert_eq!(config.servers[1].addr.to_string(), "[fd00::1]:2200");
+    assert_eq!(config.servers[1].priority, u64::MAX);
+    assert!(config.systems.is_empty());
+}
+
+#[test]
+fn quorum_is_a_majority_of_the_voters() {
+    let servers = |count: usize| {
+        let servers: Vec<_> = (0..count).map(|n| format!(r#""s{n}": {{"ip": "10.0.{}.1"}}"#, n)).collect();
+        format!(r#"{{"servers": {{{}}}"#, servers.join(","))
+    };
+    for (count, quorum) in [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (63, 32), (64, 16), (200, 16)] {
+        assert_eq!(config(&(servers(count) + "}"), "s0").quorum, quorum, "{count} servers");
+    }
+    let named = config(&(servers(9) + r#", "voters": ["s7", "s1", "s3"]}"#), "s0");
+    assert_eq!((named.quorum, &named.voters[..]), (2, &[1, 3, 7][..]));
+}
+
+#[test]
+fn single_keys_override_the_profile() {
+    let text = r#"{"profile": "turbo", "settle": 0, "hook_timeout": 5000, "digest_interval": 700,
+        "servers": {"a": {"ip": "10.0.0.1"}, "b": {"ip": "10.0.0.2"}, "c": {"ip": "10.0.0.3"}}}"#;
+    let mut expected = Profile::Turbo.timing(3);
+    expected.settle = Duration::ZERO;
+    expected.hook_timeout = Duration::from_secs(5);
+    expected.digest_interval = Duration::from_millis(700);
+    assert_eq!(config(text, "a").timing, expected);
+}
+
+#[test]
+fn settings_of_cluster_system_and_server_merge_in_this_order() {
+    let text = r#"{
+        "servers": {
+            "a": {"ip": "10.0.0.1", "system": "m", "config": {"z": 3, "own": true}},
+            "b": {"ip": "10.0.0.2", "systems": ["m", "v"], "config": {"interface": "eth1"}},
+        },
+        "cluster": {
+            "config": {"x": 1, "y": 1, "z": 1},
+            // Trailing commas and comments are fine.
+            "systems": {
+                "v": {"alive": "ip_up", "down": "ip_down", "type": "replicated"},
+                "m": {"alive": "memory_up", "down": "memory_down", "config": {"y": {"deep": 2}, "z": 2}},
+            },
+        },
+    }"#;
+    let settings = |id, system: usize| serde_json::to_string(&config(text, id).systems[system].config).ok();
+    assert_eq!(settings("a", 1).as_deref(), Some(r#"{"x":1,"y":{"deep":2},"z":3,"own":true}"#));
+    assert_eq!(settings("b", 1).as_deref(), Some(r#"{"x":1,"y":{"deep":2},"z":2,"interface":"eth1"}"#));
+    assert_eq!(settings("b", 0).as_deref(), Some(r#"{"x":1,"y":1,"z":1,"interface":"eth1"}"#));
+    let config = config(text, "b");
+    assert_eq!(config.systems[0].kind, SystemKind::Replicate);
+    assert_eq!(config.servers[1].systems, [0, 1], "ascending, whatever the order in the file");
+}
+
+#[test]
+fn a_host_name_stands_in_for_the_id() {
+    let text = r#"{"servers": {"web1": {"ip": "10.0.0.1"}, "web2.example.com": {"ip": "10.0.0.2"}}}"#;
+    let me = |host| {
+        let loaded = load_quickly(text, &Overrides { host_name: Some(host), ..Overrides::default() });
+        loaded.ok().map(|loaded| loaded.config.me)
+    };
+    assert_eq!(me("web1"), Some(0));
+    assert_eq!(me("web1.example.com"), Some(0));
+    assert_eq!(me("web2.example.com"), Some(1));
+    assert_eq!(me("web2"), None);
+}
+
+#[test]
+fn the_key_file_holds_the_key() {
+    let digits = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
+    let servers = r#""servers": {"a": {"ip": "10.0.0.1"}, "b": {"ip": "10.0.0.2"}, "c": {"ip": "10.0.0.3"}}"#;
+    let in_file = format!(r#"{{"key_file": "/etc/flip.key", {servers}}}"#);
+    let source = Source { file: "cluster.json", text: &in_file };
+    assert_eq!(key_file_path(&source).as_deref(), Some("/etc/flip.key"));
+
+    let content = format!("\n {digits}\r\n");
+    let overrides = Overrides { id: Some("a"), key_file: Some(content.as_bytes()), ..Overrides::default() };
+    let loaded = load_quickly(&in_file, &overrides).expect("valid");
+    assert!(loaded.warnings.is_empty(), "{}", render(&loaded.warnings));
+    let direct = config(&format!(r#"{{"key": "{digits}", {servers}}}"#), "a");
+    assert_eq!(loaded.config.key.0, direct.key.0);
+
+    for text in ["", "{", "[]", r#"{"key_file": 7}"#, r#"{"id": "a"}"#] {
+        assert_eq!(key_file_path(&Source { file: "", text }), None, "{text}");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_line_ends_do_not_shift_places() {
+    let text = "\u{feff}{\r\n  \"ports\": 1\r\n}\r\n";
+    let problems = load_quickly(text, &Overrides::default()).expect_err("unknown key");
+    let unknown = problems.iter().find(|problem| problem.path == "ports").expect("found");
+    assert_eq!((unknown.line, unknown.column, unknown.width), (2, 3, 7));
+    assert_eq!(unknown.excerpt, "  \"ports\": 1");
+}
+
+#[test]
+fn a_very_long_line_is_cut_around_the_place() {
+    let padding = " ".repeat(100_000);
+    let text = format!("{{{padding}\"prot\": 1,{padding}\"servers\": {{\"a\": {{\"ip\": \"10.0.0.1\"}}}}}}");
+    let problems = load_quickly(&text, &Overrides::default()).expect_err("unknown key");
+    let unknown = problems.iter().find(|problem| problem.path == "prot").expect("found");
+    assert_eq!((unknown.line, unknown.column), (1, 100_002));
+    let shown: String = unknown.excerpt.chars().skip(unknown.caret).take(unknown.width).collect();
+    assert_eq!(shown, "\"prot\"");
+    assert!(unknown.excerpt.chars().count() < 200);
+}
+
+#[test]
+fn many_problems_are_counted_and_not_all_shown() {
+    let keys: Vec<_> = (0..1000).map(|n| format!("\"x{n}\": 1")).collect();
+    let problems =
+        load_quickly(&format!("{{{}}}", keys.join(",")), &Overrides::default()).expect_err("wrong");
+    assert_eq!(problems.len(), 101);
+    assert_eq!(problems[100].message, "901 more errors are not shown");
+    assert!(problems.iter().all(|problem| problem.severity == Severity::Error));
+}
+
+#[test]
+fn limits_are_named() {
+    let refused =
+        |text: &str| load_quickly(text, &Overrides::default()).expect_err("too much")[0].message.clone();
+    let huge = " ".repeat((1 << 20) + 1);
+    assert_eq!(refused(&huge), "the file has 1048577 bytes, expected at most 1048576 (1 MiB)");
+    let items = vec!["\"x\""; 10_001].join(",");
+    let text = format!(
+        r#"{{"cluster": {{"system": {{"m": {{"data": [{items}]}}}}}}, "id": "a", "servers": {{"a": {{"ip": "10.0.0.1"}}}}}}"#
+    );
+    assert!(
+        render(&load_quickly(&text, &Overrides::default()).expect_err("too many"))
+            .contains("found 10001 items, expected at most 10000")
+    );
+    let servers: Vec<_> = (0..4097).map(|n| format!("\"{n}\":{{}}")).collect();
+    let text = format!("{{\"servers\":{{{}}}}}", servers.join(","));
+    assert_eq!(refused(&text), "found 4097 servers, expected at most 4096");
+    let deep = "[".repeat(100_000);
+    assert_eq!(refused(&deep), "brackets within brackets, too deep");
+    let nested = format!("{}1{}", "{\"x\":[".repeat(160), "]}".repeat(160));
+    let text = format!(
+        r#"{{"servers": {{"a": {{"ip": "10.0.0.1"}}}}, "cluster": {{"config": {{"x": {nested}}}}}}}"#
+    );
+    config(&text, "a");
+    assert_eq!(refused(&"key ".repeat(1 << 18)), "found `k`, expected a value");
+}
+
+#[test]
+fn a_problem_found_elsewhere_points_into_the_file() {
+    let text = "{\"cluster\": {\"systems\": {\"ip\":\n  {\"config\": {\"interface\": \"lo0\"}}}}}";
+    let path = ["cluster", "system", "ip", "config", "interface"];
+    let source = Source { file: "cluster.json", text };
+    let problem = Problem::at(&source, Severity::Error, &path, "no such interface", Some("there is eth0"));
+    assert_eq!(
+        problem.to_string(),
+        "error: no such interface\n --> cluster.json:2:28 (key cluster.system.ip.config.interface)\n  |   \
+         {\"config\": {\"interface\": \"lo0\"}}}}}\n  |                            ^^^^^\n  help: there is eth0"
+    );
+    let early = Problem::at(&source, Severity::Warning, &["cluster", "config", "interface"], "missing", None);
+    assert_eq!((early.line, early.column), (1, 13));
+    let nowhere = Problem::at(&Source { file: "", text: "" }, Severity::Error, &["x"], "missing", None);
+    assert_eq!((nowhere.line, nowhere.column), (1, 1));
+}

@@ -1,0 +1,225 @@
+//! What happened: one closed enum that feeds the log, the counters, the status and the streams.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::id::ItemRef;
+
+/// Something that happened on this node. Servers and items are given as positions in the config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The node runs.
+    Started {
+        /// Its own generation.
+        generation: u64,
+    },
+    /// A member was seen alive in a generation that was not up before.
+    MemberUp {
+        /// Position of the server.
+        server: usize,
+        /// Its generation.
+        generation: u64,
+    },
+    /// A quorum agreed that a member is down.
+    MemberDown {
+        /// Position of the server.
+        server: usize,
+        /// The generation that is down; zero when it was never seen.
+        generation: u64,
+        /// Positions of the voters whose ballots made the verdict.
+        voters: Vec<usize>,
+    },
+    /// A member said goodbye.
+    MemberLeft {
+        /// Position of the server.
+        server: usize,
+        /// The generation that left.
+        generation: u64,
+    },
+    /// This node started to examine a member.
+    CaseOpened {
+        /// Position of the server.
+        server: usize,
+        /// Why.
+        cause: CaseCause,
+    },
+    /// The member answered, or was replaced by a newer generation.
+    CaseClosed {
+        /// Position of the server.
+        server: usize,
+        /// How long the case was open.
+        after: Duration,
+    },
+    /// This node cast a Down ballot.
+    BallotCast {
+        /// Position of the server.
+        server: usize,
+        /// How many ballots stand now, this one included.
+        ballots: usize,
+        /// How many are needed.
+        quorum: usize,
+    },
+    /// This node found no answer but does not trust its own senses, so it casts no ballot.
+    Abstained {
+        /// Position of the server.
+        server: usize,
+        /// Why.
+        reason: AbstainReason,
+    },
+    /// This node's own generation was declared down; it goes on as a new one.
+    DeclaredDown {
+        /// The generation that is over.
+        old: u64,
+        /// The generation that begins.
+        new: u64,
+    },
+    /// This node sees fewer live members than the quorum: it keeps what it holds and takes nothing.
+    Isolated,
+    /// This node sees a quorum again.
+    QuorumSeen,
+    /// The loop of this node was late: it was stopped, suspended or starved.
+    Stalled {
+        /// By how much.
+        late: Duration,
+    },
+    /// Another daemon runs under this node's id, or a second one under another server's id.
+    DuplicateId {
+        /// Position of the server.
+        server: usize,
+        /// Where the second one was heard.
+        from: SocketAddr,
+    },
+    /// A member runs another list of servers or another quorum; its ballots do not count.
+    ConfigDiffers {
+        /// Position of the server.
+        server: usize,
+    },
+    /// An item changed its state on this node.
+    Item {
+        /// Which item.
+        item: ItemRef,
+        /// Its state before.
+        from: ItemState,
+        /// Its state after.
+        to: ItemState,
+        /// Why.
+        reason: Reason,
+    },
+    /// A hook failed; it will be tried again.
+    HookFailed {
+        /// Which item.
+        item: ItemRef,
+        /// What the handler said.
+        error: String,
+        /// How many times in a row.
+        failures: u32,
+        /// When it is tried again.
+        retry_in: Duration,
+    },
+    /// A held item was announced again, because a former holder let go or the network healed.
+    Reannounced {
+        /// Which item.
+        item: ItemRef,
+    },
+    /// An address was found missing or present against what this node did.
+    Drift {
+        /// Which item.
+        item: ItemRef,
+        /// Whether it is there now.
+        present: bool,
+    },
+    /// A datagram was refused. Counted, and logged at debug level.
+    Refused {
+        /// Where it came from.
+        from: SocketAddr,
+        /// Why.
+        why: Refusal,
+    },
+}
+
+/// What opened a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaseCause {
+    /// An own probe was not answered.
+    ProbeFailed,
+    /// Another member suspects it.
+    Suspicion,
+    /// Another voter's ballot or hint.
+    Ballot,
+    /// The kernel of its host says that nobody listens.
+    PortUnreachable,
+    /// A configured server that was never seen since this node started.
+    NeverSeen,
+}
+
+/// Why a voter does not trust its own senses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbstainReason {
+    /// It has two-way contact with fewer than quorum - 1 others.
+    NoContact,
+    /// Its own loop was late within the window.
+    Stalled,
+}
+
+/// Why a datagram was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// Shorter than a header and a tag, or longer than the limit.
+    Length,
+    /// Another wire version.
+    Version,
+    /// Another cluster's tag, or another key.
+    Cluster,
+    /// No server of the config has this short id.
+    Sender,
+    /// The counter was seen before or is too old.
+    Replay,
+    /// The seal does not open: forged or damaged.
+    Seal,
+    /// Opened, but not understood.
+    Malformed,
+    /// This node's own id from elsewhere.
+    OwnId,
+}
+
+/// The state of an item on one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ItemState {
+    /// Not here, and not wanted here.
+    Standby,
+    /// The alive hook runs or is to be tried again.
+    Acquiring,
+    /// Here.
+    Active,
+    /// The down hook runs or is to be tried again.
+    Releasing,
+    /// The alive hook failed too often; the item goes elsewhere.
+    Failing,
+}
+
+/// Why an item changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Placement puts it here at rest.
+    Home,
+    /// Its home is down.
+    Failover,
+    /// Its home left.
+    Leave,
+    /// Its home is back.
+    Failback,
+    /// It was found here when the node started.
+    Adopted,
+    /// This node shuts down.
+    Shutdown,
+    /// Somebody removed it.
+    Drift,
+    /// A hook failed.
+    HookFailed,
+    /// The hook ended well.
+    HookDone,
+}

@@ -1,0 +1,159 @@
+//! Facts: small values that each member states about itself. Now: which items it holds.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::event::ItemState;
+use crate::id::ItemId;
+use crate::limits;
+use crate::time::Time;
+use crate::view::word;
+use crate::wire::message::{self, Held, STATES};
+
+/// The newest facts of each server.
+#[derive(Debug)]
+pub struct Facts {
+    servers: Vec<Stated>,
+}
+
+/// What one server stated last.
+#[derive(Clone, Debug, Default)]
+pub struct Stated {
+    /// In which generation.
+    pub generation: u64,
+    /// Grows with each change within the generation.
+    pub seq: u32,
+    /// Items that are not in standby there, and since when.
+    pub held: BTreeMap<ItemId, (ItemState, Time)>,
+}
+
+/// What an update of facts changed, item by item: state before and after.
+pub type Changes = Vec<(ItemId, Option<ItemState>, Option<ItemState>)>;
+
+impl Facts {
+    /// No facts of `servers` servers.
+    #[must_use]
+    pub fn new(servers: usize) -> Self {
+        Self { servers: vec![Stated::default(); servers] }
+    }
+
+    /// What a server stated last.
+    #[must_use]
+    pub fn of(&self, server: usize) -> &Stated {
+        &self.servers[server]
+    }
+
+    /// The state of an item on a server, as that server stated it.
+    #[must_use]
+    pub fn state(&self, server: usize, item: ItemId) -> Option<ItemState> {
+        self.servers[server].held.get(&item).map(|(state, _)| *state)
+    }
+
+    /// True when `(generation, seq)` is newer than what is known of the server.
+    #[must_use]
+    pub fn is_newer(&self, server: usize, generation: u64, seq: u32) -> bool {
+        (generation, seq) > (self.servers[server].generation, self.servers[server].seq)
+    }
+
+    /// Takes facts from the wire if they are newer. Returns what changed, or nothing when they are old
+    /// or travel by stream.
+    pub fn update(&mut self, server: usize, facts: &message::Facts, now: Time) -> Option<Changes> {
+        let held = facts.held.as_ref()?;
+        if !self.is_newer(server, facts.generation, facts.seq) || held.len() > limits::FACTS {
+            return None;
+        }
+        let new = held.iter().filter_map(|held| {
+            let state = *STATES.get(usize::from(held.state))?;
+            Some((ItemId(held.item), (state, now - Duration::from_millis(u64::from(held.age_ms)))))
+        });
+        Some(self.replace(server, facts.generation, facts.seq, new.collect()))
+    }
+
+    /// Replaces what is known of a server.
+    pub fn replace(
+        &mut self,
+        server: usize,
+        generation: u64,
+        seq: u32,
+        held: BTreeMap<ItemId, (ItemState, Time)>,
+    ) -> Changes {
+        let old = std::mem::replace(&mut self.servers[server], Stated { generation, seq, held });
+        let new = &self.servers[server].held;
+        let state = |map: &BTreeMap<ItemId, (ItemState, Time)>, item| map.get(item).map(|(state, _)| *state);
+        let mut changes: Changes = old
+            .held
+            .iter()
+            .filter(|(item, (was, _))| state(new, item) != Some(*was))
+            .map(|(item, (was, _))| (*item, Some(*was), state(new, item)))
+            .collect();
+        changes.extend(
+            new.iter()
+                .filter(|(item, _)| !old.held.contains_key(item))
+                .map(|(item, (is, _))| (*item, None, Some(*is))),
+        );
+        changes
+    }
+
+    /// Facts of a server for the wire; without the list when it is too long for a datagram and
+    /// `by_stream` is false.
+    #[must_use]
+    pub fn to_wire(&self, server: usize, now: Time, by_stream: bool) -> message::Facts {
+        let stated = &self.servers[server];
+        let held = (by_stream || message::facts_fit(stated.held.len())).then(|| {
+            stated
+                .held
+                .iter()
+                .filter_map(|(item, (state, since))| {
+                    let state = STATES.iter().position(|s| s == state)?;
+                    let age_ms = u32::try_from(now.since(*since).as_millis()).unwrap_or(u32::MAX);
+                    Some(Held { item: item.0, state: u8::try_from(state).ok()?, age_ms })
+                })
+                .collect()
+        });
+        message::Facts { generation: stated.generation, seq: stated.seq, held }
+    }
+
+    /// Digest over which facts are known.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut hasher = blake3::Hasher::new_derive_key("flip facts v1");
+        for stated in &self.servers {
+            hasher.update(&stated.generation.to_be_bytes());
+            hasher.update(&stated.seq.to_be_bytes());
+        }
+        word(&hasher)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_facts_replace_older_ones_and_name_the_changes() {
+        let mut facts = Facts::new(2);
+        let wire = |generation, seq, held: &[(u64, u8)]| message::Facts {
+            generation,
+            seq,
+            held: Some(
+                held.iter().map(|(item, state)| Held { item: *item, state: *state, age_ms: 5 }).collect(),
+            ),
+        };
+        let now = Time::from_millis(100);
+        let changes = facts.update(0, &wire(1, 1, &[(7, 0), (8, 1)]), now).expect("newer");
+        assert_eq!(changes.len(), 2);
+        assert_eq!(facts.of(0).held[&ItemId(7)], (ItemState::Acquiring, Time::from_millis(95)));
+        assert_eq!(facts.update(0, &wire(1, 1, &[]), now), None, "the same again");
+        let changes = facts.update(0, &wire(1, 2, &[(7, 1), (9, 1)]), now).expect("newer");
+        assert_eq!(
+            changes,
+            [
+                (ItemId(7), Some(ItemState::Acquiring), Some(ItemState::Active)),
+                (ItemId(8), Some(ItemState::Active), None),
+                (ItemId(9), None, Some(ItemState::Active)),
+            ]
+        );
+        assert_eq!(facts.update(0, &wire(2, 0, &[]), now).expect("a new generation").len(), 2);
+        assert_eq!(facts.update(0, &wire(1, 9, &[(7, 1)]), now), None, "an old generation");
+    }
+}

@@ -1,0 +1,34 @@
+//! Every limit of the core, in one place. Reaching one is an event or a counted refusal, never silence.
+
+use std::time::Duration;
+
+/// Largest datagram that is sent or accepted, in bytes: fits every path MTU from 1280 up.
+pub const DATAGRAM: usize = 1200;
+/// Largest stream frame, in bytes.
+pub const FRAME: usize = 1 << 20;
+/// Sessions of one sender whose replay windows are kept: the running daemon's and the one before.
+pub const SESSIONS: usize = 2;
+/// Voters in a cluster of more than [`ALL_VOTE`] servers: the lowest rendezvous hashes.
+pub const VOTERS: usize = 31;
+/// Up to this many servers, all vote.
+pub const ALL_VOTE: usize = 63;
+/// Pings in the window of one case at most, however much is lost.
+pub const CASE_PINGS: u32 = 96;
+/// Items in one facts datagram; a longer list travels by stream.
+pub const FACTS_PER_DATAGRAM: usize = 64;
+/// Items that one member may report.
+pub const FACTS: usize = 40_000;
+/// How often a verdict or a goodbye is repeated to one member that does not acknowledge it.
+pub const REPEATS: u32 = 12;
+/// How many random members a rumour is passed on to by each that hears it first.
+pub const RUMOUR_FANOUT: usize = 8;
+/// Longest pause between two greetings to a server that does not answer.
+pub const GREETING_PAUSE: Duration = Duration::from_secs(2);
+/// Hook failures in a row after which an item is `Failing` on this node.
+pub const HOOK_FALL: u32 = 3;
+/// First pause before a failed hook is tried again; doubles up to [`HOOK_RETRY_MAX`].
+pub const HOOK_RETRY: Duration = Duration::from_millis(250);
+/// Longest pause before a failed hook is tried again.
+pub const HOOK_RETRY_MAX: Duration = Duration::from_secs(60);
+/// How long an item stays `Failing` before this node offers itself again.
+pub const FAILING_FOR: Duration = Duration::from_secs(30);

@@ -1,0 +1,403 @@
+//! Acting: what is wanted here against what is here; the difference becomes hook calls.
+//!
+//! ```text
+//!            wanted, quorum seen            hook ok
+//!  Standby ──────────────────────▶ Acquiring ─────▶ Active
+//!     ▲  ▲                            │  ▲ retry      │ not wanted, and the wanted holder confirmed;
+//!     │  │ hook ok                    │  │            │ or shut down
+//!     │  └──────── Releasing ◀────────│──│────────────┘
+//!     │ after a while                 ▼ failed 3 times
+//!     └─────────────────────────── Failing (the item goes elsewhere)
+//! ```
+//!
+//! Per item one hook at a time; when it ends, the newest wish wins.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Node, Timer};
+use crate::config::{Config, SystemKind};
+use crate::event::{Event, ItemState, Reason};
+use crate::id::{ItemId, ItemRef};
+use crate::io::{HookAction, HookCall, Output};
+use crate::limits;
+use crate::placement::{self, Holders};
+use crate::time::Time;
+use crate::view::Life;
+
+/// All items of the config as this node knows them.
+#[derive(Debug)]
+pub(super) struct Items {
+    /// By system, then item.
+    items: Vec<Vec<Item>>,
+    /// Where placement wants each item; follows the view after it has settled.
+    placement: Vec<Vec<Holders>>,
+    by_id: BTreeMap<ItemId, ItemRef>,
+    hooks: BTreeMap<u64, (ItemRef, HookAction)>,
+    next_hook: u64,
+    /// The view changed and placement waits for it to settle.
+    stale: bool,
+    /// Something may have to be done that no single item's change announced.
+    dirty: bool,
+    /// States changed since the facts were stated.
+    unstated: bool,
+    /// Placement was computed at least once with a quorum in sight.
+    placed: bool,
+}
+
+#[derive(Debug)]
+struct Item {
+    state: ItemState,
+    since: Time,
+    hook: Option<u64>,
+    failures: u32,
+    /// No hook is started before.
+    not_before: Option<Time>,
+    /// The neighbours must be told once no hook runs.
+    announce: bool,
+    /// The alive hook failed too often; when the down hook is through, the item is `Failing`.
+    exhausted: bool,
+}
+
+impl Items {
+    pub(super) fn new(config: &Config, now: Time) -> Self {
+        let item = || Item {
+            state: ItemState::Standby,
+            since: now,
+            hook: None,
+            failures: 0,
+            not_before: None,
+            announce: false,
+            exhausted: false,
+        };
+        let by_id = config
+            .systems
+            .iter()
+            .enumerate()
+            .flat_map(|(system, spec)| {
+                spec.items.iter().enumerate().map(move |(item, spec)| (spec.id, ItemRef { system, item }))
+            })
+            .collect();
+        Self {
+            items: config
+                .systems
+                .iter()
+                .map(|system| system.items.iter().map(|_| item()).collect())
+                .collect(),
+            placement: config.systems.iter().map(|system| vec![Vec::new(); system.items.len()]).collect(),
+            by_id,
+            hooks: BTreeMap::new(),
+            next_hook: 1,
+            stale: true,
+            dirty: true,
+            unstated: false,
+            placed: false,
+        }
+    }
+
+    pub(super) const fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// The view changed, and placement waits for it to settle.
+    pub(super) const fn set_stale(&mut self) {
+        self.stale = true;
+    }
+
+    /// Everything is to be looked at again.
+    pub(super) const fn touch(&mut self) {
+        self.dirty = true;
+    }
+
+    /// The items that are not in standby here.
+    pub(super) fn held(&self, config: &Config) -> BTreeMap<ItemId, (ItemState, Time)> {
+        self.each()
+            .filter(|at| self.at(*at).state != ItemState::Standby)
+            .map(|at| (config.systems[at.system].items[at.item].id, (self.at(at).state, self.at(at).since)))
+            .collect()
+    }
+
+    pub(super) fn holders(&self, at: ItemRef) -> &Holders {
+        &self.placement[at.system][at.item]
+    }
+
+    fn each(&self) -> impl Iterator<Item = ItemRef> + use<> {
+        let lens: Vec<_> = self.items.iter().map(Vec::len).collect();
+        lens.into_iter()
+            .enumerate()
+            .flat_map(|(system, len)| (0..len).map(move |item| ItemRef { system, item }))
+    }
+
+    fn at(&self, at: ItemRef) -> &Item {
+        &self.items[at.system][at.item]
+    }
+
+    fn at_mut(&mut self, at: ItemRef) -> &mut Item {
+        &mut self.items[at.system][at.item]
+    }
+}
+
+impl Node {
+    /// Computes placement from the view as it is now.
+    pub(super) fn replace_items(&mut self, _now: Time) {
+        self.timers.cancel(Timer::Settle);
+        self.items.stale = false;
+        self.items.dirty = true;
+        for system in 0..self.config.systems.len() {
+            let spec = &self.config.systems[system];
+            self.items.placement[system] = placement::place(&self.config, system, |server, item| {
+                self.view.is_live(server)
+                    && self.facts.state(server, spec.items[item].id) != Some(ItemState::Failing)
+            });
+        }
+    }
+
+    /// Brings what is here closer to what is wanted here.
+    pub(super) fn reconcile(&mut self, now: Time) {
+        if self.items.stale && !self.items.placed {
+            self.replace_items(now);
+        }
+        while std::mem::take(&mut self.items.dirty) {
+            for at in self.items.each() {
+                self.item_step(at, now);
+            }
+            self.items.placed |= self.has_quorum;
+            if std::mem::take(&mut self.items.unstated) {
+                self.state_facts(now);
+                // `Failing` items are placed elsewhere, by this node as by all that hear its facts.
+                if !self.items.stale {
+                    self.replace_items(now);
+                }
+            }
+        }
+        if self.leaving.is_some() && self.items.hooks.is_empty() {
+            let given_up = |item: &Item| item.failures >= limits::HOOK_FALL;
+            let released = self.items.each().all(|at| {
+                let item = self.items.at(at);
+                matches!(item.state, ItemState::Standby | ItemState::Failing) || given_up(item)
+            });
+            if released {
+                self.say_goodbye(now);
+            }
+        }
+    }
+
+    fn item_step(&mut self, at: ItemRef, now: Time) {
+        let item = self.items.at(at);
+        if item.hook.is_some() || item.not_before.is_some_and(|at| at > now) {
+            return;
+        }
+        let state = item.state;
+        if self.leaving.is_some() {
+            match state {
+                ItemState::Active | ItemState::Acquiring => {
+                    self.items.at_mut(at).failures = 0;
+                    self.start(at, HookAction::Down, Reason::Shutdown, now);
+                }
+                ItemState::Releasing if item.failures < limits::HOOK_FALL => {
+                    self.start(at, HookAction::Down, Reason::Shutdown, now);
+                }
+                ItemState::Releasing | ItemState::Standby | ItemState::Failing => {}
+            }
+            return;
+        }
+        let wanted = self.items.holders(at).contains(&self.config.me);
+        match state {
+            // Nothing is taken without a quorum in sight.
+            ItemState::Standby if wanted && self.has_quorum => {
+                let reason = self.why(at);
+                self.start(at, HookAction::Alive, reason, now);
+            }
+            ItemState::Acquiring if wanted => self.start(at, HookAction::Alive, Reason::HookFailed, now),
+            ItemState::Acquiring => self.start(at, HookAction::Down, self.why(at), now),
+            ItemState::Active if !wanted && self.successor_confirmed(at) => {
+                self.start(at, HookAction::Down, self.why(at), now);
+            }
+            ItemState::Active if item.announce => {
+                self.items.at_mut(at).announce = false;
+                self.event(Event::Reannounced { item: at });
+                self.call(at, HookAction::Announce, Reason::HookDone, now);
+            }
+            ItemState::Releasing if wanted && self.has_quorum && !item.exhausted => {
+                let reason = self.why(at);
+                self.start(at, HookAction::Alive, reason, now);
+            }
+            ItemState::Releasing => self.start(at, HookAction::Down, Reason::HookFailed, now),
+            ItemState::Failing => self.change(at, ItemState::Standby, Reason::HookFailed, now),
+            ItemState::Standby | ItemState::Active => {}
+        }
+    }
+
+    /// A holder gives up only for a named successor that says it holds the item (rule K3). A
+    /// replicated item needs no successor.
+    fn successor_confirmed(&self, at: ItemRef) -> bool {
+        let spec = &self.config.systems[at.system];
+        if spec.kind == SystemKind::Replicate {
+            return true;
+        }
+        let id = spec.items[at.item].id;
+        self.items.holders(at).iter().any(|holder| {
+            self.view.is_up(*holder) && self.facts.state(*holder, id) == Some(ItemState::Active)
+        })
+    }
+
+    /// Why placement puts the item where it is.
+    fn why(&self, at: ItemRef) -> Reason {
+        let home = placement::homes(&self.config, at.system).get(at.item).copied();
+        match home {
+            Some(home) if self.items.holders(at).contains(&home) => {
+                if self.items.placed {
+                    Reason::Failback
+                } else {
+                    Reason::Home
+                }
+            }
+            Some(home) if self.view.get(home).life == Life::Left => Reason::Leave,
+            Some(_) => Reason::Failover,
+            None => Reason::Home,
+        }
+    }
+
+    fn start(&mut self, at: ItemRef, action: HookAction, reason: Reason, now: Time) {
+        let state = match action {
+            HookAction::Alive => ItemState::Acquiring,
+            HookAction::Down => ItemState::Releasing,
+            HookAction::Announce => return,
+        };
+        self.change(at, state, reason, now);
+        self.call(at, action, reason, now);
+    }
+
+    fn call(&mut self, at: ItemRef, action: HookAction, reason: Reason, _now: Time) {
+        let id = self.items.next_hook;
+        self.items.next_hook += 1;
+        self.items.hooks.insert(id, (at, action));
+        let item = self.items.at_mut(at);
+        debug_assert!(item.hook.is_none(), "hooks of one item must not overlap");
+        item.hook = Some(id);
+        item.not_before = None;
+        let timeout = self.config.timing.hook_timeout;
+        self.outputs.push_back(Output::Hook(HookCall { id, item: at, action, reason, timeout }));
+    }
+
+    fn change(&mut self, at: ItemRef, to: ItemState, reason: Reason, now: Time) {
+        let item = self.items.at_mut(at);
+        let from = item.state;
+        if from == to {
+            return;
+        }
+        item.state = to;
+        item.since = now;
+        self.items.unstated = true;
+        self.items.dirty = true;
+        self.event(Event::Item { item: at, from, to, reason });
+    }
+
+    pub(super) fn on_hook_done(&mut self, hook: u64, result: Result<(), String>, now: Time) {
+        let Some((at, action)) = self.items.hooks.remove(&hook) else { return };
+        self.items.dirty = true;
+        let item = self.items.at_mut(at);
+        item.hook = None;
+        let exhausted = std::mem::take(&mut item.exhausted);
+        let error = match result {
+            Ok(()) => {
+                self.items.at_mut(at).failures = 0;
+                match action {
+                    HookAction::Alive => self.change(at, ItemState::Active, Reason::HookDone, now),
+                    HookAction::Down if exhausted => self.fail(at, now),
+                    HookAction::Down => self.change(at, ItemState::Standby, Reason::HookDone, now),
+                    HookAction::Announce => {}
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        let item = self.items.at_mut(at);
+        item.failures += 1;
+        let failures = item.failures;
+        let retry_in = (limits::HOOK_RETRY * 2u32.pow((failures - 1).min(12))).min(limits::HOOK_RETRY_MAX);
+        self.event(Event::HookFailed { item: at, error, failures, retry_in });
+        match action {
+            HookAction::Announce => {}
+            HookAction::Alive if failures >= limits::HOOK_FALL && self.leaving.is_none() => {
+                // Whatever the handler did half is undone before another server takes over.
+                self.start(at, HookAction::Down, Reason::HookFailed, now);
+                self.items.at_mut(at).exhausted = true;
+            }
+            HookAction::Alive | HookAction::Down => {
+                self.items.at_mut(at).exhausted = exhausted;
+                self.wait(at, retry_in, now);
+            }
+        }
+    }
+
+    /// What a failed acquisition left behind is gone: the item goes elsewhere for a while.
+    fn fail(&mut self, at: ItemRef, now: Time) {
+        self.change(at, ItemState::Failing, Reason::HookFailed, now);
+        self.wait(at, limits::FAILING_FOR, now);
+    }
+
+    fn wait(&mut self, at: ItemRef, pause: Duration, now: Time) {
+        self.items.at_mut(at).not_before = Some(now + pause);
+        self.timers.set(Timer::Item(at), now + pause);
+    }
+
+    pub(super) fn item_turn(&mut self, at: ItemRef, _now: Time) {
+        self.items.at_mut(at).not_before = None;
+        self.items.dirty = true;
+    }
+
+    /// The kernel says what is really there.
+    pub(super) fn on_observed(&mut self, at: ItemRef, present: bool, now: Time) {
+        let known = self.config.systems.get(at.system).is_some_and(|system| at.item < system.items.len());
+        if !known || self.items.at(at).hook.is_some() {
+            return;
+        }
+        let state = self.items.at(at).state;
+        self.items.dirty = true;
+        match (state, present) {
+            (ItemState::Standby, true) if !self.ever_had_quorum => {
+                // Left by an earlier life of this daemon: it stays until it is clear who holds it.
+                self.change(at, ItemState::Active, Reason::Adopted, now);
+                self.items.at_mut(at).announce = true;
+            }
+            (ItemState::Standby, true) => {
+                self.event(Event::Drift { item: at, present });
+                self.start(at, HookAction::Down, Reason::Drift, now);
+            }
+            (ItemState::Active, false) => {
+                self.event(Event::Drift { item: at, present });
+                self.start(at, HookAction::Alive, Reason::Drift, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells the neighbours again that an item is here.
+    pub(super) fn reannounce(&mut self, id: ItemId, _now: Time) {
+        if let Some(at) = self.items.by_id.get(&id).copied()
+            && self.items.at(at).state == ItemState::Active
+        {
+            self.items.at_mut(at).announce = true;
+            self.items.dirty = true;
+        }
+    }
+
+    pub(super) fn reannounce_all(&mut self, now: Time) {
+        let ids: Vec<_> = self.items.by_id.keys().copied().collect();
+        for id in ids {
+            self.reannounce(id, now);
+        }
+    }
+
+    /// State of an item here and since when.
+    pub(super) fn item_state(&self, at: ItemRef) -> (ItemState, Time) {
+        let item = self.items.at(at);
+        (item.state, item.since)
+    }
+
+    /// Where placement wants the item.
+    pub(super) fn wanted(&self, at: ItemRef) -> &Holders {
+        self.items.holders(at)
+    }
+}

@@ -1,0 +1,390 @@
+//! Cases: a suspicion becomes a verdict only by a quorum of voters who looked for themselves.
+//!
+//! ```text
+//!               pong to an own nonce            pong
+//!   Probing ──────────────────────▶ closed ◀────────── Accusing ──▶ verdict
+//!      │ window over, no pong                             ▲   (quorum of standing ballots)
+//!      ├── in contact with quorum - 1 others ─────────────┘
+//!      └── else: abstain, look again ever more slowly
+//! ```
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Node, Timer};
+use crate::ballot::evidence;
+use crate::event::{AbstainReason, CaseCause, Event};
+use crate::loss::{Purpose, pings_needed};
+use crate::quorum;
+use crate::time::Time;
+use crate::view::Life;
+use crate::wire::message::{About, Ballot, Message, Verdict};
+
+/// Pings to the subject after which other voters are asked to look as well, where everybody probes
+/// everybody; elsewhere a quarter of the window.
+const HINT_AFTER: u32 = 2;
+
+/// An open case about one server.
+#[derive(Debug)]
+pub(super) struct Case {
+    cause: CaseCause,
+    opened: Time,
+    /// Start of the current window.
+    window: Time,
+    /// Pings to the subject in this window.
+    sent: u32,
+    /// Contact pings of this window that are old enough to be answered, and answers.
+    contact_sent: u32,
+    contact_answers: u32,
+    /// Others that answered in this window.
+    contacts: BTreeSet<usize>,
+    /// Number of the next contact, round robin.
+    next_contact: usize,
+    /// Windows that ended without an answer.
+    silent_windows: u32,
+    hinted: bool,
+    /// The Down ballot that this node cast, and when it said so last.
+    ballot: Option<Time>,
+    abstained: bool,
+}
+
+impl Case {
+    fn new(cause: CaseCause, now: Time) -> Self {
+        Self {
+            cause,
+            opened: now,
+            window: now,
+            sent: 0,
+            contact_sent: 0,
+            contact_answers: 0,
+            contacts: BTreeSet::new(),
+            next_contact: 0,
+            silent_windows: 0,
+            hinted: false,
+            ballot: None,
+            abstained: false,
+        }
+    }
+
+    fn new_window(&mut self, now: Time) {
+        self.window = now;
+        self.sent = 0;
+        self.contact_sent = 0;
+        self.contact_answers = 0;
+        self.contacts.clear();
+    }
+
+    /// True when a whole window went by without an answer.
+    pub(super) const fn silent(&self) -> bool {
+        self.silent_windows > 0
+    }
+
+    pub(super) const fn cause(&self) -> CaseCause {
+        self.cause
+    }
+
+    pub(super) const fn opened(&self) -> Time {
+        self.opened
+    }
+
+    pub(super) fn contact_answered(&mut self, from: usize, sent: Time) {
+        if sent >= self.window {
+            self.contacts.insert(from);
+            self.contact_answers += 1;
+        }
+    }
+
+    /// Loss seen by the contact pings of this window. The newest of them may still be under way.
+    fn contact_loss(&self, each: u32) -> f64 {
+        let settled = self.contact_sent.saturating_sub(each);
+        if settled == 0 {
+            return 0.0;
+        }
+        f64::from(settled.saturating_sub(self.contact_answers)) / f64::from(settled)
+    }
+}
+
+impl Node {
+    pub(super) fn open_case(&mut self, server: usize, cause: CaseCause, now: Time) {
+        let life = self.view.get(server).life;
+        if server == self.config.me
+            || self.cases.contains_key(&server)
+            || self.leaving.is_some()
+            || !matches!(life, Life::Up | Life::Unknown)
+        {
+            return;
+        }
+        self.cases.insert(server, Case::new(cause, now));
+        self.event(Event::CaseOpened { server, cause });
+        self.case_turn(server, now);
+    }
+
+    /// Servers that never showed up since this node started.
+    pub(super) fn open_never_seen(&mut self, now: Time) {
+        for server in self.others() {
+            if self.view.get(server).life == Life::Unknown {
+                self.open_case(server, CaseCause::NeverSeen, now);
+            }
+        }
+    }
+
+    pub(super) fn close_case(&mut self, server: usize, now: Time) {
+        let Some(case) = self.cases.remove(&server) else { return };
+        self.timers.cancel(Timer::Case(server));
+        if case.ballot.is_some() {
+            self.cast(server, false, now);
+        }
+        self.ballots.forget(server);
+        let after = now.since(case.opened);
+        self.event(Event::CaseClosed { server, after });
+        self.settle_soon(now);
+    }
+
+    pub(super) fn restart_case(&mut self, server: usize, now: Time) {
+        let Some(case) = self.cases.get_mut(&server) else { return };
+        case.new_window(now);
+        case.ballot = None;
+        if !case.abstained {
+            case.abstained = true;
+            self.event(Event::Abstained { server, reason: AbstainReason::Stalled });
+        }
+        self.timers.set(Timer::Case(server), now);
+    }
+
+    /// One step of a case: judge the window if it is over, else ping.
+    pub(super) fn case_turn(&mut self, server: usize, now: Time) {
+        let timing = &self.config.timing;
+        let (interval, window) = (timing.case_ping_interval(), timing.window());
+        let each = self.contacts_per_turn();
+        let Some(case) = self.cases.get(&server) else { return };
+        let loss = self
+            .others()
+            .filter(|other| self.view.is_up(*other))
+            .map(|other| self.pings.loss(other))
+            .fold(case.contact_loss(each), f64::max);
+        if case.sent >= pings_needed(loss, self.config.timing.case_pings) {
+            self.judge(server, now);
+        }
+        let hint_after = if self.everybody_probed() { HINT_AFTER } else { self.config.timing.case_pings / 4 };
+        let voter = self.is_voter();
+        let others: Vec<_> = self.contact_candidates(server);
+        let Some(case) = self.cases.get_mut(&server) else { return };
+        // A subject that stays silent without a verdict is looked at ever more slowly.
+        let pause = (interval * 2u32.pow(case.silent_windows.min(6))).min(window);
+        case.sent += 1;
+        let hint = !case.hinted && case.sent >= hint_after.max(1);
+        case.hinted |= hint;
+        let mut contacts = Vec::new();
+        if voter && !others.is_empty() {
+            for _ in 0..each.min(u32::try_from(others.len()).unwrap_or(u32::MAX)) {
+                contacts.push(others[case.next_contact % others.len()]);
+                case.next_contact += 1;
+                case.contact_sent += 1;
+            }
+        }
+        let repeat = case.ballot.is_some_and(|cast| now.since(cast) >= window / 2);
+        self.timers.set(
+            Timer::Case(server),
+            now + pause.min(if case.ballot.is_some() { window / 2 } else { pause }),
+        );
+        self.ping(server, Purpose::Case, now);
+        for contact in contacts {
+            self.ping(contact, Purpose::Contact(server), now);
+        }
+        if hint {
+            self.hint(server);
+        }
+        if repeat {
+            self.cast(server, true, now);
+        }
+        self.look_for_verdict(server, now);
+    }
+
+    /// The window is over and the subject did not answer.
+    fn judge(&mut self, server: usize, now: Time) {
+        let (voter, quorum) = (self.is_voter(), self.config.quorum);
+        let Some(case) = self.cases.get_mut(&server) else { return };
+        case.silent_windows += 1;
+        let trusted = quorum::has_contact(case.contacts.len(), quorum);
+        let first_complaint = !case.abstained;
+        case.new_window(now);
+        if !voter {
+            // Whoever may not vote asks again.
+            case.hinted = false;
+            return;
+        }
+        if trusted {
+            case.abstained = false;
+            if case.ballot.is_none() {
+                self.cast(server, true, now);
+            }
+        } else {
+            // Its earlier statement stands no longer, and expires at the others.
+            case.ballot = None;
+            case.abstained = true;
+            if first_complaint {
+                self.event(Event::Abstained { server, reason: AbstainReason::NoContact });
+            }
+        }
+    }
+
+    fn cast(&mut self, server: usize, down: bool, now: Time) {
+        self.ballot_seq = self.ballot_seq.wrapping_add(1);
+        let ballot = Ballot {
+            electorate: self.electorate,
+            voter_generation: self.generation,
+            about: self.about(server),
+            seq: self.ballot_seq,
+            down,
+        };
+        self.ballots.record(server, self.config.me, &ballot, now);
+        for voter in self.up_voters(server) {
+            self.send(voter, &Message::Ballot(ballot));
+        }
+        if down && let Some(case) = self.cases.get_mut(&server) {
+            let first = case.ballot.is_none();
+            case.ballot = Some(now);
+            if first {
+                let ballots = self.standing(server, now).len();
+                self.event(Event::BallotCast { server, ballots, quorum: self.config.quorum });
+            }
+        }
+    }
+
+    fn hint(&mut self, server: usize) {
+        let about = self.about(server);
+        for voter in self.up_voters(server) {
+            self.send(voter, &Message::Hint(about));
+        }
+    }
+
+    pub(super) fn on_ballot(&mut self, voter: usize, ballot: Ballot, now: Time) {
+        let Some(server) = self.server_of(ballot.about) else { return };
+        if ballot.electorate != self.electorate {
+            self.note_difference(voter);
+            return;
+        }
+        if self.config.voters.binary_search(&voter).is_err() || server == self.config.me {
+            return;
+        }
+        let before = self.view.get(server).generation;
+        if ballot.about.generation > before {
+            // The voter saw a newer life than this node did.
+            self.view.heard_of(server, ballot.about.generation);
+        }
+        if !self.ballots.record(server, voter, &ballot, now) || !ballot.down {
+            return;
+        }
+        if ballot.about.generation < before {
+            self.tell_what_is_known(voter, server);
+            return;
+        }
+        self.open_case(server, CaseCause::Ballot, now);
+        if ballot.about.generation > before
+            && self.cases.get(&server).is_some_and(|case| case.ballot.is_some())
+        {
+            self.cast(server, true, now);
+        }
+        self.look_for_verdict(server, now);
+    }
+
+    pub(super) fn on_hint(&mut self, about: About, now: Time) {
+        if let Some(server) = self.server_of(about)
+            && about.generation >= self.view.get(server).generation
+        {
+            self.view.heard_of(server, about.generation);
+            self.open_case(server, CaseCause::Ballot, now);
+        }
+    }
+
+    pub(super) fn on_unreachable(&mut self, addr: std::net::SocketAddr, now: Time) {
+        let subject = self.others().find(|server| self.config.servers[*server].addr == addr);
+        if let Some(server) = subject
+            && self.view.is_up(server)
+        {
+            self.open_case(server, CaseCause::PortUnreachable, now);
+        }
+    }
+
+    /// Voters with a standing Down ballot about the newest generation of `server`.
+    pub(super) fn standing(&self, server: usize, now: Time) -> Vec<(usize, u64)> {
+        let generation = self.view.get(server).generation;
+        let validity = self.config.timing.window() * 3;
+        self.ballots
+            .standing(server, generation, now, validity)
+            .filter(|(voter, _)| *voter != server)
+            .collect()
+    }
+
+    fn look_for_verdict(&mut self, server: usize, now: Time) {
+        if !matches!(self.view.get(server).life, Life::Up | Life::Unknown) {
+            return;
+        }
+        let standing = self.standing(server, now);
+        if !quorum::is_verdict(standing.len(), self.config.quorum) {
+            return;
+        }
+        let ids =
+            standing.into_iter().map(|(voter, generation)| (self.config.servers[voter].short.0, generation));
+        let verdict = Verdict {
+            electorate: self.electorate,
+            about: self.about(server),
+            ballots: evidence(ids),
+            ack: true,
+        };
+        self.accept_verdict(server, verdict, now);
+    }
+
+    /// True when a verdict carries what a verdict needs: a quorum of distinct voters of this electorate.
+    pub(super) fn is_valid(&self, verdict: &Verdict) -> bool {
+        let voters: BTreeSet<_> = verdict
+            .ballots
+            .iter()
+            .filter_map(|ballot| self.server_of(*ballot))
+            .filter(|voter| self.config.voters.binary_search(voter).is_ok())
+            .collect();
+        verdict.electorate == self.electorate
+            && quorum::is_verdict(voters.len(), self.config.quorum)
+            && self.server_of(verdict.about).is_some_and(|subject| !voters.contains(&subject))
+    }
+
+    /// Ends a case without a word: the subject is down, left or replaced.
+    pub(super) fn drop_case(&mut self, server: usize) {
+        self.cases.remove(&server);
+        self.timers.cancel(Timer::Case(server));
+        self.ballots.forget(server);
+    }
+
+    /// Contact pings that accompany each ping to the subject, so that within one window every other
+    /// voter is reached twice over, and the loss of the window itself is seen.
+    fn contacts_per_turn(&self) -> u32 {
+        let wanted = u32::try_from(2 * self.config.quorum.saturating_sub(1)).unwrap_or(u32::MAX);
+        wanted.div_ceil(self.config.timing.case_pings).max(1)
+    }
+
+    fn contact_candidates(&self, subject: usize) -> Vec<usize> {
+        let up = self.up_voters(subject);
+        // Whoever is examined as well says little about the network, unless nobody else is left.
+        let calm: Vec<_> = up.iter().copied().filter(|voter| !self.cases.contains_key(voter)).collect();
+        if quorum::has_contact(calm.len(), self.config.quorum) {
+            return calm;
+        }
+        up.into_iter().filter(|voter| self.is_heard(*voter)).collect()
+    }
+
+    fn up_voters(&self, but: usize) -> Vec<usize> {
+        let me = self.config.me;
+        let voters = self.config.voters.iter().copied();
+        voters.filter(|voter| *voter != me && *voter != but && self.view.is_up(*voter)).collect()
+    }
+
+    /// True while another case may become a verdict soon: placement waits for it.
+    pub(super) fn others_near_verdict(&self, now: Time) -> bool {
+        self.cases.keys().any(|server| !self.standing(*server, now).is_empty())
+    }
+
+    /// How long placement waits for other cases at most.
+    pub(super) fn settle_time(&self) -> Duration {
+        self.config.timing.settle
+    }
+}

@@ -1,0 +1,372 @@
+//! The facade: one node, driven.
+//!
+//! `handle(input, now)`, then drain `poll_output()` until it is empty, then wait until
+//! `poll_timeout()` or the next input. One input is worked off completely before the next: nothing is
+//! sent or decided between two calls.
+
+mod act;
+mod cases;
+mod probing;
+mod receive;
+mod report;
+mod spread;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+
+use crate::ballot::Ballots;
+use crate::config::Config;
+use crate::event::{Event, Refusal};
+use crate::facts::Facts;
+use crate::id::{ItemRef, Peer};
+use crate::io::{Input, Output};
+use crate::limits;
+use crate::loss::Pings;
+use crate::quorum;
+use crate::status::Status;
+use crate::swim::Swim;
+use crate::time::Time;
+use crate::timer::Timers;
+use crate::view::View;
+use crate::wire::message::{About, Message};
+use crate::wire::seal::{OVERHEAD, Opener, Sealer};
+
+use act::Items;
+use cases::Case;
+use spread::Spread;
+
+/// What differs between two starts of the same config.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// Larger than in every earlier life of this server; at least 1.
+    pub generation: u64,
+    /// Entropy for session, nonces and random choices. The same config, seed, inputs and times give
+    /// the same outputs.
+    pub seed: [u8; 32],
+}
+
+/// One node of the cluster: all rules, no effects.
+pub struct Node {
+    config: Arc<Config>,
+    generation: u64,
+    rng: StdRng,
+    sealer: Sealer,
+    opener: Opener,
+    swim: Swim,
+    view: View,
+    ballots: Ballots,
+    facts: Facts,
+    pings: Pings,
+    cases: BTreeMap<usize, Case>,
+    ballot_seq: u32,
+    items: Items,
+    spread: Spread,
+    timers: Timers<Timer>,
+    /// When the last probe round left, and to whom.
+    round: (Time, Vec<usize>),
+    greeting_pause: Duration,
+    /// Pongs before this do not prove contact: the loop stalled then.
+    distrust_before: Option<Time>,
+    has_quorum: bool,
+    ever_had_quorum: bool,
+    /// Which members run another config.
+    differs: Vec<bool>,
+    leaving: Option<Leaving>,
+    electorate: u32,
+    content: u64,
+    /// Bodies under construction, by destination.
+    bodies: BTreeMap<usize, Vec<u8>>,
+    outputs: VecDeque<Output>,
+    refused: BTreeMap<Refusal, u64>,
+    sent: (u64, u64),
+    /// Last time that a second daemon under somebody's id was reported.
+    duplicate_reported: Option<Time>,
+}
+
+/// What can be due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// The next case ping, ballot or the end of a window.
+    Case(usize),
+    /// Who did not answer the last round?
+    RoundCheck,
+    /// Probe everybody.
+    Round,
+    /// Greet the servers that are not up.
+    Greet,
+    /// Open a case about servers that never showed up.
+    NeverSeen,
+    /// Placement waited for other cases long enough.
+    Settle,
+    /// Repeat verdicts that were not acknowledged.
+    Verdict(usize),
+    /// Say facts again.
+    Facts,
+    /// Compare with a random member.
+    Digest,
+    /// Repeat the goodbye.
+    Leave,
+    /// A hook is to be tried again, or `Failing` ends.
+    Item(ItemRef),
+}
+
+#[derive(Debug)]
+struct Leaving {
+    /// Members that have not acknowledged; none before the down hooks ended.
+    waiting: Option<std::collections::BTreeSet<usize>>,
+    tries: u32,
+    done: bool,
+}
+
+impl Node {
+    /// A node at the beginning of a life. Nothing is sent before the first input.
+    ///
+    /// # Panics
+    /// When `start.generation` is zero, which is reserved for "never seen".
+    #[must_use]
+    pub fn new(config: Arc<Config>, start: Start, now: Time) -> Self {
+        assert!(start.generation > 0, "generation zero means never seen");
+        let mut rng = StdRng::from_seed(start.seed);
+        let me = Peer { id: config.my().short, generation: start.generation };
+        let servers = config.servers.len();
+        let everybody = config.timing.pings_per_interval + 1 >= servers;
+        let swim = Swim::new(me, &config.timing, everybody, StdRng::from_seed(rng.random()));
+        let mut node = Self {
+            generation: start.generation,
+            sealer: Sealer::new(&config, rng.next_u64()),
+            opener: Opener::new(&config),
+            swim,
+            view: View::new(servers, now),
+            ballots: Ballots::default(),
+            facts: Facts::new(servers),
+            pings: Pings::new(servers),
+            cases: BTreeMap::new(),
+            ballot_seq: 0,
+            items: Items::new(&config, now),
+            spread: Spread::default(),
+            timers: Timers::default(),
+            round: (now, Vec::new()),
+            greeting_pause: Duration::from_millis(50),
+            distrust_before: None,
+            has_quorum: false,
+            ever_had_quorum: false,
+            differs: vec![false; servers],
+            leaving: None,
+            electorate: config.voters_hash(),
+            content: config.content_hash(),
+            bodies: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            refused: BTreeMap::new(),
+            sent: (0, 0),
+            duplicate_reported: None,
+            rng,
+            config,
+        };
+        let me = node.config.me;
+        node.view.alive(me, node.generation, now);
+        node.timers.set(Timer::Greet, now);
+        if everybody && servers > 1 {
+            node.timers.set(Timer::Round, now + node.config.timing.probe_interval);
+        }
+        if servers > 1 {
+            node.timers.set(Timer::Digest, now + node.config.timing.digest_interval);
+            let grace = (node.config.timing.window() * 3).max(Duration::from_secs(1));
+            node.timers.set(Timer::NeverSeen, now + grace);
+        }
+        node.event(Event::Started { generation: node.generation });
+        node
+    }
+
+    /// Works off one input. `now` must not go back.
+    pub fn handle(&mut self, input: Input<'_>, now: Time) {
+        self.notice_stall(now);
+        match input {
+            Input::Datagram { from, data } => self.on_datagram(from, data, now),
+            Input::Timeout => self.run_timers(now),
+            Input::Unreachable { addr } => self.on_unreachable(addr, now),
+            Input::HookDone { hook, result } => self.on_hook_done(hook, result, now),
+            Input::Observed { item, present } => self.on_observed(item, present, now),
+            Input::StreamRequest { conn, data } => self.on_stream_request(conn, data, now),
+            Input::StreamReply { data } => self.on_stream_reply(data, now),
+            Input::Leave => self.on_leave(now),
+        }
+        self.drain_swim(now);
+        self.update_quorum(now);
+        self.reconcile(now);
+        self.flush();
+    }
+
+    /// What the driver is to do next; none when it may wait.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to hand in `Input::Timeout`, if nothing comes before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        [self.timers.next(), self.swim.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// The picture for people and tools.
+    #[must_use]
+    pub fn status(&self, now: Time) -> Status {
+        self.report(now)
+    }
+
+    /// This node's current generation.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The config that this node runs.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What this node believes of each server, in listed order.
+    #[must_use]
+    pub const fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// True when this node sees enough live voters to take items.
+    #[must_use]
+    pub const fn has_quorum(&self) -> bool {
+        self.has_quorum
+    }
+
+    fn run_timers(&mut self, now: Time) {
+        self.swim.handle_timeout(now);
+        self.pings.give_up(self.config.timing.open_after(), now);
+        while let Some((timer, _)) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Case(server) => self.case_turn(server, now),
+                Timer::RoundCheck => self.check_round(now),
+                Timer::Round => self.probe_round(now),
+                Timer::Greet => self.greet(now),
+                Timer::NeverSeen => self.open_never_seen(now),
+                Timer::Settle => self.replace_items(now),
+                Timer::Verdict(server) => self.repeat_verdict(server, now),
+                Timer::Facts => self.repeat_facts(now),
+                Timer::Digest => self.send_digest(now),
+                Timer::Leave => self.repeat_leave(now),
+                Timer::Item(item) => self.item_turn(item, now),
+            }
+        }
+    }
+
+    /// A loop that was late by more than half a window cannot tell a dead peer from its own absence:
+    /// whatever it was waiting for starts anew, and nothing heard before counts.
+    fn notice_stall(&mut self, now: Time) {
+        let Some(due) = self.poll_timeout() else { return };
+        let late = now.since(due);
+        if late <= self.config.timing.window() / 2 {
+            return;
+        }
+        self.event(Event::Stalled { late });
+        self.distrust_before = Some(now);
+        self.pings.forget();
+        self.ballots.clear();
+        self.round.1.clear();
+        self.timers.cancel(Timer::RoundCheck);
+        let open: Vec<_> = self.cases.keys().copied().collect();
+        for server in open {
+            self.restart_case(server, now);
+        }
+        self.greeting_pause = Duration::from_millis(50);
+        self.timers.set(Timer::Greet, now);
+        self.renew_contacts(now);
+    }
+
+    fn update_quorum(&mut self, now: Time) {
+        let has = quorum::has_contact(self.contacts(), self.config.quorum);
+        if has == self.has_quorum {
+            return;
+        }
+        self.has_quorum = has;
+        self.items.touch();
+        if has {
+            // Members that did not hear us may have taken over meanwhile, and neighbours may have
+            // learned their addresses.
+            if self.ever_had_quorum {
+                self.reannounce_all(now);
+            }
+            self.ever_had_quorum = true;
+            self.event(Event::QuorumSeen);
+        } else {
+            self.event(Event::Isolated);
+        }
+    }
+
+    /// Other voters that are up, trusted and not silent.
+    fn contacts(&self) -> usize {
+        self.config
+            .voters
+            .iter()
+            .filter(|voter| **voter != self.config.me && self.view.is_up(**voter) && self.is_heard(**voter))
+            .count()
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn everybody_probed(&self) -> bool {
+        self.config.timing.pings_per_interval + 1 >= self.config.servers.len()
+    }
+
+    fn is_voter(&self) -> bool {
+        self.config.voters.binary_search(&self.config.me).is_ok()
+    }
+
+    fn about(&self, server: usize) -> About {
+        About { id: self.config.servers[server].short.0, generation: self.view.get(server).generation }
+    }
+
+    fn peer(&self, server: usize) -> Peer {
+        Peer { id: self.config.servers[server].short, generation: self.view.get(server).generation }
+    }
+
+    /// All servers but this one.
+    fn others(&self) -> impl Iterator<Item = usize> + use<> {
+        let me = self.config.me;
+        (0..self.config.servers.len()).filter(move |server| *server != me)
+    }
+
+    fn up_others(&self) -> Vec<usize> {
+        self.others().filter(|server| self.view.is_up(*server)).collect()
+    }
+
+    /// Queues a message; it leaves when the input is worked off.
+    fn send(&mut self, to: usize, message: &Message) {
+        let body = self.bodies.entry(to).or_default();
+        let before = body.len();
+        message.encode(body);
+        if body.len() + OVERHEAD > limits::DATAGRAM && before > 0 {
+            let last = body.split_off(before);
+            let full = std::mem::replace(body, last);
+            self.emit(to, &full);
+        }
+    }
+
+    fn flush(&mut self) {
+        for (to, body) in std::mem::take(&mut self.bodies) {
+            self.emit(to, &body);
+        }
+    }
+
+    fn emit(&mut self, to: usize, body: &[u8]) {
+        let random = self.rng.next_u64();
+        let data = self.sealer.seal(body, random);
+        debug_assert!(data.len() <= limits::DATAGRAM, "a message of {} bytes", data.len());
+        self.sent.0 += 1;
+        self.sent.1 += data.len() as u64;
+        self.outputs.push_back(Output::Datagram { to: self.config.servers[to].addr, data });
+    }
+}

@@ -1,0 +1,115 @@
+//! Pings: greetings, rounds, and what their pongs prove.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::seq::SliceRandom;
+
+use super::{Node, Timer};
+use crate::event::CaseCause;
+use crate::limits;
+use crate::loss::{InFlight, Purpose};
+use crate::time::Time;
+use crate::wire::message::{Message, Ping};
+
+/// Servers greeted in one turn at most.
+const GREETED: usize = 128;
+
+impl Node {
+    pub(super) fn ping(&mut self, to: usize, purpose: Purpose, now: Time) {
+        let nonce = self.rng.random();
+        self.pings.sent(nonce, InFlight { to, sent: now, purpose });
+        let message = Message::Ping(self.ping_of(nonce));
+        self.send(to, &message);
+    }
+
+    pub(super) fn ping_of(&self, nonce: u32) -> Ping {
+        Ping { nonce, generation: self.generation, facts: self.facts.of(self.config.me).seq }
+    }
+
+    /// Small clusters probe everybody: each up or unknown server in every interval.
+    pub(super) fn probe_round(&mut self, now: Time) {
+        let to: Vec<_> = self.others().filter(|server| self.view.is_up(*server)).collect();
+        for server in &to {
+            self.ping(*server, Purpose::Probe, now);
+        }
+        self.round = (now, to);
+        self.timers.set(Timer::RoundCheck, now + self.config.timing.open_after());
+        // Nodes that started together must not probe in step for ever.
+        let interval = self.config.timing.probe_interval;
+        let jitter = interval.mul_f64(self.rng.random_range(-0.1..0.1f64).abs());
+        self.timers.set(Timer::Round, now + interval.mul_f64(0.95) + jitter);
+    }
+
+    pub(super) fn check_round(&mut self, now: Time) {
+        let (sent, to) = std::mem::take(&mut self.round);
+        for server in to {
+            if self.pings.last_pong(server).is_none_or(|pong| pong < sent) {
+                self.open_case(server, CaseCause::ProbeFailed, now);
+            }
+        }
+    }
+
+    /// A direct probe of the SWIM layer went unanswered, unless anything was heard since.
+    pub(super) fn on_probe_failed(&mut self, server: usize, sent: Time, now: Time) {
+        if self.spread.last_heard(server).is_none_or(|heard| heard < sent) {
+            self.open_case(server, CaseCause::ProbeFailed, now);
+        }
+    }
+
+    /// Greets every server that is not up, for ever, ever more slowly.
+    pub(super) fn greet(&mut self, now: Time) {
+        if self.leaving.is_some() {
+            return;
+        }
+        let mut missing: Vec<_> = self.others().filter(|server| !self.view.is_up(*server)).collect();
+        missing.shuffle(&mut self.rng);
+        missing.truncate(GREETED);
+        for server in missing {
+            self.ping(server, Purpose::Probe, now);
+        }
+        let jitter = self.rng.random_range(0.8..1.2);
+        self.timers.set(Timer::Greet, now + self.greeting_pause.mul_f64(jitter));
+        self.greeting_pause = (self.greeting_pause * 2).min(limits::GREETING_PAUSE);
+    }
+
+    /// Something changed that makes it worth greeting at once.
+    pub(super) fn greet_soon(&mut self, now: Time) {
+        self.greeting_pause = Duration::from_millis(50);
+        self.timers.set(Timer::Greet, now);
+    }
+
+    /// After a stall: asks all voters, because an old pong proves nothing now.
+    pub(super) fn renew_contacts(&mut self, now: Time) {
+        for voter in self.config.voters.clone() {
+            if voter != self.config.me && self.view.is_up(voter) {
+                self.ping(voter, Purpose::Probe, now);
+            }
+        }
+    }
+
+    /// True when a member answers as far as this node can trust its senses.
+    pub(super) fn is_heard(&self, server: usize) -> bool {
+        let trusted = match self.distrust_before {
+            Some(stall) => self.spread.last_heard(server).is_some_and(|heard| heard >= stall),
+            None => true,
+        };
+        trusted && self.cases.get(&server).is_none_or(|case| !case.silent())
+    }
+
+    pub(super) fn on_pong(&mut self, server: usize, pong: Ping, now: Time) {
+        let Some(ping) = self.pings.answered(pong.nonce, server, now) else { return };
+        match ping.purpose {
+            Purpose::Probe | Purpose::Case => {}
+            Purpose::Contact(subject) => {
+                if let Some(case) = self.cases.get_mut(&subject) {
+                    case.contact_answered(server, ping.sent);
+                }
+            }
+        }
+        // Only a pong to its own nonce proves life, and only of the generation that sent it.
+        if pong.generation >= self.view.get(server).generation {
+            self.close_case(server, now);
+        }
+    }
+}

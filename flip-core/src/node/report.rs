@@ -1,0 +1,110 @@
+//! The status: the node's view as a plain picture.
+
+use super::Node;
+use crate::event::ItemState;
+use crate::id::{ItemRef, ShortId};
+use crate::status::{CaseStatus, HolderStatus, ItemStatus, MemberState, MemberStatus, Status};
+use crate::time::Time;
+use crate::view::Life;
+
+impl Node {
+    pub(super) fn report(&self, now: Time) -> Status {
+        let ids: Vec<ShortId> = self.config.servers.iter().map(|server| server.short).collect();
+        let servers = 0..self.config.servers.len();
+        Status {
+            node: self.config.my().id.clone(),
+            generation: self.generation,
+            view: format!("{:016x}", self.view.id(&ids)),
+            quorum: self.config.quorum,
+            live: servers.clone().filter(|server| self.view.is_up(*server)).count(),
+            has_quorum: self.has_quorum,
+            members: servers.map(|server| self.member_status(server, now)).collect(),
+            items: self.item_refs().map(|at| self.item_status(at, now)).collect(),
+            refused: self
+                .refused
+                .iter()
+                .map(|(why, count)| (format!("{why:?}").to_lowercase(), *count))
+                .collect(),
+            sent_datagrams: self.sent.0,
+            sent_bytes: self.sent.1,
+        }
+    }
+
+    fn item_refs(&self) -> impl Iterator<Item = ItemRef> {
+        self.config
+            .systems
+            .iter()
+            .enumerate()
+            .flat_map(|(system, spec)| (0..spec.items.len()).map(move |item| ItemRef { system, item }))
+    }
+
+    fn member_status(&self, server: usize, now: Time) -> MemberStatus {
+        let spec = &self.config.servers[server];
+        let record = self.view.get(server);
+        let case = self.cases.get(&server).map(|case| CaseStatus {
+            cause: format!("{:?}", case.cause()),
+            since_ms: millis(now, case.opened()),
+            down_ballots: self
+                .standing(server, now)
+                .into_iter()
+                .map(|(voter, _)| self.config.servers[voter].id.clone())
+                .collect(),
+            quorum: self.config.quorum,
+        });
+        let state = match record.life {
+            Life::Unknown => MemberState::Unknown,
+            // One lost ping is no suspicion; a window without an answer is.
+            Life::Up if self.cases.get(&server).is_some_and(super::cases::Case::silent) => {
+                MemberState::Suspect
+            }
+            Life::Up => MemberState::Up,
+            Life::Down => MemberState::Down,
+            Life::Left => MemberState::Left,
+        };
+        MemberStatus {
+            id: spec.id.clone(),
+            address: spec.addr.to_string(),
+            state,
+            is_self: server == self.config.me,
+            arbiter: spec.systems.is_empty(),
+            priority: (spec.priority < u64::MAX).then_some(spec.priority),
+            generation: record.generation,
+            since_ms: millis(now, record.since),
+            loss: self.pings.loss(server),
+            case,
+            config_differs: self.differs[server],
+        }
+    }
+
+    fn item_status(&self, at: ItemRef, now: Time) -> ItemStatus {
+        let system = &self.config.systems[at.system];
+        let id = system.items[at.item].id;
+        let name = |server: usize| self.config.servers[server].id.clone();
+        let mut holders = Vec::new();
+        for server in 0..self.config.servers.len() {
+            let (state, since) = if server == self.config.me {
+                self.item_state(at)
+            } else if self.view.is_up(server) {
+                match self.facts.of(server).held.get(&id) {
+                    Some(stated) => *stated,
+                    None => continue,
+                }
+            } else {
+                continue;
+            };
+            if state != ItemState::Standby {
+                holders.push(HolderStatus { server: name(server), state, since_ms: millis(now, since) });
+            }
+        }
+        ItemStatus {
+            system: system.name.clone(),
+            item: system.items[at.item].name.clone(),
+            wanted: self.wanted(at).iter().map(|server| name(*server)).collect(),
+            holders,
+        }
+    }
+}
+
+fn millis(now: Time, then: Time) -> u64 {
+    u64::try_from(now.since(then).as_millis()).unwrap_or(u64::MAX)
+}

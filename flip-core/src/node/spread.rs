@@ -1,0 +1,323 @@
+//! What must reach everybody: verdicts until acknowledged, goodbyes, facts, and the digests that repair
+//! what was lost all the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::seq::{IndexedRandom, SliceRandom};
+
+use super::{Leaving, Node, Timer};
+use crate::event::ItemState;
+use crate::io::Output;
+use crate::limits;
+use crate::time::Time;
+use crate::wire::message::{About, Digest, Known, Leave, Message, State, Verdict};
+
+/// Bookkeeping of what is being spread.
+#[derive(Debug, Default)]
+pub(super) struct Spread {
+    /// Per subject, the voters that have not acknowledged the newest verdict, and how often it was said.
+    verdicts: BTreeMap<usize, (BTreeSet<usize>, u32)>,
+    /// When anything was last heard of a server.
+    heard: BTreeMap<usize, Time>,
+    /// Repetitions of the newest facts still to come.
+    facts_repeats: u32,
+    contacted: bool,
+    /// When a full state was last requested.
+    requested: Option<Time>,
+    /// When facts were last asked for, by server.
+    facts_asked: BTreeMap<usize, Time>,
+}
+
+impl Spread {
+    pub(super) fn heard(&mut self, server: usize, now: Time) {
+        self.heard.insert(server, now);
+    }
+
+    pub(super) fn last_heard(&self, server: usize) -> Option<Time> {
+        self.heard.get(&server).copied()
+    }
+
+    /// True once in each life.
+    pub(super) fn first_contact(&mut self) -> bool {
+        !std::mem::replace(&mut self.contacted, true)
+    }
+
+    pub(super) fn forget_contact(&mut self) {
+        self.contacted = false;
+    }
+}
+
+impl Node {
+    /// Sends the newest verdict on `server` to every voter, and as a rumour to a few others.
+    pub(super) fn spread_verdict(&mut self, server: usize, now: Time) {
+        let voters: BTreeSet<_> = self
+            .up_others()
+            .into_iter()
+            .filter(|other| self.config.voters.binary_search(other).is_ok())
+            .collect();
+        let mut rest: Vec<_> = self.up_others().into_iter().filter(|other| !voters.contains(other)).collect();
+        rest.shuffle(&mut self.rng);
+        rest.truncate(limits::RUMOUR_FANOUT);
+        for other in rest {
+            self.tell_what_is_known(other, server);
+        }
+        if self.is_voter() && !voters.is_empty() {
+            self.spread.verdicts.insert(server, (voters, 0));
+            self.repeat_verdict(server, now);
+        }
+    }
+
+    pub(super) fn repeat_verdict(&mut self, server: usize, now: Time) {
+        let Some(verdict) = self.view.get(server).verdict.clone() else { return };
+        let up: BTreeSet<_> = self.up_others().into_iter().collect();
+        let Some((waiting, tries)) = self.spread.verdicts.get_mut(&server) else { return };
+        waiting.retain(|voter| up.contains(voter));
+        *tries += 1;
+        if waiting.is_empty() || *tries > limits::REPEATS {
+            self.spread.verdicts.remove(&server);
+            return;
+        }
+        let pause = (self.config.timing.window() / 2).min(Duration::from_millis(100)) * *tries;
+        for voter in waiting.clone() {
+            self.send(voter, &Message::Verdict(Verdict { ack: true, ..verdict.clone() }));
+        }
+        self.timers.set(Timer::Verdict(server), now + pause);
+    }
+
+    pub(super) fn on_verdict_ack(&mut self, from: usize, about: About) {
+        if let Some(server) = self.server_of(about)
+            && about.generation == self.view.get(server).generation
+            && let Some((waiting, _)) = self.spread.verdicts.get_mut(&server)
+        {
+            waiting.remove(&from);
+            if waiting.is_empty() {
+                self.spread.verdicts.remove(&server);
+                self.timers.cancel(Timer::Verdict(server));
+            }
+        }
+    }
+
+    /// States this node's items anew, and tells everybody.
+    pub(super) fn state_facts(&mut self, now: Time) {
+        let me = self.config.me;
+        let held = self.items.held(&self.config);
+        let (generation, seq) = (self.generation, self.facts.of(me).seq + 1);
+        self.facts.replace(me, generation, seq, held);
+        self.spread.facts_repeats = 2;
+        self.tell_facts(now);
+    }
+
+    pub(super) fn repeat_facts(&mut self, now: Time) {
+        self.tell_facts(now);
+    }
+
+    fn tell_facts(&mut self, now: Time) {
+        let facts = self.facts.to_wire(self.config.me, now, false);
+        for server in self.up_others() {
+            self.send(server, &Message::Facts(facts.clone()));
+        }
+        if self.spread.facts_repeats > 0 {
+            let pause = if self.spread.facts_repeats == 2 { 30 } else { 120 };
+            self.spread.facts_repeats -= 1;
+            self.timers.set(Timer::Facts, now + Duration::from_millis(pause));
+        }
+    }
+
+    pub(super) fn send_facts(&mut self, to: usize, now: Time) {
+        if self.facts.of(self.config.me).seq > 0 {
+            let facts = self.facts.to_wire(self.config.me, now, false);
+            self.send(to, &Message::Facts(facts));
+        }
+    }
+
+    pub(super) fn on_facts(&mut self, server: usize, facts: &crate::wire::message::Facts, now: Time) {
+        if !self.sign_of_life(server, facts.generation, now) {
+            return;
+        }
+        if facts.held.is_none() {
+            if self.facts.is_newer(server, facts.generation, facts.seq) {
+                self.request_state(server, now);
+            }
+            return;
+        }
+        self.take_facts(server, facts, now);
+    }
+
+    fn take_facts(&mut self, server: usize, facts: &crate::wire::message::Facts, now: Time) {
+        let Some(changes) = self.facts.update(server, facts, now) else { return };
+        // A successor may have confirmed what this node was holding for it.
+        self.items.touch();
+        let mut failing_changed = false;
+        for (id, before, after) in changes {
+            failing_changed |= before == Some(ItemState::Failing) || after == Some(ItemState::Failing);
+            let was_there = matches!(before, Some(ItemState::Active | ItemState::Releasing));
+            let is_there = matches!(after, Some(ItemState::Active | ItemState::Releasing));
+            if was_there && !is_there {
+                // The loser let go; whoever still knows its address must learn the winner's.
+                self.reannounce(id, now);
+            }
+        }
+        if failing_changed {
+            self.replace_items(now);
+        }
+    }
+
+    /// A ping said which facts are its sender's newest: asks for them if they were lost.
+    pub(super) fn compare_facts(&mut self, server: usize, generation: u64, seq: u32, now: Time) {
+        if seq == 0 || !self.facts.is_newer(server, generation, seq) {
+            return;
+        }
+        let pause = Duration::from_millis(20);
+        if self.spread.facts_asked.get(&server).is_none_or(|asked| now.since(*asked) >= pause) {
+            self.spread.facts_asked.insert(server, now);
+            self.send(server, &Message::FactsWanted);
+        }
+    }
+
+    pub(super) fn send_digest(&mut self, now: Time) {
+        let jitter = self.rng.random_range(0.8..1.2);
+        self.timers.set(Timer::Digest, now + self.config.timing.digest_interval.mul_f64(jitter));
+        let digest = Message::Digest(self.digest());
+        if let Some(server) = self.up_others().choose(&mut self.rng).copied() {
+            self.send(server, &digest);
+        }
+    }
+
+    fn digest(&self) -> Digest {
+        Digest {
+            members: self.view.digest(),
+            facts: self.facts.digest(),
+            electorate: self.electorate,
+            content: self.content,
+        }
+    }
+
+    pub(super) fn on_digest(&mut self, server: usize, digest: Digest, now: Time) {
+        let own = self.digest();
+        if digest.electorate != own.electorate || digest.content != own.content {
+            self.note_difference(server);
+        } else {
+            self.differs[server] = false;
+        }
+        if digest.members != own.members || digest.facts != own.facts {
+            self.request_state(server, now);
+        }
+    }
+
+    /// Exchanges everything with `server`, at most once in half a digest interval.
+    pub(super) fn request_state(&mut self, server: usize, now: Time) {
+        let pause = self.config.timing.digest_interval / 2;
+        if self.spread.requested.is_some_and(|last| now.since(last) < pause) {
+            return;
+        }
+        self.spread.requested = Some(now);
+        let data = self.sealed_state(true, now);
+        self.outputs.push_back(Output::Stream { to: self.config.servers[server].addr, data });
+    }
+
+    pub(super) fn sealed_state(&mut self, answer: bool, now: Time) -> Vec<u8> {
+        let servers = 0..self.config.servers.len();
+        let state = State {
+            answer,
+            generation: self.generation,
+            members: servers.clone().map(|server| self.known(server)).collect(),
+            facts: servers
+                .filter(|server| self.facts.of(*server).generation > 0)
+                .map(|server| (self.config.servers[server].short.0, self.facts.to_wire(server, now, true)))
+                .collect(),
+        };
+        let mut body = Vec::new();
+        Message::State(state).encode(&mut body);
+        let random = self.rng.random();
+        self.sealer.seal(&body, random)
+    }
+
+    fn known(&self, server: usize) -> Known {
+        let record = self.view.get(server);
+        Known {
+            about: self.about(server),
+            up: self.view.is_up(server),
+            verdict: record.verdict.clone(),
+            left: record.left,
+        }
+    }
+
+    pub(super) fn on_state(&mut self, from: usize, state: State, now: Time) {
+        if !self.sign_of_life(from, state.generation, now) {
+            return;
+        }
+        for known in state.members {
+            let Some(server) = self.server_of(known.about) else { continue };
+            if let Some(verdict) = known.verdict
+                && self.is_valid(&verdict)
+                && verdict.about.id == known.about.id
+            {
+                self.accept_verdict(server, verdict, now);
+            }
+            if known.left > 0 {
+                self.accept_leave(server, known.left, now);
+            }
+            if server == self.config.me {
+                continue;
+            }
+            if known.up {
+                self.sign_of_life(server, known.about.generation, now);
+            } else {
+                self.view.heard_of(server, known.about.generation);
+            }
+        }
+        for (id, facts) in state.facts {
+            if let Some(server) = self.server_of(About { id, generation: 0 })
+                && server != self.config.me
+            {
+                self.take_facts(server, &facts, now);
+            }
+        }
+    }
+
+    /// Shut down: first the items, then the goodbye.
+    pub(super) fn on_leave(&mut self, _now: Time) {
+        if self.leaving.is_none() {
+            self.leaving = Some(Leaving { waiting: None, tries: 0, done: false });
+            self.items.touch();
+            for server in self.others() {
+                self.drop_case(server);
+            }
+        }
+    }
+
+    /// The items are released: says goodbye until everybody who is up has heard it.
+    pub(super) fn say_goodbye(&mut self, now: Time) {
+        let up: BTreeSet<_> = self.up_others().into_iter().collect();
+        if let Some(leaving) = &mut self.leaving
+            && leaving.waiting.is_none()
+        {
+            leaving.waiting = Some(up);
+            self.repeat_leave(now);
+        }
+    }
+
+    pub(super) fn repeat_leave(&mut self, now: Time) {
+        let gone: BTreeSet<_> = self.others().filter(|server| self.is_gone(*server)).collect();
+        let generation = self.generation;
+        let Some(leaving) = &mut self.leaving else { return };
+        let Some(waiting) = &mut leaving.waiting else { return };
+        waiting.retain(|server| !gone.contains(server));
+        if leaving.done {
+            return;
+        }
+        if waiting.is_empty() || leaving.tries > limits::REPEATS {
+            leaving.done = true;
+            self.outputs.push_back(Output::Left);
+            return;
+        }
+        leaving.tries += 1;
+        let pause = Duration::from_millis(10) * leaving.tries;
+        for server in waiting.clone() {
+            self.send(server, &Message::Leave(Leave { generation }));
+        }
+        self.timers.set(Timer::Leave, now + pause);
+    }
+}

@@ -1,0 +1,173 @@
+//! Placement: a pure function from (config, who is live, who may hold what) to holders.
+//!
+//! It has no memory and needs no talk: two nodes with the same config and the same live members
+//! compute the same holders.
+
+use crate::config::{Config, System, SystemKind};
+use crate::id::{ItemId, ShortId};
+
+/// Positions of the servers that hold an item: one for a sharded item, any number for a replicated
+/// one, none when nobody may.
+pub type Holders = Vec<usize>;
+
+/// Where each item of `system` belongs when everybody is up: dealt in listed order over the system's
+/// servers, sorted by priority and then by listed order, round robin. Empty when the system has no
+/// servers or is replicated.
+#[must_use]
+pub fn homes(config: &Config, system: usize) -> Vec<usize> {
+    let members = members(config, system);
+    let spec = &config.systems[system];
+    if members.is_empty() || spec.kind == SystemKind::Replicate {
+        return Vec::new();
+    }
+    (0..spec.items.len()).map(|item| members[item % members.len()]).collect()
+}
+
+/// The servers of a system by priority, then by listed order.
+fn members(config: &Config, system: usize) -> Vec<usize> {
+    let mut members: Vec<_> =
+        (0..config.servers.len()).filter(|index| config.servers[*index].systems.contains(&system)).collect();
+    members.sort_by_key(|index| (config.servers[*index].priority, *index));
+    members
+}
+
+/// Places all items of `system`. `eligible(server, item)` says whether a server may hold an item now.
+///
+/// An item whose home is eligible is at home. The others go, in listed order, to the eligible server
+/// that has the fewest items; ties are decided by priority, then by rendezvous hash. So when a node
+/// fails only its items move, when it returns only its items come back, and loads differ by at most
+/// one where all items may be everywhere.
+#[must_use]
+pub fn place(config: &Config, system: usize, eligible: impl Fn(usize, usize) -> bool) -> Vec<Holders> {
+    let spec = &config.systems[system];
+    let members = members(config, system);
+    if spec.kind == SystemKind::Replicate {
+        return (0..spec.items.len())
+            .map(|item| members.iter().copied().filter(|server| eligible(*server, item)).collect())
+            .collect();
+    }
+    let homes = homes(config, system);
+    let mut load = vec![0usize; config.servers.len()];
+    let mut placed: Vec<Holders> = vec![Vec::new(); spec.items.len()];
+    for (item, home) in homes.iter().enumerate() {
+        if eligible(*home, item) {
+            load[*home] += 1;
+            placed[item].push(*home);
+        }
+    }
+    for (item, holders) in placed.iter_mut().enumerate() {
+        if !holders.is_empty() {
+            continue;
+        }
+        let fewest = members.iter().copied().filter(|server| eligible(*server, item)).min_by_key(|server| {
+            (
+                load[*server],
+                config.servers[*server].priority,
+                weight(spec, item, config.servers[*server].short),
+            )
+        });
+        if let Some(server) = fewest {
+            load[server] += 1;
+            holders.push(server);
+        }
+    }
+    placed
+}
+
+/// Rendezvous weight of a server for an item (Thaler and Ravishankar 1998): lowest wins.
+fn weight(system: &System, item: usize, server: ShortId) -> u64 {
+    let ItemId(id) = system.items[item].id;
+    let mut key = [0; 10];
+    key[..8].copy_from_slice(&id.to_be_bytes());
+    key[8..].copy_from_slice(&server.0.to_be_bytes());
+    let hash = blake3::derive_key("flip rendezvous v1", &key);
+    let mut word = [0; 8];
+    word.copy_from_slice(&hash[..8]);
+    u64::from_be_bytes(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    fn cluster(nodes: usize, items: usize) -> Config {
+        let ids = &"abcdefghi"[..nodes];
+        let mut config = testing::config(ids, "a");
+        config.systems[0].items = testing::items(items);
+        config
+    }
+
+    /// The original's permutation test: for every up/down set of up to nine nodes and up to nine items
+    /// each item has exactly one holder, loads differ by at most one, and no item of a live home moves.
+    #[test]
+    fn every_set_of_live_nodes() {
+        for nodes in 1..=9 {
+            for items in 0..=9 {
+                let config = cluster(nodes, items);
+                let homes = homes(&config, 0);
+                for up in 0..1u32 << nodes {
+                    let is_up = |server: usize| up & (1 << server) != 0;
+                    let placed = place(&config, 0, |server, _| is_up(server));
+                    assert_eq!(placed.len(), items);
+                    let mut load = vec![0; nodes];
+                    for (item, holders) in placed.iter().enumerate() {
+                        if up == 0 {
+                            assert!(holders.is_empty());
+                            continue;
+                        }
+                        assert_eq!(holders.len(), 1, "nodes {nodes} items {items} up {up:b} item {item}");
+                        assert!(is_up(holders[0]));
+                        if is_up(homes[item]) {
+                            assert_eq!(holders[0], homes[item], "an item of a live home moved");
+                        }
+                        load[holders[0]] += 1;
+                    }
+                    let live: Vec<_> = (0..nodes).filter(|n| is_up(*n)).map(|n| load[n]).collect();
+                    if let (Some(most), Some(fewest)) = (live.iter().max(), live.iter().min()) {
+                        assert!(most - fewest <= 1, "nodes {nodes} items {items} up {up:b}: {live:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// When one more node fails, only its items move.
+    #[test]
+    fn survivors_lose_nothing() {
+        let config = cluster(5, 9);
+        for up in 1..1u32 << 5 {
+            let before = place(&config, 0, |server, _| up & (1 << server) != 0);
+            for lost in (0..5).filter(|n| up & (1 << n) != 0) {
+                let after = place(&config, 0, |server, _| up & !(1 << lost) & (1 << server) != 0);
+                if up.count_ones() > 1 {
+                    for item in 0..9 {
+                        let home = homes(&config, 0)[item];
+                        if before[item] != vec![lost] && before[item] == vec![home] {
+                            assert_eq!(before[item], after[item], "up {up:b} lost {lost} item {item}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The table of the original's README: flip1 has priority 1, flip none, flip2 is an arbiter.
+    #[test]
+    fn the_original_example() {
+        let mut config = testing::config("abc", "a");
+        config.servers[1].priority = 1;
+        config.servers[2].systems.clear();
+        config.systems[0].items = testing::items(2);
+        assert_eq!(place(&config, 0, |_, _| true), [vec![1], vec![0]]);
+        assert_eq!(place(&config, 0, |server, _| server != 1), [vec![0], vec![0]]);
+        assert_eq!(place(&config, 0, |server, _| server == 2), vec![Vec::<usize>::new(); 2]);
+    }
+
+    #[test]
+    fn replicated_items_are_everywhere() {
+        let mut config = cluster(3, 2);
+        config.systems[0].kind = SystemKind::Replicate;
+        assert_eq!(place(&config, 0, |server, item| (server, item) != (1, 0)), [vec![0, 2], vec![0, 1, 2]]);
+    }
+}

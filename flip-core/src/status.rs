@@ -1,0 +1,133 @@
+//! What `flip status` shows: a plain picture of the node's view, serialisable, apart from the working types.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::ItemState;
+
+/// The whole picture. Ages are milliseconds before the moment of the question.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Status {
+    /// Id of the answering node.
+    pub node: String,
+    /// Its generation.
+    pub generation: u64,
+    /// Digest of the live members, as hex; nodes with equal view ids and configs place equally.
+    pub view: String,
+    /// Ballots needed for a verdict.
+    pub quorum: usize,
+    /// Live members that this node sees, itself included.
+    pub live: usize,
+    /// False when it sees fewer than a quorum: it takes nothing then.
+    pub has_quorum: bool,
+    /// All servers, in listed order.
+    pub members: Vec<MemberStatus>,
+    /// All items, in listed order.
+    pub items: Vec<ItemStatus>,
+    /// Refused datagrams by reason since the start.
+    pub refused: std::collections::BTreeMap<String, u64>,
+    /// Datagrams sent since the start.
+    pub sent_datagrams: u64,
+    /// Payload bytes sent since the start.
+    pub sent_bytes: u64,
+}
+
+/// One server.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct MemberStatus {
+    /// The server's id.
+    pub id: String,
+    /// `ip:port`.
+    pub address: String,
+    /// What this node believes.
+    pub state: MemberState,
+    /// The node that answers.
+    pub is_self: bool,
+    /// True for a server that votes and holds nothing.
+    pub arbiter: bool,
+    /// From the config; none when it has none.
+    pub priority: Option<u64>,
+    /// The last generation known; zero when it was never seen.
+    pub generation: u64,
+    /// Age of this state, ms.
+    pub since_ms: u64,
+    /// Estimated round-trip loss to it, 0 to 1, from this node's own pings.
+    pub loss: f64,
+    /// The open case, if there is one.
+    pub case: Option<CaseStatus>,
+    /// True when it runs another list of servers or another quorum.
+    pub config_differs: bool,
+}
+
+/// What a node believes of a server.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    /// Never seen since this node started.
+    Unknown,
+    /// Alive.
+    Up,
+    /// Alive, with an open case.
+    Suspect,
+    /// Down by verdict.
+    Down,
+    /// Said goodbye.
+    Left,
+}
+
+/// An open case.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct CaseStatus {
+    /// What opened it.
+    pub cause: String,
+    /// Age, ms.
+    pub since_ms: u64,
+    /// Ids of the voters whose Down ballots stand now.
+    pub down_ballots: Vec<String>,
+    /// How many are needed.
+    pub quorum: usize,
+}
+
+/// One item.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct ItemStatus {
+    /// The system's name.
+    pub system: String,
+    /// The item's name.
+    pub item: String,
+    /// Where placement wants it: ids of servers.
+    pub wanted: Vec<String>,
+    /// Who has said that it holds it, or is about to or about to let go.
+    pub holders: Vec<HolderStatus>,
+}
+
+/// One server's word on one item.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct HolderStatus {
+    /// The server's id.
+    pub server: String,
+    /// The item's state there.
+    pub state: ItemState,
+    /// Age of that state, ms.
+    pub since_ms: u64,
+}
+
+impl Status {
+    /// True when every member is up (or left on purpose), a quorum is seen, no case is open and every
+    /// item is active exactly where placement wants it.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        self.has_quorum
+            && self
+                .members
+                .iter()
+                .all(|m| matches!(m.state, MemberState::Up | MemberState::Left) && !m.config_differs)
+            && self.items.iter().all(|item| {
+                let mut active: Vec<_> =
+                    item.holders.iter().filter(|h| h.state == ItemState::Active).map(|h| &h.server).collect();
+                let mut wanted: Vec<_> = item.wanted.iter().collect();
+                active.sort();
+                wanted.sort();
+                !wanted.is_empty() && active == wanted && item.holders.len() == active.len()
+            })
+    }
+}

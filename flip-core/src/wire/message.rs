@@ -1,0 +1,296 @@
+//! The messages of flip. A sealed body is a sequence of `kind u8, len u16 (big-endian), bytes`;
+//! unknown kinds are skipped by their length, so that a newer node can add some.
+
+use bincode::{Decode, Encode};
+
+use super::codec::{self, DecodeError};
+use crate::event::ItemState;
+use crate::limits;
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A datagram of the SWIM layer (foca's bytes in our encoding).
+    Swim(Vec<u8>),
+    /// Asks for a pong; also a greeting.
+    Ping(Ping),
+    /// The answer to a ping.
+    Pong(Ping),
+    /// One voter's first-hand statement.
+    Ballot(Ballot),
+    /// Asks voters to examine a member.
+    Hint(About),
+    /// A quorum of ballots.
+    Verdict(Verdict),
+    /// A verdict arrived.
+    VerdictAck(About),
+    /// The sender leaves.
+    Leave(Leave),
+    /// A goodbye arrived.
+    LeaveAck(Leave),
+    /// What the sender holds.
+    Facts(Facts),
+    /// Asks for the receiver's facts.
+    FactsWanted,
+    /// A digest of what the sender knows, to find differences.
+    Digest(Digest),
+    /// Everything that the sender knows; by stream only. Answered by the same when `answer` is set.
+    State(State),
+}
+
+/// A ping or a pong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Ping {
+    /// Chosen by the pinging node, echoed by the other.
+    pub nonce: u32,
+    /// Generation of the message's sender.
+    pub generation: u64,
+    /// Number of the sender's newest facts, to find out which were lost.
+    pub facts: u32,
+}
+
+/// A statement that only its voter can make, about what it saw itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Ballot {
+    /// `Config::voters_hash` of the voter: ballots of another electorate do not count.
+    pub electorate: u32,
+    /// Generation of the voter.
+    pub voter_generation: u64,
+    /// Whom it is about.
+    pub about: About,
+    /// Grows with each ballot of this voter, so that a late one cannot undo a newer one.
+    pub seq: u32,
+    /// True for Down, false for Up.
+    pub down: bool,
+}
+
+/// A member: short id and generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct About {
+    /// Short id of the server.
+    pub id: u16,
+    /// Its generation; zero when the sender never saw it.
+    pub generation: u64,
+}
+
+/// A verdict with the ballots that made it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Verdict {
+    /// As in [`Ballot`].
+    pub electorate: u32,
+    /// Who is down.
+    pub about: About,
+    /// Whose Down ballots: short id and generation of each voter.
+    pub ballots: Vec<About>,
+    /// Whether the receiver shall acknowledge.
+    pub ack: bool,
+}
+
+/// A goodbye.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Leave {
+    /// The generation that leaves.
+    pub generation: u64,
+}
+
+/// The items that a member holds or is about to take or let go.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Facts {
+    /// Generation of the member.
+    pub generation: u64,
+    /// Grows with each change within a generation.
+    pub seq: u32,
+    /// Every item that is not in standby; none when the list is too long for a datagram and must be
+    /// fetched by stream.
+    pub held: Option<Vec<Held>>,
+}
+
+/// One held item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Held {
+    /// `ItemId`.
+    pub item: u64,
+    /// Position in [`STATES`].
+    pub state: u8,
+    /// Age of the state in milliseconds when this was sent.
+    pub age_ms: u32,
+}
+
+/// The states that facts carry, in wire order.
+pub const STATES: [ItemState; 4] =
+    [ItemState::Acquiring, ItemState::Active, ItemState::Releasing, ItemState::Failing];
+
+/// What a node knows, in brief.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Digest {
+    /// Over generations, verdicts and goodbyes of all servers.
+    pub members: u64,
+    /// Over the facts of all members.
+    pub facts: u64,
+    /// `Config::voters_hash`.
+    pub electorate: u32,
+    /// `Config::content_hash`.
+    pub content: u64,
+}
+
+/// Everything that a node knows.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct State {
+    /// True when the receiver shall answer with its own state.
+    pub answer: bool,
+    /// Generation of the sender.
+    pub generation: u64,
+    /// One entry for each server that the sender knows something about.
+    pub members: Vec<Known>,
+    /// The newest facts of each member.
+    pub facts: Vec<(u16, Facts)>,
+}
+
+/// What a node knows of one server.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Known {
+    /// Newest generation and the server.
+    pub about: About,
+    /// Whether the sender takes that generation for alive.
+    pub up: bool,
+    /// The newest verdict.
+    pub verdict: Option<Verdict>,
+    /// The newest generation that said goodbye; zero when none did.
+    pub left: u64,
+}
+
+impl Message {
+    /// Appends this message to a body.
+    pub fn encode(&self, body: &mut Vec<u8>) {
+        let start = body.len();
+        body.extend_from_slice(&[self.kind(), 0, 0]);
+        match self {
+            Self::Swim(bytes) => body.extend_from_slice(bytes),
+            Self::Ping(m) | Self::Pong(m) => codec::encode(m, body),
+            Self::Ballot(m) => codec::encode(m, body),
+            Self::Hint(m) | Self::VerdictAck(m) => codec::encode(m, body),
+            Self::Verdict(m) => codec::encode(m, body),
+            Self::Leave(m) | Self::LeaveAck(m) => codec::encode(m, body),
+            Self::Facts(m) => codec::encode(m, body),
+            Self::FactsWanted => {}
+            Self::Digest(m) => codec::encode(m, body),
+            Self::State(m) => codec::encode(m, body),
+        }
+        // A state travels alone in a frame that carries its own length; its field stays zero.
+        let len = u16::try_from(body.len() - start - 3).unwrap_or(0);
+        body[start + 1..start + 3].copy_from_slice(&len.to_be_bytes());
+    }
+
+    const fn kind(&self) -> u8 {
+        match self {
+            Self::Swim(_) => 1,
+            Self::Ping(_) => 2,
+            Self::Pong(_) => 3,
+            Self::Ballot(_) => 4,
+            Self::Hint(_) => 5,
+            Self::Verdict(_) => 6,
+            Self::VerdictAck(_) => 7,
+            Self::Leave(_) => 8,
+            Self::LeaveAck(_) => 9,
+            Self::Facts(_) => 10,
+            Self::FactsWanted => 11,
+            Self::Digest(_) => 12,
+            Self::State(_) => 13,
+        }
+    }
+}
+
+/// Splits a body into its messages. Either all of them are understood (or skipped by length), or none
+/// is taken.
+///
+/// # Errors
+/// When a length or a known kind's content does not fit.
+pub fn decode_all(mut body: &[u8]) -> Result<Vec<Message>, DecodeError> {
+    let mut messages = Vec::new();
+    while let [kind, high, low, rest @ ..] = body {
+        // A state is the only message of its frame and may exceed the length field.
+        let len = if *kind == 13 { rest.len() } else { usize::from(u16::from_be_bytes([*high, *low])) };
+        let (content, after) = rest.split_at_checked(len).ok_or(DecodeError)?;
+        body = after;
+        messages.push(match kind {
+            1 => Message::Swim(content.to_vec()),
+            2 => Message::Ping(codec::decode(content)?),
+            3 => Message::Pong(codec::decode(content)?),
+            4 => Message::Ballot(codec::decode(content)?),
+            5 => Message::Hint(codec::decode(content)?),
+            6 => Message::Verdict(codec::decode(content)?),
+            7 => Message::VerdictAck(codec::decode(content)?),
+            8 => Message::Leave(codec::decode(content)?),
+            9 => Message::LeaveAck(codec::decode(content)?),
+            10 => Message::Facts(codec::decode(content)?),
+            11 => Message::FactsWanted,
+            12 => Message::Digest(codec::decode(content)?),
+            13 => Message::State(codec::decode(content)?),
+            _ => continue,
+        });
+    }
+    if body.is_empty() { Ok(messages) } else { Err(DecodeError) }
+}
+
+/// The longest list of held items that goes into one datagram.
+#[must_use]
+pub const fn facts_fit(held: usize) -> bool {
+    held <= limits::FACTS_PER_DATAGRAM
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_unknown_kinds() {
+        let about = About { id: 7, generation: 1_763_000_000 };
+        let all = vec![
+            Message::Swim(vec![1, 2, 3]),
+            Message::Ping(Ping { nonce: 5, generation: 9, facts: 0 }),
+            Message::Pong(Ping { nonce: u32::MAX, generation: u64::MAX, facts: 3 }),
+            Message::Ballot(Ballot { electorate: 1, voter_generation: 2, about, seq: 3, down: true }),
+            Message::Hint(about),
+            Message::Verdict(Verdict { electorate: 1, about, ballots: vec![about, about], ack: true }),
+            Message::VerdictAck(about),
+            Message::Leave(Leave { generation: 4 }),
+            Message::LeaveAck(Leave { generation: 4 }),
+            Message::Facts(Facts {
+                generation: 1,
+                seq: 2,
+                held: Some(vec![Held { item: 3, state: 1, age_ms: 9 }]),
+            }),
+            Message::FactsWanted,
+            Message::Digest(Digest { members: 1, facts: 2, electorate: 3, content: 4 }),
+        ];
+        let mut body = Vec::new();
+        for message in &all {
+            message.encode(&mut body);
+        }
+        assert_eq!(decode_all(&body), Ok(all.clone()));
+        body.extend_from_slice(&[200, 0, 2, 9, 9]);
+        assert_eq!(decode_all(&body), Ok(all), "an unknown kind is skipped");
+        body.extend_from_slice(&[2, 0, 9, 1]);
+        assert_eq!(decode_all(&body), Err(DecodeError), "a length beyond the end");
+    }
+
+    #[test]
+    fn damaged_bodies_never_panic() {
+        let mut body = Vec::new();
+        let about = About { id: 7, generation: 1_763_000_000 };
+        Message::Verdict(Verdict { electorate: 1, about, ballots: vec![about; 31], ack: true })
+            .encode(&mut body);
+        Message::Facts(Facts { generation: 1, seq: 2, held: None }).encode(&mut body);
+        for at in 0..body.len() {
+            for value in [0, 1, 0x7f, 0x80, 0xfb, 0xfc, 0xfd, 0xff] {
+                let mut damaged = body.clone();
+                damaged[at] = value;
+                let _ = decode_all(&damaged);
+            }
+            let _ = decode_all(&body[..at]);
+        }
+        // A list that claims to be huge must not allocate for it.
+        let huge = [10, 0, 13, 1, 1, 1, 253, 255, 255, 255, 255, 255, 255, 255, 127, 0];
+        assert_eq!(decode_all(&huge), Err(DecodeError));
+    }
+}

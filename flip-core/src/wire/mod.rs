@@ -1,0 +1,6 @@
+//! What travels: the seal around it, the messages in it, and the one module that knows the encoding.
+
+pub mod codec;
+pub mod message;
+pub mod replay;
+pub mod seal;

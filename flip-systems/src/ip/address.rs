@@ -1,0 +1,159 @@
+//! What an address of flip looks like in the kernel, and how it is known again.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo,
+};
+
+use crate::interfaces::address_of;
+
+/// IFA_PROTO of every address of flip: who made it. Linux keeps it since 5.18; it is not one of
+/// the values that the kernel itself uses (1 to 3).
+pub const PROTOCOL: u8 = 0x66;
+
+/// What the label of an IPv4 address of flip ends with.
+const LABEL: &str = ":flip";
+
+/// The longest label, in bytes: IFNAMSIZ without its terminating zero.
+const LABEL_MAX: usize = 15;
+
+/// No end (INFINITY_LIFE_TIME).
+const FOREVER: u32 = u32::MAX;
+
+/// The address of an item: `192.0.2.1`, `192.0.2.1/24`, `2001:db8::1` or `2001:db8::1/64`. Without a
+/// prefix it is /32 or /128.
+pub(super) fn parse(item: &str) -> Option<IpNet> {
+    let net: IpNet =
+        if item.contains('/') { item.parse().ok()? } else { item.parse::<IpAddr>().ok()?.into() };
+    let ip = net.addr();
+    let broadcast = ip == IpAddr::from([255; 4]);
+    (!ip.is_unspecified() && !ip.is_multicast() && !broadcast).then_some(net)
+}
+
+/// The label of an IPv4 address on `interface`, where it fits.
+///
+/// It shows the origin in `ip address` and `ifconfig`, and marks the address on kernels without
+/// IFA_PROTO.
+fn label(interface: &str) -> Option<String> {
+    (interface.len() + LABEL.len() <= LABEL_MAX).then(|| format!("{interface}{LABEL}"))
+}
+
+/// The request that adds `net` to an interface.
+pub(super) fn add(net: IpNet, index: u32, interface: &str) -> AddressMessage {
+    let mut message = delete(net, index);
+    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
+    // Deprecated from the start: an address that may leave at any time must not become the source
+    // of the host's own connections (RFC 6724 §5 rule 3). For IPv4 the kernel only shows it; there
+    // the /32 keeps it from being chosen for any other destination.
+    let mut lifetime = CacheInfo::default();
+    lifetime.ifa_preferred = 0;
+    lifetime.ifa_valid = FOREVER;
+    message.attributes.push(AddressAttribute::CacheInfo(lifetime));
+    match net {
+        IpNet::V4(_) => {
+            message.attributes.extend(label(interface).map(AddressAttribute::Label));
+        }
+        IpNet::V6(_) => {
+            // Detection of duplicates would keep the address useless for a second, and would lose
+            // against a former holder that is just leaving.
+            let mut flags = AddressFlags::Nodad;
+            if net.prefix_len() == net.max_prefix_len() {
+                flags |= AddressFlags::Noprefixroute;
+            }
+            message.attributes.push(AddressAttribute::Flags(flags));
+        }
+    }
+    message
+}
+
+/// The request that deletes `net` from an interface.
+pub(super) fn delete(net: IpNet, index: u32) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = match net {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.prefix_len = net.prefix_len();
+    message.header.index = index;
+    message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
+    message
+}
+
+/// An address that the kernel has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bound {
+    pub(super) net: IpNet,
+    pub(super) index: u32,
+    /// Whether it carries the mark of flip.
+    pub(super) ours: bool,
+}
+
+impl Bound {
+    pub(super) fn from_message(message: &AddressMessage) -> Option<Self> {
+        let ours = message.attributes.iter().any(|attribute| match attribute {
+            AddressAttribute::Protocol(protocol) => u8::from(*protocol) == PROTOCOL,
+            // By its end: the label stays when the interface is renamed.
+            AddressAttribute::Label(label) => label.ends_with(LABEL),
+            _ => false,
+        });
+        Some(Self { net: address_of(message)?, index: message.header.index, ours })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items() {
+        let cases = [
+            ("192.168.0.2", Some("192.168.0.2/32")),
+            ("192.168.0.2/24", Some("192.168.0.2/24")),
+            ("2001:db8::5", Some("2001:db8::5/128")),
+            ("fe80::1/64", Some("fe80::1/64")),
+            ("192.168.0.256", None),
+            ("192.168.0.2/33", None),
+            ("web", None),
+            ("", None),
+            ("0.0.0.0", None),
+            ("224.0.0.1", None),
+            ("ff02::1", None),
+            ("255.255.255.255", None),
+        ];
+        for (item, expected) in cases {
+            assert_eq!(parse(item).map(|n| n.to_string()).as_deref(), expected, "{item}");
+        }
+    }
+
+    #[test]
+    fn labels_fit() {
+        let cases = [
+            ("lo", Some("lo:flip")),
+            ("eth0", Some("eth0:flip")),
+            ("enp0s31f60", Some("enp0s31f60:flip")),
+            ("enp0s31f6-1", None),
+            ("wlx0123456789ab", None),
+        ];
+        for (interface, expected) in cases {
+            assert_eq!(label(interface).as_deref(), expected, "{interface}");
+        }
+    }
+
+    #[test]
+    fn own_addresses_are_known_again() {
+        for net in ["192.0.2.7/32", "2001:db8::7/128"] {
+            let net: IpNet = net.parse().unwrap();
+            let ours = Bound::from_message(&add(net, 3, "a-very-long-one")).unwrap();
+            assert_eq!(ours, Bound { net, index: 3, ours: true });
+            let foreign = Bound::from_message(&delete(net, 3)).unwrap();
+            assert_eq!(foreign, Bound { net, index: 3, ours: false });
+        }
+        // A kernel without IFA_PROTO gives the label only.
+        let mut message = add("192.0.2.7/32".parse().unwrap(), 3, "eth0");
+        message.attributes.retain(|a| !matches!(a, AddressAttribute::Protocol(_)));
+        assert!(Bound::from_message(&message).unwrap().ours);
+    }
+}

@@ -1,0 +1,366 @@
+//! What a system is, which there are, and how hooks reach them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flip_core::config::Config;
+use flip_core::id::ItemRef;
+use flip_core::{HookAction, HookCall};
+use tokio::sync::Notify;
+
+use crate::ip::Ip;
+use crate::memory::Memory;
+
+/// A hook at work. It does nothing before it is polled; `Err` carries one line for people.
+pub type HookFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// A look at what is there. It does nothing before it is polled; `Err` carries one line for people.
+pub type ObserveFuture = Pin<Box<dyn Future<Output = Result<Vec<usize>, String>> + Send>>;
+
+/// One system of the config at work on this server. Items are positions in its list.
+///
+/// Everything here must be safe to repeat: bringing up what is up and taking down what is down
+/// succeed. A future that is dropped, because its time is over, may have been obeyed or not.
+pub trait System: Send + Sync {
+    /// Brings the item up here and starts to announce it. Ends when it is up and announced once.
+    fn alive(&self, item: usize) -> HookFuture;
+
+    /// Takes the item down and stops to announce it. Ends when it is gone.
+    fn down(&self, item: usize) -> HookFuture;
+
+    /// The item is here: tells the neighbours again from the start.
+    fn announce(&self, item: usize) -> HookFuture;
+
+    /// The items that are really here, whoever brought them.
+    fn observe(&self) -> ObserveFuture;
+}
+
+/// A system that this server takes part in, handed to [`Handler::open`].
+#[derive(Clone, Copy, Debug)]
+pub struct Assigned<'a> {
+    /// Its position in the config: the `system` of its `ItemRef`s.
+    pub position: usize,
+    /// What the config says of it.
+    pub system: &'a flip_core::config::System,
+}
+
+/// Makes systems: what the names under `alive` and `down` in a config stand for.
+pub trait Handler: Send + Sync {
+    /// The name under `alive`.
+    fn alive(&self) -> &str;
+
+    /// The name under `down`.
+    fn down(&self) -> &str;
+
+    /// Makes all systems of this handler at once, so that they can share what they need. Changes
+    /// that nobody asked for are to be put into `drift`.
+    ///
+    /// # Errors
+    /// When one of them can't work here; then none does.
+    fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>) -> Result<Opened, OpenError>;
+}
+
+/// What [`Handler::open`] made.
+pub struct Opened {
+    /// One system for each that was assigned, in their order.
+    pub systems: Vec<Arc<dyn System>>,
+    /// What was found of an earlier life.
+    pub leftovers: Vec<Leftover>,
+}
+
+/// Something that an earlier life of the daemon left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// What, for people: `192.0.2.7/32 on eth0`.
+    pub what: String,
+    /// Whether it was kept, because the config has it; otherwise it was removed.
+    pub adopted: bool,
+}
+
+/// The handlers that a config may name.
+pub struct Registry {
+    handlers: Vec<Box<dyn Handler>>,
+}
+
+impl Default for Registry {
+    /// `ip_up`/`ip_down` and `memory_up`/`memory_down`.
+    fn default() -> Self {
+        Self { handlers: vec![Box::new(Ip), Box::new(Memory::default())] }
+    }
+}
+
+impl Registry {
+    /// Adds a handler. It takes the place of one with the same name under `alive`.
+    pub fn register(&mut self, handler: impl Handler + 'static) {
+        self.handlers.retain(|h| h.alive() != handler.alive());
+        self.handlers.push(Box::new(handler));
+    }
+
+    /// The names that may stand under `alive` and `down`, pair by pair.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.handlers.iter().map(|h| (h.alive(), h.down()))
+    }
+
+    /// The handler's position.
+    fn find(&self, system: &flip_core::config::System) -> Result<usize, OpenError> {
+        let unknown = |key, name: &str| {
+            let known = self.names().map(|(a, d)| if key == "alive" { a } else { d });
+            OpenError::UnknownHandler {
+                system: system.name.clone(),
+                key,
+                name: name.to_owned(),
+                known: known.map(str::to_owned).collect(),
+            }
+        };
+        let position = self
+            .handlers
+            .iter()
+            .position(|h| h.alive() == system.alive)
+            .ok_or_else(|| unknown("alive", &system.alive))?;
+        if self.handlers[position].down() == system.down {
+            return Ok(position);
+        }
+        if self.handlers.iter().all(|h| h.down() != system.down) {
+            return Err(unknown("down", &system.down));
+        }
+        Err(OpenError::Mismatch {
+            system: system.name.clone(),
+            alive: system.alive.clone(),
+            down: system.down.clone(),
+            expected: self.handlers[position].down().to_owned(),
+        })
+    }
+}
+
+/// All systems that this server takes part in.
+///
+/// Dropping it leaves everything as it is, as a crash would; announcements end.
+pub struct Systems {
+    /// By position in the config, with the number of items.
+    systems: BTreeMap<usize, (Arc<dyn System>, usize)>,
+    drift: Arc<Drift>,
+    leftovers: Vec<Leftover>,
+}
+
+impl Systems {
+    /// Makes the systems that `config` gives to this server, and finds what an earlier life left:
+    /// kept where it is still configured, removed where not. Must be called within a tokio
+    /// runtime with its clock and its reactor enabled.
+    ///
+    /// An interface that is missing is not an error here: it may come later. The hook will say so.
+    ///
+    /// # Errors
+    /// When a handler is unknown, an item or a setting is not understood, or a capability is
+    /// missing. Nothing was changed then, except that leftovers may have been removed.
+    pub fn open(config: &Config) -> Result<Self, OpenError> {
+        Self::open_with(&Registry::default(), config)
+    }
+
+    /// As [`Systems::open`], with other handlers.
+    ///
+    /// # Errors
+    /// As [`Systems::open`].
+    pub fn open_with(registry: &Registry, config: &Config) -> Result<Self, OpenError> {
+        let mut assigned: BTreeMap<usize, Vec<Assigned<'_>>> = BTreeMap::new();
+        for &position in &config.my().systems {
+            let system = &config.systems[position];
+            assigned.entry(registry.find(system)?).or_default().push(Assigned { position, system });
+        }
+        let drift = Arc::new(Drift::default());
+        let mut systems = BTreeMap::new();
+        let mut leftovers = Vec::new();
+        for (handler, assigned) in assigned {
+            let opened = registry.handlers[handler].open(&assigned, &drift)?;
+            leftovers.extend(opened.leftovers);
+            for (a, system) in assigned.iter().zip(opened.systems) {
+                systems.insert(a.position, (system, a.system.items.len()));
+            }
+        }
+        Ok(Self { systems, drift, leftovers })
+    }
+
+    /// What an earlier life of the daemon had left when this was opened.
+    #[must_use]
+    pub fn leftovers(&self) -> &[Leftover] {
+        &self.leftovers
+    }
+
+    /// Runs a hook until it ends or `call.timeout` has passed. The future borrows nothing and may
+    /// be spawned; dropping it ends the hook.
+    ///
+    /// # Errors
+    /// One line for people, for `Input::HookDone`.
+    pub fn run(&self, call: HookCall) -> impl Future<Output = Result<(), String>> + Send + use<> {
+        let ItemRef { system, item } = call.item;
+        let found = self.systems.get(&system).filter(|(_, items)| item < *items).map(|(s, _)| Arc::clone(s));
+        async move {
+            let Some(found) = found else {
+                return Err(format!("this server has no item {item} of system {system}"));
+            };
+            let (name, hook) = match call.action {
+                HookAction::Alive => ("alive", found.alive(item)),
+                HookAction::Down => ("down", found.down(item)),
+                HookAction::Announce => ("announce", found.announce(item)),
+            };
+            match tokio::time::timeout(call.timeout, hook).await {
+                Ok(result) => result,
+                Err(_) => Err(format!("{name} took longer than {:?} and was ended", call.timeout)),
+            }
+        }
+    }
+
+    /// All items of this server's systems, and whether they are really here, whoever brought them.
+    ///
+    /// # Errors
+    /// One line for people when the kernel does not tell.
+    pub async fn observe(&self) -> Result<Vec<(ItemRef, bool)>, String> {
+        let mut all = Vec::new();
+        for (&system, (found, items)) in &self.systems {
+            let here = found.observe().await?;
+            all.extend((0..*items).map(|item| (ItemRef { system, item }, here.contains(&item))));
+        }
+        Ok(all)
+    }
+
+    /// The next change that no hook made: an item that is here or gone by somebody else's doing.
+    /// Waits until there is one. Cancel safe.
+    pub async fn drift(&self) -> (ItemRef, bool) {
+        self.drift.next().await
+    }
+}
+
+/// Changes that no hook made, the last one of each item.
+#[derive(Debug, Default)]
+pub struct Drift {
+    // One entry per item at most, so it needs no limit of its own.
+    changes: Mutex<BTreeMap<ItemRef, bool>>,
+    notify: Notify,
+}
+
+impl Drift {
+    /// Tells that `item` is here or not. A word about the same item that nobody took yet is replaced.
+    pub fn put(&self, item: ItemRef, present: bool) {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).insert(item, present);
+        self.notify.notify_one();
+    }
+
+    async fn next(&self) -> (ItemRef, bool) {
+        loop {
+            let change = self.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
+            if let Some(change) = change {
+                return change;
+            }
+            self.notify.notified().await;
+        }
+    }
+}
+
+/// Why the systems could not be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The config names a handler that does not exist. Nothing was changed.
+    UnknownHandler {
+        /// Name of the system.
+        system: String,
+        /// `alive` or `down`.
+        key: &'static str,
+        /// The handler.
+        name: String,
+        /// Those that exist.
+        known: Vec<String>,
+    },
+    /// `alive` and `down` of a system do not belong together. Nothing was changed.
+    Mismatch {
+        /// Name of the system.
+        system: String,
+        /// What stands under `alive`.
+        alive: String,
+        /// What stands under `down`.
+        down: String,
+        /// What would belong under `down`.
+        expected: String,
+    },
+    /// A setting of a system is missing or wrong. Nothing was changed.
+    Setting {
+        /// Name of the system.
+        system: String,
+        /// The key within its `config`.
+        key: &'static str,
+        /// What is wrong and what is expected.
+        what: String,
+    },
+    /// An item is not what the system handles. Nothing was changed.
+    Item {
+        /// Name of the system.
+        system: String,
+        /// The item.
+        item: String,
+        /// What is expected.
+        what: &'static str,
+    },
+    /// This process may not do what the system needs. Nothing was changed.
+    Capability {
+        /// The one that is missing.
+        missing: &'static str,
+    },
+    /// The kernel refused something else.
+    Kernel {
+        /// What was tried, to be read after "cannot".
+        doing: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownHandler { system, key, name, known } => {
+                write!(
+                    f,
+                    "system {system}: unknown handler {name:?} under {key:?}; there are: {}",
+                    known.join(", ")
+                )
+            }
+            Self::Mismatch { system, alive, down, expected } => write!(
+                f,
+                "system {system}: {down:?} under \"down\" does not belong to {alive:?} under \"alive\"; \
+                 expected {expected:?}"
+            ),
+            Self::Setting { system, key, what } => write!(f, "system {system}: config.{key}: {what}"),
+            Self::Item { system, item, what } => {
+                write!(f, "system {system}: item {item:?}: expected {what}")
+            }
+            Self::Capability { missing } => write!(f, "{}", capability_missing(missing)),
+            Self::Kernel { doing, source: _ } => write!(f, "cannot {doing}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Kernel { source, .. } => Some(source),
+            Self::UnknownHandler { .. }
+            | Self::Mismatch { .. }
+            | Self::Setting { .. }
+            | Self::Item { .. }
+            | Self::Capability { .. } => None,
+        }
+    }
+}
+
+/// The text for a missing capability: which, and what to do.
+pub(crate) fn capability_missing(missing: &str) -> String {
+    format!(
+        "{missing} is missing: run flip as root, or give it the capabilities (systemd: \
+         AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW; else: setcap cap_net_admin,cap_net_raw+ep)"
+    )
+}
+
+#[cfg(test)]
+mod tests;

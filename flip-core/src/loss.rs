@@ -85,9 +85,10 @@ impl Pings {
         }
         let ping = self.in_flight.remove(&nonce)?;
         let path = &mut self.paths[from];
-        path.pong = Some(now);
-        // A longer silence was an outage, which says nothing about single pings.
-        let lost = if path.given_up <= OUTAGE { path.given_up } else { 0 };
+        // Silence before the first pong was an absence and a longer one an outage: neither says anything
+        // about single pings.
+        let was_there = path.pong.replace(now).is_some();
+        let lost = if was_there && path.given_up <= OUTAGE { path.given_up } else { 0 };
         for lost in std::iter::repeat_n(1.0, lost as usize).chain([0.0]) {
             path.loss += (lost - path.loss) * WEIGHT;
         }

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 pub use ip::parse_vip;
 pub use problem::{Problem, Severity};
-pub use read::{Loaded, Overrides, key_file_path, load};
+pub use read::{Loaded, Overrides, has_key, key_file_path, load};
 pub use source::Source;
 
 use crate::id::{ItemId, ShortId};

@@ -39,6 +39,15 @@ pub fn key_file_path(source: &Source) -> Option<String> {
     node.value.as_string_lit().map(|path| path.value.clone().into_owned())
 }
 
+/// Whether the file has a value at this key path, for callers that want to point at it with
+/// [`Problem::at`].
+#[must_use]
+pub fn has_key(source: &Source, path: &[&str]) -> bool {
+    let text = source.text.strip_prefix('\u{feff}').unwrap_or(source.text);
+    let Ok(Some(root)) = raw::parse(text) else { return false };
+    path.iter().try_fold(Node::root(&root), |node, key| node.child(key)).is_some()
+}
+
 /// Reads a config.
 ///
 /// # Errors

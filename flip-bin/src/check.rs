@@ -1,0 +1,39 @@
+//! `flip check`: validates a config without starting anything.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::Outcome;
+use crate::cli::CheckArgs;
+use crate::config::{self, Read, Refused};
+
+pub fn run(args: &CheckArgs) -> Outcome {
+    match config::read(&args.config) {
+        Err(Refused(text)) => {
+            writeln!(std::io::stderr(), "{text}")?;
+            Ok(ExitCode::from(2))
+        }
+        Ok(Read { config, warnings }) => {
+            if !warnings.is_empty() {
+                config::print(&warnings);
+            }
+            let items: usize = config.systems.iter().map(|system| system.items.len()).sum();
+            let file = args.config.config.display();
+            writeln!(
+                std::io::stdout(),
+                "{file}: {} as {}: {} servers, {} voters, quorum {}, {} systems, {items} items",
+                if warnings.is_empty() { "fine".to_owned() } else { count(warnings.len(), "warning") },
+                config.my().id,
+                config.servers.len(),
+                config.voters.len(),
+                config.quorum,
+                config.systems.len(),
+            )?;
+            Ok(ExitCode::from(u8::from(args.strict && !warnings.is_empty())))
+        }
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}

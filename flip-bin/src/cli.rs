@@ -1,0 +1,154 @@
+//! The command line as written.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Decides which server holds what, and moves it when a server dies.
+///
+/// Without a command, runs the daemon in the foreground: it joins the cluster that the config names,
+/// holds the items that fall to this server, and lets go of them on SIGTERM.
+#[derive(Debug, Parser)]
+#[command(name = "flip", version, arg_required_else_help = true)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The cluster's config, the same file on every server.
+    #[arg(short, long, value_name = "FILE", required = true)]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// Which of the config's servers this is. Default: the config's `id`, else the host name.
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// How the log is written to standard error.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log: LogFormat,
+    /// Overrides `log_level` of the config.
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<Level>,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The cluster's config, the same file on every server.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Which of the config's servers this is. Default: the config's `id`, else the host name.
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct StateArgs {
+    /// Where the daemon keeps what must survive it, in one folder per server id. Default: /var/lib/flip,
+    /// or for ordinary users flip in $XDG_STATE_HOME or ~/.local/state.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// The daemon's Unix socket. Default: flip.sock in the server's folder of the state dir.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Validates a config and says what will surprise you.
+    ///
+    /// Exit code: 0 fine, 1 warnings with --strict, 2 errors.
+    Check(CheckArgs),
+    /// Shows members and items as the daemon on this host sees them.
+    ///
+    /// Exit code: 0 healthy, 1 degraded, 2 no daemon.
+    Status(StatusArgs),
+    /// Kills a server of a small cluster and shows what happens.
+    ///
+    /// As root, three daemons run in network namespaces with two virtual IPs, and a client measures the
+    /// outage; otherwise they run on loopback with items in memory. Everything is cleaned up.
+    Demo(DemoArgs),
+    /// Prints a new random key for `key` or the file that `key_file` names.
+    Keygen,
+    /// Prints the manual page: `flip man | man -l -`.
+    Man,
+    /// Prints a completion script.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Exit with 1 when there are warnings.
+    #[arg(long)]
+    pub strict: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Which daemon, where several run under one state dir.
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+    /// Prints JSON, one line each time.
+    #[arg(long)]
+    pub json: bool,
+    /// Shows every change until interrupted.
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The timings to show.
+    #[arg(long, default_value = "fast", value_parser = ["lan", "balanced", "fast", "turbo"])]
+    pub profile: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line per event with its fields.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Fatal,
+}
+
+impl From<Level> for flip_core::config::LogLevel {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Debug => Self::Debug,
+            Level::Info => Self::Info,
+            Level::Warning => Self::Warning,
+            Level::Error => Self::Error,
+            Level::Fatal => Self::Fatal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,94 @@
+//! The daemon: one thread that feeds the node with what happens and does what it wants.
+//!
+//! ```text
+//!  UDP ─┐                                   ┌─ UDP
+//!  TCP ─┤                                   ├─ TCP (a task per exchange)
+//!  timerfd ─► Node::handle ─► poll_output ──┼─ hooks (a task each) ─► HookDone
+//!  signals ─┤        one at a time          ├─ log, status
+//!  hooks, drift ─┘                          └─ state dir
+//! ```
+//!
+//! Tasks may be dropped at any point: an exchange is asked for again by the rules, a hook is safe to
+//! repeat.
+
+mod drive;
+mod log;
+pub mod socket;
+mod state;
+mod stream;
+mod timer;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use flip_core::config::LogLevel;
+use flip_core::{Node, Start};
+use flip_systems::{Systems, UdpPort, clock};
+use tokio::net::TcpListener;
+
+use crate::cli::{ConfigArgs, DaemonArgs};
+use crate::config::{self, Read, Refused};
+use crate::{Failure, Outcome, paths};
+
+/// Fills a buffer from the kernel's random source.
+pub fn entropy(mut buffer: &mut [u8]) -> std::io::Result<()> {
+    while !buffer.is_empty() {
+        let got = rustix::rand::getrandom(&mut *buffer, rustix::rand::GetRandomFlags::empty())?;
+        buffer = &mut buffer[got..];
+    }
+    Ok(())
+}
+
+pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
+    let from = ConfigArgs { config, id: args.id.clone() };
+    let Read { config, warnings } = config::read(&from).map_err(|Refused(text)| Failure {
+        code: 2,
+        error: anyhow::anyhow!("{}", text.trim_start_matches("error: ").to_owned()),
+    })?;
+    let level = args.log_level.map_or(config.log_level, LogLevel::from);
+    if !warnings.is_empty() && level <= LogLevel::Warning {
+        config::print(&warnings);
+    }
+    let log = log::start(args.log, level);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(start(args, Arc::new(config)));
+    // Tasks that still run are dropped, and the last lines of the log written.
+    runtime.shutdown_background();
+    drop(log);
+    result
+}
+
+async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>) -> Outcome {
+    let me = config.my();
+    let dir = paths::server_dir(&paths::state_dir(&args.state)?, &me.id);
+    let state = state::State::open(&dir)?;
+    let port = UdpPort::bind(me.addr)?;
+    let listener =
+        TcpListener::bind(me.addr).await.with_context(|| format!("cannot listen on {} (TCP)", me.addr))?;
+    let socket = socket::Socket::bind(&args.state.socket.unwrap_or_else(|| dir.join(paths::SOCKET)))?;
+    let systems = Systems::open(&config)?;
+    for leftover in systems.leftovers() {
+        let done = if leftover.adopted { "kept" } else { "removed" };
+        tracing::info!(what = leftover.what, done, "left behind by an earlier life");
+    }
+    let mut seed = [0; 32];
+    entropy(&mut seed)?;
+    let generation = state.next_generation()?;
+    if config.timing.probe_interval <= drive::URGENT {
+        let priority = clock::raise_priority();
+        tracing::debug!(?priority, "priority raised for a profile of milliseconds");
+        if priority == clock::Priority::Unchanged {
+            tracing::warn!(
+                "cannot raise the priority: without CAP_SYS_NICE a busy machine delays this profile"
+            );
+        }
+    }
+    let node = Node::new(Arc::clone(&config), Start { generation, seed }, clock::now());
+    drive::Drive::new(node, state, port, systems)?
+        .run(listener, socket)
+        .await
+        .map(ExitCode::from)
+        .map_err(Failure::from)
+}

@@ -1,0 +1,148 @@
+//! What survives the daemon: its generation, and the lock that keeps a second one away.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
+
+/// The folder of one server, locked as long as this lives.
+pub struct State {
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl State {
+    /// Makes the folder if need be, readable by its owner alone, and locks it.
+    pub fn open(dir: &Path) -> anyhow::Result<Self> {
+        let help = "; choose another folder with --state-dir";
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .with_context(|| format!("cannot make the state dir {}{help}", dir.display()))?;
+        let path = dir.join("lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("cannot write to the state dir {}{help}", dir.display()))?;
+        if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+            let mut pid = String::new();
+            // The text is only a hint for people.
+            let _ = (&mut lock).take(32).read_to_string(&mut pid);
+            let pid = pid.trim();
+            bail!("another flip (process {pid}) uses the state dir {}; stop it{help}", dir.display());
+        }
+        // A hint for people who find the lock taken, so a full disk does not matter.
+        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        Ok(Self { dir: dir.to_owned(), _lock: lock })
+    }
+
+    /// A generation larger than all before, already on disk. The clock takes part so that a lost disk
+    /// does not bring an old generation back.
+    pub fn next_generation(&self) -> anyhow::Result<u64> {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
+        let next = match self.stored()? {
+            // The largest number is no generation: nothing could come after it.
+            Some(stored) => wall.max(stored.saturating_add(1)).min(u64::MAX - 1),
+            None => wall.max(1),
+        };
+        self.store(next)?;
+        Ok(next)
+    }
+
+    /// Replaces the stored generation durably.
+    pub fn store(&self, generation: u64) -> anyhow::Result<()> {
+        let path = self.file();
+        self.replace(generation).with_context(|| format!("cannot store the generation in {}", path.display()))
+    }
+
+    fn replace(&self, generation: u64) -> io::Result<()> {
+        let new = self.dir.join("generation.new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        writeln!(file, "{generation}")?;
+        file.sync_all()?;
+        std::fs::rename(&new, self.file())?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// What an earlier life stored. A damaged file is set aside under another name.
+    fn stored(&self) -> anyhow::Result<Option<u64>> {
+        let path = self.file();
+        let mut bytes = Vec::new();
+        match File::open(&path) {
+            Ok(file) => file.take(64).read_to_end(&mut bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => Err(error),
+        }
+        .with_context(|| format!("cannot read {}", path.display()))?;
+        let number = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim_end().parse::<u64>().ok());
+        // An absurd number would leave no room to grow, and cannot have come from this code.
+        if let Some(number) = number.filter(|number| *number > 0 && *number < u64::MAX / 2) {
+            return Ok(Some(number));
+        }
+        let aside = self.aside();
+        std::fs::rename(&path, &aside).with_context(|| format!("cannot set {} aside", path.display()))?;
+        tracing::warn!(
+            file = %path.display(), set_aside = %aside.display(),
+            "the stored generation is damaged; going on with one made from the clock"
+        );
+        Ok(None)
+    }
+
+    fn aside(&self) -> PathBuf {
+        let name = |n: usize| self.dir.join(format!("generation.damaged.{n}"));
+        (1..1000).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1000))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.join("generation")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generations_grow_whatever_the_clock_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let first = state.next_generation().unwrap();
+        assert!(first > 1_600_000_000);
+        assert!(state.next_generation().unwrap() > first);
+        state.store(first + 1_000_000_000).unwrap();
+        assert_eq!(state.next_generation().unwrap(), first + 1_000_000_001);
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for (n, damage) in ["", "12x\n", "0\n", "18446744073709551615\n", "\u{0}\u{0}"].iter().enumerate() {
+            std::fs::write(dir.path().join("generation"), damage).unwrap();
+            let state = State::open(dir.path()).unwrap();
+            assert!(state.next_generation().unwrap() > 1_600_000_000);
+            let kept =
+                std::fs::read_to_string(dir.path().join(format!("generation.damaged.{}", n + 1))).unwrap();
+            assert_eq!(kept, *damage);
+        }
+    }
+
+    #[test]
+    fn a_second_daemon_is_refused_and_told_who_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let _state = State::open(dir.path()).unwrap();
+        let error = State::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+    }
+}

@@ -1,0 +1,260 @@
+//! A status as tables for people.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use flip_core::event::ItemState;
+use flip_core::status::{ItemStatus, MemberState, MemberStatus, Status};
+
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+const RED: &str = "31";
+const DIM: &str = "2";
+const BOLD: &str = "1";
+
+/// One cell: its text, and the colour it has on a terminal.
+struct Cell(String, Option<&'static str>);
+
+impl Cell {
+    fn plain(text: impl Into<String>) -> Self {
+        Self(text.into(), None)
+    }
+}
+
+/// The whole picture, `older` later than it was taken. Ends with a line feed.
+pub fn render(status: &Status, older: Duration, colour: bool) -> String {
+    let mut out = String::new();
+    let (word, paint) = if status.healthy() { ("healthy", GREEN) } else { ("degraded", YELLOW) };
+    let quorum = match status.has_quorum {
+        true => format!("quorum {}", status.quorum),
+        false => format!("NO QUORUM (needs {})", status.quorum),
+    };
+    let verdict = painted(word, Some(if status.has_quorum { paint } else { RED }), colour);
+    let (live, all) = (status.live, status.members.len());
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        out,
+        "{verdict}: {live} of {all} members live, {quorum}, view {}, seen by {}",
+        status.view, status.node
+    );
+    out.push('\n');
+
+    let mut rows =
+        vec![head(&["MEMBER", "STATE", "SINCE", "ADDRESS", "PRIORITY", "GENERATION", "LOSS", "NOTES"])];
+    rows.extend(status.members.iter().map(|member| member_row(member, older)));
+    table(&mut out, &rows, colour);
+    if !status.items.is_empty() {
+        out.push('\n');
+        let mut rows = vec![head(&["SYSTEM", "ITEM", "HOLDER", "STATE", "SINCE", "NOTES"])];
+        rows.extend(status.items.iter().flat_map(|item| item_rows(item, older)));
+        table(&mut out, &rows, colour);
+    }
+    out
+}
+
+fn head(names: &[&str]) -> Vec<Cell> {
+    names.iter().map(|name| Cell((*name).to_owned(), Some(BOLD))).collect()
+}
+
+fn member_row(member: &MemberStatus, older: Duration) -> Vec<Cell> {
+    let (state, paint) = match member.state {
+        MemberState::Unknown => ("unknown", YELLOW),
+        MemberState::Up => ("up", GREEN),
+        MemberState::Suspect => ("suspect", YELLOW),
+        MemberState::Down => ("down", RED),
+        MemberState::Left => ("left", DIM),
+    };
+    let mut notes = Vec::new();
+    if member.is_self {
+        notes.push("this node".to_owned());
+    }
+    if member.arbiter {
+        notes.push("arbiter".to_owned());
+    }
+    if member.config_differs {
+        notes.push("OTHER CONFIG: its ballots do not count".to_owned());
+    }
+    if let Some(case) = member.case.as_ref().filter(|_| member.state == MemberState::Suspect) {
+        let voters =
+            if case.down_ballots.is_empty() { "none".to_owned() } else { case.down_ballots.join(", ") };
+        notes.push(format!(
+            "case {} old: {} of {} ballots down ({voters})",
+            age(case.since_ms, older),
+            case.down_ballots.len(),
+            case.quorum
+        ));
+    }
+    let loss = format!("{:.0} %", member.loss * 100.0);
+    vec![
+        Cell::plain(&member.id),
+        Cell(state.to_owned(), Some(paint)),
+        Cell::plain(age(member.since_ms, older)),
+        Cell::plain(&member.address),
+        Cell::plain(member.priority.map_or_else(|| "-".to_owned(), |priority| priority.to_string())),
+        Cell::plain(if member.generation == 0 { "-".to_owned() } else { member.generation.to_string() }),
+        Cell(if member.is_self { "-".to_owned() } else { loss }, (member.loss > 0.05).then_some(YELLOW)),
+        Cell::plain(notes.join(", ")),
+    ]
+}
+
+/// A row for each server that says something of the item; one that says nobody does, if so.
+fn item_rows(item: &ItemStatus, older: Duration) -> Vec<Vec<Cell>> {
+    let start = || vec![Cell::plain(&item.system), Cell::plain(&item.item)];
+    let wanted = |server: &String| item.wanted.contains(server);
+    let mut rows: Vec<_> = item
+        .holders
+        .iter()
+        .map(|holder| {
+            let (state, paint) = match holder.state {
+                ItemState::Standby => ("standby", DIM),
+                ItemState::Acquiring => ("acquiring", YELLOW),
+                ItemState::Active => ("active", GREEN),
+                ItemState::Releasing => ("releasing", YELLOW),
+                ItemState::Failing => ("failing", RED),
+            };
+            let mut row = start();
+            row.push(Cell::plain(&holder.server));
+            row.push(Cell(state.to_owned(), Some(paint)));
+            row.push(Cell::plain(age(holder.since_ms, older)));
+            row.push(Cell::plain(if wanted(&holder.server) { "" } else { "not its place" }));
+            row
+        })
+        .collect();
+    let active = item.holders.iter().filter(|holder| holder.state == ItemState::Active).count();
+    if item.holders.is_empty() || (active == 0 && item.wanted.is_empty()) {
+        let mut row = start();
+        row.push(Cell("-".to_owned(), Some(RED)));
+        row.push(Cell("nowhere".to_owned(), Some(RED)));
+        row.push(Cell::plain("-"));
+        row.push(Cell::plain(match item.wanted.as_slice() {
+            [] => "no live server may hold it".to_owned(),
+            wanted => format!("wanted on {}", wanted.join(", ")),
+        }));
+        rows.push(row);
+    }
+    rows
+}
+
+fn table(out: &mut String, rows: &[Vec<Cell>], colour: bool) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.0.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    for row in rows {
+        let last = row.iter().rposition(|cell| !cell.0.is_empty()).unwrap_or(0);
+        for (at, cell) in row.iter().enumerate().take(last + 1) {
+            out.push_str(&painted(&cell.0, cell.1, colour));
+            if at < last {
+                let pad = widths[at] - cell.0.chars().count() + 2;
+                out.push_str(&" ".repeat(pad));
+            }
+        }
+        out.push('\n');
+    }
+}
+
+fn painted(text: &str, paint: Option<&str>, colour: bool) -> String {
+    match paint {
+        Some(paint) if colour => format!("\x1b[{paint}m{text}\x1b[0m"),
+        _ => text.to_owned(),
+    }
+}
+
+/// An age in its two largest units.
+fn age(since_ms: u64, older: Duration) -> String {
+    let ms = since_ms.saturating_add(u64::try_from(older.as_millis()).unwrap_or(u64::MAX));
+    let seconds = ms / 1000;
+    match seconds {
+        0 => format!("{ms} ms"),
+        1..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flip_core::status::{CaseStatus, HolderStatus};
+
+    use super::*;
+
+    fn member(id: &str, state: MemberState) -> MemberStatus {
+        MemberStatus {
+            id: id.to_owned(),
+            address: "192.0.2.1:2200".to_owned(),
+            state,
+            is_self: id == "a",
+            arbiter: id == "c",
+            priority: (id == "a").then_some(1),
+            generation: if state == MemberState::Unknown { 0 } else { 1_700_000_000 },
+            since_ms: 61_500,
+            loss: if state == MemberState::Suspect { 0.25 } else { 0.0 },
+            case: (state == MemberState::Suspect).then(|| CaseStatus {
+                cause: "ProbeFailed".to_owned(),
+                since_ms: 250,
+                down_ballots: vec!["a".to_owned()],
+                quorum: 2,
+            }),
+            config_differs: false,
+        }
+    }
+
+    #[test]
+    fn a_degraded_cluster_is_shown_in_plain_text() {
+        let status = Status {
+            node: "a".to_owned(),
+            generation: 1_700_000_000,
+            view: "00c0ffee00c0ffee".to_owned(),
+            quorum: 2,
+            live: 2,
+            has_quorum: true,
+            members: vec![
+                member("a", MemberState::Up),
+                member("bee", MemberState::Suspect),
+                member("c", MemberState::Unknown),
+            ],
+            items: vec![
+                ItemStatus {
+                    system: "ip".to_owned(),
+                    item: "192.0.2.7".to_owned(),
+                    wanted: vec!["a".to_owned()],
+                    holders: vec![
+                        HolderStatus {
+                            server: "a".to_owned(),
+                            state: ItemState::Active,
+                            since_ms: 90_061_000,
+                        },
+                        HolderStatus { server: "bee".to_owned(), state: ItemState::Releasing, since_ms: 5 },
+                    ],
+                },
+                ItemStatus {
+                    system: "ip".to_owned(),
+                    item: "fd00::8".to_owned(),
+                    wanted: vec!["bee".to_owned()],
+                    holders: Vec::new(),
+                },
+            ],
+            refused: Default::default(),
+            sent_datagrams: 0,
+            sent_bytes: 0,
+        };
+        let expected = "\
+degraded: 2 of 3 members live, quorum 2, view 00c0ffee00c0ffee, seen by a
+
+MEMBER  STATE    SINCE      ADDRESS         PRIORITY  GENERATION  LOSS  NOTES
+a       up       1 min 1 s  192.0.2.1:2200  1         1700000000  -     this node
+bee     suspect  1 min 1 s  192.0.2.1:2200  -         1700000000  25 %  case 250 ms old: 1 of 2 ballots down (a)
+c       unknown  1 min 1 s  192.0.2.1:2200  -         -           0 %   arbiter
+
+SYSTEM  ITEM       HOLDER  STATE      SINCE    NOTES
+ip      192.0.2.7  a       active     1 d 1 h
+ip      192.0.2.7  bee     releasing  5 ms     not its place
+ip      fd00::8    -       nowhere    -        wanted on bee
+";
+        assert_eq!(render(&status, Duration::ZERO, false), expected);
+        let coloured = render(&status, Duration::ZERO, true);
+        assert!(coloured.contains("\x1b[33msuspect\x1b[0m"), "{coloured}");
+    }
+}

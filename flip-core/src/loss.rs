@@ -110,6 +110,11 @@ impl Pings {
         }
     }
 
+    /// A member is down or left: its next pong begins anew, and the silence until then was no loss.
+    pub fn gone(&mut self, server: usize) {
+        self.paths[server].pong = None;
+    }
+
     /// When the last pong of a server came.
     #[must_use]
     pub fn last_pong(&self, server: usize) -> Option<Time> {
@@ -173,10 +178,16 @@ mod tests {
             }
             pings.give_up(Duration::from_millis(15), at(now));
         };
-        for _ in 0..100 {
-            ping(&mut pings, false);
+        // Neither before its first pong, nor in a long silence, nor after it was declared down.
+        for silence in [20, 100, 20] {
+            for _ in 0..silence {
+                ping(&mut pings, false);
+            }
+            ping(&mut pings, true);
+            assert!(pings.loss(0) < 0.01, "{silence}: {}", pings.loss(0));
+            pings.gone(0);
         }
-        assert!(pings.loss(0) < 0.01);
+        ping(&mut pings, true);
         for n in 0..200 {
             ping(&mut pings, n % 2 == 0);
         }

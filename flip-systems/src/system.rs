@@ -46,6 +46,8 @@ pub struct Assigned<'a> {
     pub position: usize,
     /// What the config says of it.
     pub system: &'a flip_core::config::System,
+    /// How many servers before this one in the list have its IP address, and so share its host.
+    pub siblings: usize,
 }
 
 /// Makes systems: what the names under `alive` and `down` in a config stand for.
@@ -165,10 +167,13 @@ impl Systems {
     /// # Errors
     /// As [`Systems::open`].
     pub fn open_with(registry: &Registry, config: &Config) -> Result<Self, OpenError> {
+        let my_host = config.my().addr.ip();
+        let siblings =
+            config.servers[..config.me].iter().filter(|server| server.addr.ip() == my_host).count();
         let mut assigned: BTreeMap<usize, Vec<Assigned<'_>>> = BTreeMap::new();
         for &position in &config.my().systems {
             let system = &config.systems[position];
-            assigned.entry(registry.find(system)?).or_default().push(Assigned { position, system });
+            assigned.entry(registry.find(system)?).or_default().push(Assigned { position, system, siblings });
         }
         let drift = Arc::new(Drift::default());
         let mut systems = BTreeMap::new();

@@ -97,6 +97,35 @@ fn what_is_there_already_becomes_ours() {
 }
 
 #[test]
+fn siblings_on_one_host_leave_each_other_alone() {
+    in_namespace(|| async {
+        let mut second = config("v0", &[V4, V6]);
+        second.servers.push(second.servers[0].clone());
+        let first = second.clone();
+        second.me = 1;
+        let first = Systems::open(&first).unwrap();
+        for item in 0..2 {
+            alive(&first, item).await.unwrap();
+        }
+        let second = Systems::open(&second).unwrap();
+        assert_eq!(second.leftovers(), []);
+        assert_eq!(here(&second).await, [false, false]);
+        down(&second, 0).await.unwrap();
+        assert_eq!(here(&first).await, [true, true], "not the sibling's to take down");
+
+        for item in 0..2 {
+            alive(&second, item).await.unwrap();
+        }
+        assert_eq!(here(&first).await, [false, false]);
+        for item in 0..2 {
+            down(&first, item).await.unwrap();
+        }
+        assert_eq!(here(&second).await, [true, true], "taken over without a gap");
+        assert_eq!((bound("v0", V4).len(), bound("v0", V6).len()), (1, 1));
+    });
+}
+
+#[test]
 fn a_foreign_prefix_leaves_too() {
     in_namespace(|| async {
         ip(&format!("addr add {V4}/24 dev v0"));

@@ -216,6 +216,7 @@ impl Node {
         }
         self.swim.declare_down(Peer { id: ShortId(verdict.about.id), generation }, now);
         self.drop_case(server);
+        self.pings.gone(server);
         let voters = verdict.ballots.iter().filter_map(|ballot| self.server_of(*ballot)).collect();
         self.event(Event::MemberDown { server, generation, voters });
         self.spread_verdict(server, now);
@@ -228,6 +229,7 @@ impl Node {
         }
         self.swim.declare_down(Peer { id: self.config.servers[server].short, generation }, now);
         self.drop_case(server);
+        self.pings.gone(server);
         self.event(Event::MemberLeft { server, generation });
         self.replace_items(now);
     }

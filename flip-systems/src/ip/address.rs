@@ -10,9 +10,28 @@ use rtnetlink::packet_route::address::{
 
 use crate::interfaces::address_of;
 
-/// IFA_PROTO of every address of flip: who made it. Linux keeps it since 5.18; it is not one of
-/// the values that the kernel itself uses (1 to 3).
+/// IFA_PROTO of an address of flip: who made it. Linux keeps it since 5.18; it is not one of the
+/// values that the kernel itself uses (1 to 3).
 pub const PROTOCOL: u8 = 0x66;
+
+/// The marks from [`PROTOCOL`] on are those of further daemons on one host.
+const MARKS: u8 = 16;
+
+/// Who made an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Maker {
+    /// The daemon that asks, in this life or an earlier one.
+    Us,
+    /// Another daemon of flip on this host.
+    Sibling,
+    /// Somebody else.
+    Other,
+}
+
+/// The IFA_PROTO of the daemon that has `siblings` others before it on its host.
+pub(super) fn mark(siblings: usize) -> u8 {
+    PROTOCOL + u8::try_from(siblings).unwrap_or(MARKS).min(MARKS - 1)
+}
 
 /// What the label of an IPv4 address of flip ends with.
 const LABEL: &str = ":flip";
@@ -42,9 +61,9 @@ fn label(interface: &str) -> Option<String> {
 }
 
 /// The request that adds `net` to an interface.
-pub(super) fn add(net: IpNet, index: u32, interface: &str) -> AddressMessage {
+pub(super) fn add(net: IpNet, index: u32, interface: &str, mark: u8) -> AddressMessage {
     let mut message = delete(net, index);
-    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
+    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(mark)));
     // Deprecated from the start: an address that may leave at any time must not become the source
     // of the host's own connections (RFC 6724 §5 rule 3). For IPv4 the kernel only shows it; there
     // the /32 keeps it from being chosen for any other destination.
@@ -87,19 +106,29 @@ pub(super) fn delete(net: IpNet, index: u32) -> AddressMessage {
 pub(super) struct Bound {
     pub(super) net: IpNet,
     pub(super) index: u32,
-    /// Whether it carries the mark of flip.
-    pub(super) ours: bool,
+    pub(super) maker: Maker,
 }
 
 impl Bound {
-    pub(super) fn from_message(message: &AddressMessage) -> Option<Self> {
-        let ours = message.attributes.iter().any(|attribute| match attribute {
-            AddressAttribute::Protocol(protocol) => u8::from(*protocol) == PROTOCOL,
+    /// Reads an address as the daemon with this mark sees it.
+    pub(super) fn from_message(message: &AddressMessage, mark: u8) -> Option<Self> {
+        let protocol = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Protocol(protocol) => Some(u8::from(*protocol)),
+            _ => None,
+        });
+        let labelled = message.attributes.iter().any(|attribute| match attribute {
             // By its end: the label stays when the interface is renamed.
             AddressAttribute::Label(label) => label.ends_with(LABEL),
             _ => false,
         });
-        Some(Self { net: address_of(message)?, index: message.header.index, ours })
+        let maker = match protocol {
+            Some(found) if found == mark => Maker::Us,
+            Some(found) if (PROTOCOL..PROTOCOL + MARKS).contains(&found) => Maker::Sibling,
+            // A kernel without IFA_PROTO.
+            Some(_) | None if labelled => Maker::Us,
+            Some(_) | None => Maker::Other,
+        };
+        Some(Self { net: address_of(message)?, index: message.header.index, maker })
     }
 }
 
@@ -146,14 +175,16 @@ mod tests {
     fn own_addresses_are_known_again() {
         for net in ["192.0.2.7/32", "2001:db8::7/128"] {
             let net: IpNet = net.parse().unwrap();
-            let ours = Bound::from_message(&add(net, 3, "a-very-long-one")).unwrap();
-            assert_eq!(ours, Bound { net, index: 3, ours: true });
-            let foreign = Bound::from_message(&delete(net, 3)).unwrap();
-            assert_eq!(foreign, Bound { net, index: 3, ours: false });
+            for (siblings, maker) in [(0, Maker::Us), (1, Maker::Sibling), (99, Maker::Sibling)] {
+                let message = add(net, 3, "a-very-long-one", mark(siblings));
+                assert_eq!(Bound::from_message(&message, PROTOCOL), Some(Bound { net, index: 3, maker }));
+            }
+            let foreign = Bound::from_message(&delete(net, 3), PROTOCOL);
+            assert_eq!(foreign, Some(Bound { net, index: 3, maker: Maker::Other }));
         }
         // A kernel without IFA_PROTO gives the label only.
-        let mut message = add("192.0.2.7/32".parse().unwrap(), 3, "eth0");
+        let mut message = add("192.0.2.7/32".parse().unwrap(), 3, "eth0", PROTOCOL);
         message.attributes.retain(|a| !matches!(a, AddressAttribute::Protocol(_)));
-        assert!(Bound::from_message(&message).unwrap().ours);
+        assert_eq!(Bound::from_message(&message, PROTOCOL).unwrap().maker, Maker::Us);
     }
 }

@@ -5,8 +5,9 @@
 //!
 //! **Marks.** Every address that flip adds carries IFA_PROTO [`PROTOCOL`] and, for IPv4, the label
 //! `<interface>:flip` where that fits, so that the next life of the daemon knows what it left
-//! behind. There is one mark per network namespace: two daemons with the ip system in one would
-//! take each other's addresses for their own.
+//! behind. Servers of one config that share an IP address are taken to share a host, as in a trial on
+//! one machine, and count their marks up from there: an address of a sibling is not seen as present,
+//! is no leftover and is not taken down, and bringing it up makes it one's own.
 //!
 //! **Takeover** is one exchange with the kernel and one or two frames, on sockets that are open and
 //! with a link table that notices keep up to date: some tens of microseconds. All of it is
@@ -38,8 +39,8 @@ use socket2::{Domain, Socket, Type};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use self::address::Bound;
 pub use self::address::PROTOCOL;
+use self::address::{Bound, Maker};
 use self::monitor::Monitor;
 use crate::interfaces::{Link, address_of, missing};
 use crate::netlink::{Netlink, messages};
@@ -50,7 +51,7 @@ use crate::system::{
 };
 
 /// How many rounds of deleting and looking a down hook makes while somebody keeps adding.
-const DELETE_ROUNDS: usize = 4;
+const DELETE_ROUNDS: usize = 5;
 
 /// The handler of `ip_up` and `ip_down`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,6 +69,7 @@ impl Handler for Ip {
     fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>) -> Result<Opened, OpenError> {
         let mut items = Vec::new();
         let mut starts = Vec::new();
+        let siblings = systems.first().map_or(0, |assigned| assigned.siblings);
         for assigned in systems {
             starts.push(items.len());
             let interface = interface_of(assigned.system)?;
@@ -86,7 +88,7 @@ impl Handler for Ip {
                 });
             }
         }
-        let (world, leftovers) = World::open(items, Arc::clone(drift))?;
+        let (world, leftovers) = World::open(items, address::mark(siblings), Arc::clone(drift))?;
         let systems = starts
             .into_iter()
             .zip(systems)
@@ -158,6 +160,8 @@ pub(crate) struct World {
 
 struct State {
     netlink: Netlink,
+    /// IFA_PROTO of what this daemon adds.
+    mark: u8,
     /// By index.
     links: BTreeMap<u32, Link>,
     items: Vec<Held>,
@@ -190,7 +194,7 @@ impl Drop for World {
 }
 
 impl World {
-    fn open(items: Vec<Held>, drift: Arc<Drift>) -> Result<(Arc<Self>, Vec<Leftover>), OpenError> {
+    fn open(items: Vec<Held>, mark: u8, drift: Arc<Drift>) -> Result<(Arc<Self>, Vec<Leftover>), OpenError> {
         let kernel = |doing| move |source| OpenError::Kernel { doing, source };
         let allowed = rustix::thread::capabilities(None)
             .map_err(|e| kernel("read the capabilities of this process")(e.into()))?;
@@ -206,7 +210,7 @@ impl World {
         // Before the first list is read, so that nothing happens unseen in between.
         let monitor = Monitor::open().map_err(kernel("subscribe to address changes"))?;
         let netlink = Netlink::open().map_err(kernel("open a netlink socket"))?;
-        let mut state = State { netlink, links: BTreeMap::new(), items, bursts: 0 };
+        let mut state = State { netlink, mark, links: BTreeMap::new(), items, bursts: 0 };
         state.load_links().map_err(kernel("list the interfaces"))?;
         let leftovers = state.sort_leftovers().map_err(kernel("list the addresses"))?;
         for held in &state.items {
@@ -236,7 +240,8 @@ impl World {
         {
             promote_secondaries(&interface);
         }
-        if let Err(error) = state.netlink.add_address(address::add(net, link.index, &interface)) {
+        let request = address::add(net, link.index, &interface, state.mark);
+        if let Err(error) = state.netlink.add_address(request) {
             return Err(state.explain_add(net, &interface, &error));
         }
         state.items[item].present = true;
@@ -256,10 +261,15 @@ impl World {
             state.items[item].present = false;
             return Ok(());
         };
-        // As configured first; what else is there under the same address, with a prefix that
-        // somebody else chose, is found by looking. Looking is also what makes "gone" true.
-        let mut there = vec![net];
+        // Whatever prefix somebody else chose, it is the address that answers. Looking again is what
+        // makes "gone" true.
         for _ in 0..DELETE_ROUNDS {
+            let bound = state.bound().map_err(|error| format!("cannot list the addresses: {error}"))?;
+            let there: Vec<_> = state.find(&state.items[item], &bound).map(|bound| bound.net).collect();
+            if there.is_empty() {
+                state.items[item].present = false;
+                return Ok(());
+            }
             for net in there {
                 match state.netlink.delete_address(address::delete(net, index)) {
                     Ok(()) => {}
@@ -268,17 +278,6 @@ impl World {
                         Some(_) | None => return Err(explain_delete(net, &interface, &error)),
                     },
                 }
-            }
-            there = state
-                .bound()
-                .map_err(|error| format!("cannot list the addresses: {error}"))?
-                .into_iter()
-                .filter(|b| b.index == index && b.net.addr() == net.addr())
-                .map(|b| b.net)
-                .collect();
-            if there.is_empty() {
-                state.items[item].present = false;
-                return Ok(());
             }
         }
         Err(format!("{net} is still on {interface}: something else adds it again and again"))
@@ -463,7 +462,8 @@ impl State {
     }
 
     fn bound(&mut self) -> io::Result<Vec<Bound>> {
-        Ok(self.netlink.addresses()?.iter().filter_map(Bound::from_message).collect())
+        let addresses = self.netlink.addresses()?;
+        Ok(addresses.iter().filter_map(|message| Bound::from_message(message, self.mark)).collect())
     }
 
     /// For each item whether it is there. The prefix does not matter: the address answers.
@@ -474,7 +474,9 @@ impl State {
     fn find<'a>(&self, held: &Held, bound: &'a [Bound]) -> impl Iterator<Item = &'a Bound> {
         let index = self.link(&held.interface).map(|link| link.index);
         let address = held.net.addr();
-        bound.iter().filter(move |b| Some(b.index) == index && b.net.addr() == address)
+        bound
+            .iter()
+            .filter(move |b| Some(b.index) == index && b.net.addr() == address && b.maker != Maker::Sibling)
     }
 
     /// Whether a notice says something else than what is known.
@@ -486,7 +488,7 @@ impl State {
     fn sort_leftovers(&mut self) -> io::Result<Vec<Leftover>> {
         let bound = self.bound()?;
         let mut leftovers = Vec::new();
-        for b in bound.iter().filter(|b| b.ours) {
+        for b in bound.iter().filter(|b| b.maker == Maker::Us) {
             let name = self.links.get(&b.index).map_or("?", |link| link.name.as_str());
             let what = format!("{} on {name}", b.net);
             let adopted = self.items.iter().any(|held| held.net == b.net && held.interface == name);
@@ -506,7 +508,7 @@ impl State {
         let bound = self.bound()?;
         let present = self.present(&bound);
         for (held, &present) in self.items.iter().zip(&present) {
-            if present && self.find(held, &bound).all(|b| !b.ours) {
+            if present && self.find(held, &bound).all(|b| b.maker != Maker::Us) {
                 tracing::info!(
                     "{} is on {} and was not put there by flip: tolerated",
                     held.net,

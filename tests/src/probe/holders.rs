@@ -1,0 +1,316 @@
+//! Which hosts have which addresses, as their kernels tell.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{Socket, SocketAddr};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+
+use crate::lab::netlink::{changed_address, messages};
+use crate::lab::{Lab, Who};
+
+const DATAGRAM: usize = 64 * 1024;
+const KERNEL_BUFFER: usize = 4 * 1024 * 1024;
+
+/// Notes every address that comes to a host or leaves it.
+///
+/// One real-time thread reads what all hosts report, so times are exact to some tens of microseconds;
+/// so short a time without or with two holders may stay unseen.
+pub struct Holders {
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<anyhow::Result<Vec<Change>>>>,
+    started: Instant,
+    before: Vec<Change>,
+}
+
+/// An address came or left.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    at: Instant,
+    host: usize,
+    ip: IpAddr,
+    present: bool,
+}
+
+impl Holders {
+    /// Notes what is there, and every change from now on.
+    ///
+    /// # Errors
+    /// When a netlink socket cannot be opened.
+    pub fn start(lab: &Lab) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let (sockets, mut before) = open(lab)?;
+        before.iter_mut().for_each(|change| change.at = started);
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let stopped = Arc::clone(&stop);
+        let thread = super::start_thread("holders", move || watch(&sockets, stopped.as_fd()))?;
+        Ok(Self { stop, thread: Some(thread), started, before })
+    }
+
+    /// Ends the notes.
+    ///
+    /// # Errors
+    /// When the kernel dropped notices, which leaves nothing to rely on.
+    pub fn stop(mut self) -> anyhow::Result<HoldersReport> {
+        self.end()?;
+        let thread = self.thread.take().context("the observer has no thread")?;
+        let changes = thread.join().ok().context("the observer died")??;
+        let changes = self.before.drain(..).chain(changes).collect();
+        Ok(HoldersReport { started: self.started, ended: Instant::now(), changes })
+    }
+
+    fn end(&self) -> anyhow::Result<()> {
+        rustix::io::write(&*self.stop, &1u64.to_ne_bytes())?;
+        Ok(())
+    }
+}
+
+impl Drop for Holders {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = self.end();
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A subscription to every host, and what was there when it began.
+fn open(lab: &Lab) -> anyhow::Result<(Vec<Socket>, Vec<Change>)> {
+    let (mut sockets, mut before) = (Vec::new(), Vec::new());
+    for host in 0..lab.hosts() {
+        // First the subscription, then the list: nothing is missed, and what is told twice is the same.
+        let socket = lab
+            .enter(Who::Host(host), subscribe)?
+            .with_context(|| format!("cannot watch the addresses of host {host}"))?;
+        sockets.push(socket);
+        let at = Instant::now();
+        let present = lab.addresses(Who::Host(host))?;
+        before.extend(present.into_iter().map(|ip| Change { at, host, ip, present: true }));
+    }
+    Ok((sockets, before))
+}
+
+fn subscribe() -> anyhow::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    set_socket_recv_buffer_size_force(borrow(&socket), KERNEL_BUFFER)?;
+    let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    let groups = groups.iter().fold(0, |all, group| all | 1 << (*group as u32 - 1));
+    socket.bind(&SocketAddr::new(0, groups))?;
+    Ok(socket)
+}
+
+fn borrow(socket: &Socket) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as the socket, which is borrowed as long.
+    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
+}
+
+fn watch(sockets: &[Socket], stop: BorrowedFd<'_>) -> anyhow::Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    let mut fds = poll_fds(sockets);
+    fds.push(PollFd::from_borrowed_fd(stop, PollFlags::IN));
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        take_changes(sockets, &mut changes)?;
+        if fds.last().is_some_and(|stop| !stop.revents().is_empty()) {
+            return Ok(changes);
+        }
+    }
+}
+
+fn poll_fds(sockets: &[Socket]) -> Vec<PollFd<'_>> {
+    sockets.iter().map(|s| PollFd::from_borrowed_fd(borrow(s), PollFlags::IN)).collect()
+}
+
+/// Takes what is there from all sockets.
+fn take_changes(sockets: &[Socket], changes: &mut Vec<Change>) -> anyhow::Result<()> {
+    let mut buffer = Vec::with_capacity(DATAGRAM);
+    for (host, socket) in sockets.iter().enumerate() {
+        loop {
+            buffer.clear();
+            match socket.recv(&mut buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => bail!("the observer of host {host} has missed changes: {error}"),
+            }
+            let at = Instant::now();
+            for message in messages(&buffer) {
+                let NetlinkPayload::InnerMessage(message) = &message.payload else { continue };
+                if let Some((ip, present)) = changed_address(message) {
+                    changes.push(Change { at, host, ip, present });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the hosts that have an address are what `wanted` likes, as their kernels tell.
+///
+/// # Errors
+/// After `limit`, with those that have it then.
+pub fn wait_held(
+    lab: &Lab,
+    vip: IpAddr,
+    limit: Duration,
+    wanted: impl Fn(&BTreeSet<usize>) -> bool,
+) -> anyhow::Result<BTreeSet<usize>> {
+    let end = Instant::now() + limit;
+    let (sockets, mut changes) = open(lab)?;
+    let mut holders = BTreeSet::new();
+    loop {
+        for change in changes.drain(..).filter(|change| change.ip == vip) {
+            if change.present {
+                holders.insert(change.host)
+            } else {
+                holders.remove(&change.host)
+            };
+        }
+        if wanted(&holders) {
+            return Ok(holders);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        ensure!(!left.is_zero(), "after {limit:?} {vip} is on the hosts {holders:?}");
+        match poll(&mut poll_fds(&sockets), Some(&Timespec::try_from(left)?)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        take_changes(&sockets, &mut changes)?;
+    }
+}
+
+/// A span of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its start.
+    pub from: Instant,
+    /// Its end.
+    pub to: Instant,
+}
+
+impl Span {
+    /// How long it is.
+    #[must_use]
+    pub fn length(&self) -> Duration {
+        self.to.saturating_duration_since(self.from)
+    }
+}
+
+/// Who held what, and when.
+#[derive(Clone, Debug)]
+pub struct HoldersReport {
+    started: Instant,
+    ended: Instant,
+    changes: Vec<Change>,
+}
+
+impl HoldersReport {
+    /// The same without some hosts: a host that is cut off keeps addresses without harm.
+    #[must_use]
+    pub fn without(&self, hosts: &[usize]) -> Self {
+        let mut report = self.clone();
+        report.changes.retain(|change| !hosts.contains(&change.host));
+        report
+    }
+
+    /// The hosts that hold the address, from each change on; the first entry is the start.
+    #[must_use]
+    pub fn timeline(&self, vip: IpAddr) -> Vec<(Instant, BTreeSet<usize>)> {
+        let mut timeline = vec![(self.started, BTreeSet::new())];
+        let mut holders = BTreeSet::new();
+        for change in self.changes.iter().filter(|change| change.ip == vip) {
+            let changed =
+                if change.present { holders.insert(change.host) } else { holders.remove(&change.host) };
+            match timeline.last_mut() {
+                _ if !changed => {}
+                Some((at, last)) if *at == change.at => last.clone_from(&holders),
+                Some(_) | None => timeline.push((change.at, holders.clone())),
+            }
+        }
+        timeline
+    }
+
+    /// The hosts that held the address at that moment.
+    #[must_use]
+    pub fn holders_at(&self, vip: IpAddr, at: Instant) -> BTreeSet<usize> {
+        let timeline = self.timeline(vip);
+        let last = timeline.into_iter().rev().find(|(from, _)| *from <= at);
+        last.map(|(_, holders)| holders).unwrap_or_default()
+    }
+
+    /// The spans within the window in which the number of holders is one that `wanted` likes.
+    #[must_use]
+    pub fn spans(
+        &self,
+        vip: IpAddr,
+        from: Instant,
+        to: Instant,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Vec<Span> {
+        let timeline = self.timeline(vip);
+        let ends = timeline.iter().skip(1).map(|(at, _)| *at).chain([self.ended]);
+        let mut spans: Vec<Span> = Vec::new();
+        for ((start, holders), end) in timeline.iter().zip(ends) {
+            let span = Span { from: from.max(*start), to: to.min(end) };
+            if span.from >= span.to || !wanted(holders.len()) {
+                continue;
+            }
+            match spans.last_mut() {
+                Some(last) if last.to == span.from => last.to = span.to,
+                Some(_) | None => spans.push(span),
+            }
+        }
+        spans
+    }
+
+    /// The spans within the window in which no host held the address.
+    #[must_use]
+    pub fn unheld(&self, vip: IpAddr, from: Instant, to: Instant) -> Vec<Span> {
+        self.spans(vip, from, to, |holders| holders == 0)
+    }
+
+    /// The spans within the window in which two or more hosts held the address.
+    #[must_use]
+    pub fn contested(&self, vip: IpAddr, from: Instant, to: Instant) -> Vec<Span> {
+        self.spans(vip, from, to, |holders| holders >= 2)
+    }
+
+    /// How often the address went from one single holder to another.
+    #[must_use]
+    pub fn moves(&self, vip: IpAddr) -> usize {
+        self.moves_in(vip, self.started, self.ended)
+    }
+
+    /// How often the address went from one single holder to another, and came there in the window.
+    #[must_use]
+    pub fn moves_in(&self, vip: IpAddr, from: Instant, to: Instant) -> usize {
+        let (mut moves, mut single) = (0, None);
+        for (at, holders) in self.timeline(vip) {
+            let (1, Some(&holder)) = (holders.len(), holders.first()) else { continue };
+            if single.is_some_and(|single| single != holder) && at >= from && at <= to {
+                moves += 1;
+            }
+            single = Some(holder);
+        }
+        moves
+    }
+
+    /// When the observation started and ended.
+    #[must_use]
+    pub fn observed(&self) -> Span {
+        Span { from: self.started, to: self.ended }
+    }
+}

@@ -147,7 +147,7 @@ impl Node {
             let spec = &self.config.systems[system];
             self.items.placement[system] = placement::place(&self.config, system, |server, item| {
                 self.view.is_live(server)
-                    && self.facts.state(server, spec.items[item].id) != Some(ItemState::Failing)
+                    && self.stated(server, spec.items[item].id) != Some(ItemState::Failing)
             });
         }
     }
@@ -237,8 +237,15 @@ impl Node {
         }
         let id = spec.items[at.item].id;
         self.items.holders(at).iter().any(|holder| {
-            self.view.is_up(*holder) && self.facts.state(*holder, id) == Some(ItemState::Active)
+            self.view.is_up(*holder) && self.stated(*holder, id) == Some(ItemState::Active)
         })
+    }
+
+    /// What the life of a server that is known now said of an item. What an earlier life said is void:
+    /// a host that died and came back holds nothing.
+    fn stated(&self, server: usize, item: ItemId) -> Option<ItemState> {
+        let current = self.facts.of(server).generation == self.view.get(server).generation;
+        self.facts.state(server, item).filter(|_| current)
     }
 
     /// Why placement puts the item where it is.

@@ -84,7 +84,9 @@ impl Node {
         for server in 0..self.config.servers.len() {
             let (state, since) = if server == self.config.me {
                 self.item_state(at)
-            } else if self.view.is_up(server) {
+            } else if self.view.is_up(server)
+                && self.facts.of(server).generation == self.view.get(server).generation
+            {
                 match self.facts.of(server).held.get(&id) {
                     Some(stated) => *stated,
                     None => continue,

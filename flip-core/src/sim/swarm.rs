@@ -75,6 +75,24 @@ impl Plan {
         }
     }
 
+    /// No faults, for directed scenarios.
+    #[cfg(test)]
+    fn calm() -> Self {
+        let mut plan = Self::draw(&mut StdRng::seed_from_u64(0));
+        plan.loss = 0.0;
+        for fault in [
+            &mut plan.partitions,
+            &mut plan.one_way,
+            &mut plan.delay,
+            &mut plan.crashes,
+            &mut plan.freezes,
+            &mut plan.leaves,
+        ] {
+            *fault = false;
+        }
+        plan
+    }
+
     /// The configs of all nodes.
     #[must_use]
     pub fn configs(&self) -> Vec<Config> {
@@ -248,6 +266,7 @@ fn settle(world: &mut World, unit: Duration, when: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::ItemRef;
 
     /// `FLIP_SEED=n` replays one seed with its timeline.
     #[test]
@@ -262,5 +281,27 @@ mod tests {
         let (a, b) = (run_seed(1, false), run_seed(1, false));
         assert_eq!(a.trace, b.trace);
         assert_ne!(a.trace, run_seed(2, false).trace);
+    }
+
+    /// P8: a host that died takes its item back without a moment in which nobody holds it, though the
+    /// others still remember what its former life said.
+    #[test]
+    fn a_return_leaves_no_gap() {
+        for seed in 0..40 {
+            let plan = Plan { servers: 3, arbiters: 0, items: 3, profile: Profile::Fast, ..Plan::calm() };
+            let mut world = World::new(plan.configs(), seed);
+            (0..3).for_each(|host| world.start(host));
+            world.run_for(Duration::from_secs(2));
+            let item = ItemRef { system: 0, item: 0 };
+            assert!(world.hosts[0].bound.contains(&item));
+            world.kill(0, Fate::HostDead);
+            world.run_for(Duration::from_secs(3));
+            world.start(0);
+            for _ in 0..20_000 {
+                world.run_for(Duration::from_micros(50));
+                assert!(world.hosts.iter().any(|host| host.bound.contains(&item)), "seed {seed}: a gap");
+            }
+            assert!(world.hosts[0].bound.contains(&item), "seed {seed}: it did not come home");
+        }
     }
 }

@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod config;
 mod daemon;
+mod demo;
 mod paths;
 mod status;
 
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Status(args)) => status::run(&args),
-        Some(Command::Demo(_args)) => Ok(ExitCode::SUCCESS),
+        Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Keygen) => keygen(),
         Some(Command::Man) => man(),
         Some(Command::Completions { shell }) => completions(shell),

@@ -108,6 +108,7 @@ fn parse(line: &str) -> anyhow::Result<Status> {
     serde_json::from_str(line).context("the daemon speaks another version of flip")
 }
 
-fn colour() -> bool {
+/// Whether standard output wants colours.
+pub fn colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

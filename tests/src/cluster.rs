@@ -1,10 +1,10 @@
 //! A cluster of flip daemons in a lab.
 
+mod spec;
 mod wait;
 mod watch;
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -13,80 +13,18 @@ use std::{env, fs};
 use anyhow::{Context, bail};
 use flip_core::status::Status;
 use rustix::process::Signal;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use crate::lab::{INTERFACE, Lab, Process, Scratch, Who, host_ip, vip, vip6};
+use crate::lab::{Lab, Process, Scratch, Who};
+pub use spec::ClusterSpec;
 pub use wait::Statuses;
 pub use watch::Watch;
 
-const PORT: u16 = 2200;
-/// The passphrase of every lab; the way to a key costs some milliseconds per start.
-const KEY: &str = "secret lab key that guards nothing at all";
+const CONFIG: &str = "flip.json";
 /// How long a daemon may take to say how it is.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How often a daemon is tried that does not listen yet.
 const RETRY: Duration = Duration::from_millis(5);
-
-/// What cluster to build.
-#[derive(Clone, Debug)]
-pub struct ClusterSpec {
-    /// Servers that hold addresses: `h0`, `h1` and so on.
-    pub hosts: usize,
-    /// Servers after these that only vote.
-    pub arbiters: usize,
-    /// Virtual IPv4 addresses, from `vip(0)` on.
-    pub vips: usize,
-    /// As many virtual IPv6 addresses, from `vip6(0)` on.
-    pub ip6: bool,
-    /// The config's `profile`.
-    pub profile: String,
-    /// More keys of the config; they replace those made from the fields above.
-    pub extra: Map<String, Value>,
-}
-
-impl ClusterSpec {
-    /// A cluster of servers that share IPv4 addresses.
-    #[must_use]
-    pub fn new(hosts: usize, vips: usize, profile: &str) -> Self {
-        Self { hosts, arbiters: 0, vips, ip6: false, profile: profile.to_owned(), extra: Map::new() }
-    }
-
-    /// The virtual addresses, in the order of the config.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        let six = if self.ip6 { self.vips } else { 0 };
-        (0..self.vips).map(vip).chain((0..six).map(vip6)).collect()
-    }
-
-    /// The config, the same for all servers.
-    #[must_use]
-    pub fn config(&self) -> Value {
-        let mut servers = Map::new();
-        for n in 0..self.hosts + self.arbiters {
-            let mut server = json!({ "ip": host_ip(Who::Host(n)), "port": PORT });
-            if n < self.hosts {
-                server["systems"] = json!(["ip"]);
-            }
-            servers.insert(name(n), server);
-        }
-        let mut config = json!({
-            "profile": self.profile,
-            "key": KEY,
-            "servers": servers,
-            "cluster": { "system": { "ip": {
-                "alive": "ip_up",
-                "down": "ip_down",
-                "type": "shard",
-                "config": { "interface": INTERFACE },
-                "data": self.addresses(),
-            }}},
-        });
-        for (key, value) in &self.extra {
-            config[key] = value.clone();
-        }
-        config
-    }
-}
 
 /// Flip daemons in a lab of their own, one per host; all end with it, and its files are removed.
 pub struct Cluster {
@@ -125,7 +63,7 @@ impl Cluster {
     pub fn prepare(spec: ClusterSpec, flip_binary: &Path) -> anyhow::Result<Self> {
         let lab = Lab::new(spec.hosts + spec.arbiters)?;
         let scratch = Scratch::new()?;
-        scratch.write("flip.json", &serde_json::to_string_pretty(&spec.config())?)?;
+        write_config(&scratch, &spec.config())?;
         let daemons = (0..lab.hosts()).map(|_| Daemon::default()).collect();
         let binary = flip_binary
             .canonicalize()
@@ -138,8 +76,9 @@ impl Cluster {
         let state = self.scratch.path().join(name(n));
         fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
         let mut command = self.lab.command(Who::Host(n), program)?;
-        command.arg("--config").arg(self.scratch.path().join("flip.json"));
+        command.arg("--config").arg(self.config_path());
         command.args(["--id", &name(n)]).arg("--state-dir").arg(&state).arg("--socket").arg(self.socket(n));
+        command.args(&self.spec.args);
         let log = self.scratch.log(&log_name(n))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.daemons[n] = Daemon { process: Some(self.lab.spawn(command)?), stopped: false };
@@ -161,7 +100,15 @@ impl Cluster {
     /// The config file, for tools.
     #[must_use]
     pub fn config_path(&self) -> PathBuf {
-        self.scratch.path().join("flip.json")
+        self.scratch.path().join(CONFIG)
+    }
+
+    /// Replaces the config of all daemons; each reads it when it is started the next time.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_config(&self, config: &Value) -> anyhow::Result<()> {
+        write_config(&self.scratch, config)
     }
 
     /// A daemon's socket, for tools.
@@ -343,6 +290,10 @@ pub fn flip_binary() -> anyhow::Result<PathBuf> {
 #[must_use]
 pub fn name(n: usize) -> String {
     format!("h{n}")
+}
+
+fn write_config(scratch: &Scratch, config: &Value) -> anyhow::Result<()> {
+    scratch.write(CONFIG, &serde_json::to_string_pretty(config)?).map(drop)
 }
 
 fn log_name(n: usize) -> String {

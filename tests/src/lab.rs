@@ -2,16 +2,19 @@
 //!
 //! Nothing of a [`Lab`] can be seen from outside, and nothing is left of it when the process that
 //! built it ends, however it ends: namespaces live as long as their descriptors, and processes are
-//! killed by the kernel with the thread that forked them.
+//! killed by the kernel with the thread that forked them. (What such a process has started itself is
+//! killed with its group when its [`Process`] is dropped, and only then.)
 
 mod build;
 mod faults;
 pub(crate) mod netlink;
+mod plan;
 mod process;
 mod scratch;
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -25,41 +28,12 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use build::Wiring;
 use faults::Faults;
 use netlink::Netlink;
+pub use plan::{INTERFACE, Who, host_ip, host_ip6, vip, vip6};
+use plan::{MAX_HOSTS, full_prefix};
 use process::Spawner;
 pub(crate) use process::wait_readable;
 pub use process::{Process, exists};
 pub(crate) use scratch::Scratch;
-
-/// The interface of every host and of the client.
-pub const INTERFACE: &str = "eth0";
-const BRIDGE: &str = "br0";
-const PREFIX_V4: u8 = 24;
-const PREFIX_V6: u8 = 64;
-/// Host addresses end below the client's.
-const MAX_HOSTS: usize = 99;
-const MAX_VIPS: usize = 55;
-
-/// One place in a lab.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Who {
-    /// A server, counted from 0.
-    Host(usize),
-    /// The machine that uses the virtual addresses.
-    Client,
-    /// The switch between all of them.
-    Bridge,
-}
-
-impl Who {
-    /// The bridge's port for it.
-    fn port(self) -> String {
-        match self {
-            Self::Host(n) => format!("p{n}"),
-            Self::Client => "pc".to_owned(),
-            Self::Bridge => BRIDGE.to_owned(),
-        }
-    }
-}
 
 /// Packets and bytes that an interface has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,10 +100,7 @@ impl Lab {
         // SAFETY: between fork and exec this makes two system calls and allocates nothing.
         unsafe {
             command.pre_exec(move || {
-                move_into_link_name_space(
-                    std::os::fd::AsFd::as_fd(&namespace),
-                    Some(LinkNameSpaceType::Network),
-                )?;
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
                 set_parent_process_death_signal(Some(Signal::KILL))?;
                 Ok(())
             });
@@ -214,48 +185,6 @@ impl Lab {
         }
         Ok(sum)
     }
-}
-
-/// The IPv4 address of a place; the bridge has none and gets the network's.
-#[must_use]
-pub fn host_ip(who: Who) -> Ipv4Addr {
-    let last = match who {
-        Who::Host(n) => u8::try_from(n + 1).unwrap_or(u8::MAX),
-        Who::Client => 100,
-        Who::Bridge => 0,
-    };
-    Ipv4Addr::new(10, 77, 0, last)
-}
-
-/// The IPv6 address of a place.
-#[must_use]
-pub fn host_ip6(who: Who) -> Ipv6Addr {
-    ip6(match who {
-        Who::Host(n) => u16::try_from(n + 1).unwrap_or(u16::MAX),
-        Who::Client => 0x100,
-        Who::Bridge => 0,
-    })
-}
-
-/// The virtual IPv4 address number `k`, of at most 55.
-#[must_use]
-pub fn vip(k: usize) -> IpAddr {
-    debug_assert!(k < MAX_VIPS);
-    Ipv4Addr::new(10, 77, 0, u8::try_from(200 + k).unwrap_or(u8::MAX)).into()
-}
-
-/// The virtual IPv6 address number `k`.
-#[must_use]
-pub fn vip6(k: usize) -> IpAddr {
-    ip6(u16::try_from(0x200 + k).unwrap_or(u16::MAX)).into()
-}
-
-fn ip6(last: u16) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, last)
-}
-
-fn full_prefix(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { 32 } else { 128 }
 }
 
 /// Waits until this namespace hears neighbour solicitations for `ip`: the kernel joins their group

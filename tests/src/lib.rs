@@ -1,7 +1,9 @@
 pub mod cluster;
+pub mod failover;
 pub mod keepalived;
 pub mod lab;
 pub mod local;
 pub mod membership;
 pub mod membership_bench;
 pub mod probe;
+pub mod spread;

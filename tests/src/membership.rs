@@ -194,6 +194,18 @@ impl Driver {
                 self.port.send_to(&data, to);
             }
             Output::Event(event) => match event {
+                Event::Stalled { late } => {
+                    bump(14, 1);
+                    bump(15, late.as_millis() as u64);
+                }
+                Event::CaseOpened { cause, .. } => bump(16 + cause as usize, 1),
+                Event::CaseClosed { after, .. } => {
+                    bump(24, 1);
+                    bump(25, after.as_millis() as u64);
+                }
+                Event::BallotCast { .. } => bump(26, 1),
+                Event::Abstained { .. } => bump(27, 1),
+                Event::Isolated => bump(28, 1),
                 Event::MemberUp { .. } => {
                     let up = self.node.view().iter().filter(|r| r.life == flip_core::view::Life::Up).count();
                     self.seen.up.set(up);
@@ -222,6 +234,10 @@ impl Driver {
             Output::Hook(_) | Output::StoreGeneration(_) | Output::Left => {}
         }
     }
+}
+
+fn bump(at: usize, by: u64) {
+    flip_core::wire::message::TMP[at].fetch_add(by, std::sync::atomic::Ordering::Relaxed);
 }
 
 async fn ask(to: SocketAddr, data: Vec<u8>) -> std::io::Result<Vec<u8>> {

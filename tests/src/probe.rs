@@ -5,6 +5,7 @@
 
 mod holders;
 mod report;
+mod timeline;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd as _;
@@ -18,9 +19,10 @@ use flip_systems::clock::raise_priority;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab::{Lab, Who, wait_readable};
-pub use holders::{Holders, HoldersReport, Span, wait_held};
+pub use holders::{Holders, wait_held};
 use report::Sample;
 pub use report::{Outage, Report, Service};
+pub use timeline::{HoldersReport, Span};
 
 /// Where the hosts answer.
 const PORT: u16 = 7777;

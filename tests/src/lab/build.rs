@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use super::netlink::{Mac, Netlink};
-use super::{BRIDGE, INTERFACE, PREFIX_V4, PREFIX_V6, Who, host_ip, host_ip6};
+use super::plan::{BRIDGE, INTERFACE, PREFIX_V4, PREFIX_V6, Who, host_ip, host_ip6};
 
 /// How long the kernel may take until a cable works; it takes milliseconds, or a second when many
 /// links change.
@@ -26,7 +26,7 @@ impl Namespace {
             let path = "/proc/thread-self/ns/net";
             File::open(path).with_context(|| format!("cannot open {path}"))
         });
-        let file = join(made)?;
+        let file = returned(made.join())?;
         Ok(Self(file.into()))
     }
 
@@ -38,35 +38,19 @@ impl Namespace {
     /// Runs `f` on a thread of its own inside the namespace.
     pub(super) fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
         thread::scope(|scope| {
-            join(scope.spawn(|| {
+            let inside = scope.spawn(|| {
                 move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))
                     .context("cannot enter a network namespace")?;
                 Ok(f())
-            }))
+            });
+            returned(inside.join())
         })
     }
 }
 
-/// The result of a thread; its panic goes on here.
-fn join<T>(thread: impl Join<T>) -> T {
-    thread.finish().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// Both kinds of join handles.
-trait Join<T> {
-    fn finish(self) -> thread::Result<T>;
-}
-
-impl<T> Join<T> for thread::JoinHandle<T> {
-    fn finish(self) -> thread::Result<T> {
-        self.join()
-    }
-}
-
-impl<T> Join<T> for thread::ScopedJoinHandle<'_, T> {
-    fn finish(self) -> thread::Result<T> {
-        self.join()
-    }
+/// What a thread returned; its panic goes on here.
+fn returned<T>(end: thread::Result<T>) -> T {
+    end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// The namespaces of a lab, wired.

@@ -16,6 +16,7 @@ use rtnetlink::sys::{Socket, SocketAddr};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
+use super::timeline::{Change, HoldersReport};
 use crate::lab::netlink::{changed_address, messages};
 use crate::lab::{Lab, Who};
 
@@ -24,22 +25,13 @@ const KERNEL_BUFFER: usize = 4 * 1024 * 1024;
 
 /// Notes every address that comes to a host or leaves it.
 ///
-/// One real-time thread reads what all hosts report, so times are exact to some tens of microseconds;
-/// so short a time without or with two holders may stay unseen.
+/// One real-time thread reads what all hosts report, so times are exact to some tens of microseconds
+/// unless the machine itself stands still; so short a time without or with two holders stays unseen.
 pub struct Holders {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<anyhow::Result<Vec<Change>>>>,
     started: Instant,
     before: Vec<Change>,
-}
-
-/// An address came or left.
-#[derive(Clone, Copy, Debug)]
-struct Change {
-    at: Instant,
-    host: usize,
-    ip: IpAddr,
-    present: bool,
 }
 
 impl Holders {
@@ -189,128 +181,5 @@ pub fn wait_held(
             Err(error) => return Err(error.into()),
         }
         take_changes(&sockets, &mut changes)?;
-    }
-}
-
-/// A span of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Its start.
-    pub from: Instant,
-    /// Its end.
-    pub to: Instant,
-}
-
-impl Span {
-    /// How long it is.
-    #[must_use]
-    pub fn length(&self) -> Duration {
-        self.to.saturating_duration_since(self.from)
-    }
-}
-
-/// Who held what, and when.
-#[derive(Clone, Debug)]
-pub struct HoldersReport {
-    started: Instant,
-    ended: Instant,
-    changes: Vec<Change>,
-}
-
-impl HoldersReport {
-    /// The same without some hosts: a host that is cut off keeps addresses without harm.
-    #[must_use]
-    pub fn without(&self, hosts: &[usize]) -> Self {
-        let mut report = self.clone();
-        report.changes.retain(|change| !hosts.contains(&change.host));
-        report
-    }
-
-    /// The hosts that hold the address, from each change on; the first entry is the start.
-    #[must_use]
-    pub fn timeline(&self, vip: IpAddr) -> Vec<(Instant, BTreeSet<usize>)> {
-        let mut timeline = vec![(self.started, BTreeSet::new())];
-        let mut holders = BTreeSet::new();
-        for change in self.changes.iter().filter(|change| change.ip == vip) {
-            let changed =
-                if change.present { holders.insert(change.host) } else { holders.remove(&change.host) };
-            match timeline.last_mut() {
-                _ if !changed => {}
-                Some((at, last)) if *at == change.at => last.clone_from(&holders),
-                Some(_) | None => timeline.push((change.at, holders.clone())),
-            }
-        }
-        timeline
-    }
-
-    /// The hosts that held the address at that moment.
-    #[must_use]
-    pub fn holders_at(&self, vip: IpAddr, at: Instant) -> BTreeSet<usize> {
-        let timeline = self.timeline(vip);
-        let last = timeline.into_iter().rev().find(|(from, _)| *from <= at);
-        last.map(|(_, holders)| holders).unwrap_or_default()
-    }
-
-    /// The spans within the window in which the number of holders is one that `wanted` likes.
-    #[must_use]
-    pub fn spans(
-        &self,
-        vip: IpAddr,
-        from: Instant,
-        to: Instant,
-        wanted: impl Fn(usize) -> bool,
-    ) -> Vec<Span> {
-        let timeline = self.timeline(vip);
-        let ends = timeline.iter().skip(1).map(|(at, _)| *at).chain([self.ended]);
-        let mut spans: Vec<Span> = Vec::new();
-        for ((start, holders), end) in timeline.iter().zip(ends) {
-            let span = Span { from: from.max(*start), to: to.min(end) };
-            if span.from >= span.to || !wanted(holders.len()) {
-                continue;
-            }
-            match spans.last_mut() {
-                Some(last) if last.to == span.from => last.to = span.to,
-                Some(_) | None => spans.push(span),
-            }
-        }
-        spans
-    }
-
-    /// The spans within the window in which no host held the address.
-    #[must_use]
-    pub fn unheld(&self, vip: IpAddr, from: Instant, to: Instant) -> Vec<Span> {
-        self.spans(vip, from, to, |holders| holders == 0)
-    }
-
-    /// The spans within the window in which two or more hosts held the address.
-    #[must_use]
-    pub fn contested(&self, vip: IpAddr, from: Instant, to: Instant) -> Vec<Span> {
-        self.spans(vip, from, to, |holders| holders >= 2)
-    }
-
-    /// How often the address went from one single holder to another.
-    #[must_use]
-    pub fn moves(&self, vip: IpAddr) -> usize {
-        self.moves_in(vip, self.started, self.ended)
-    }
-
-    /// How often the address went from one single holder to another, and came there in the window.
-    #[must_use]
-    pub fn moves_in(&self, vip: IpAddr, from: Instant, to: Instant) -> usize {
-        let (mut moves, mut single) = (0, None);
-        for (at, holders) in self.timeline(vip) {
-            let (1, Some(&holder)) = (holders.len(), holders.first()) else { continue };
-            if single.is_some_and(|single| single != holder) && at >= from && at <= to {
-                moves += 1;
-            }
-            single = Some(holder);
-        }
-        moves
-    }
-
-    /// When the observation started and ended.
-    #[must_use]
-    pub fn observed(&self) -> Span {
-        Span { from: self.started, to: self.ended }
     }
 }

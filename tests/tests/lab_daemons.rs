@@ -17,7 +17,7 @@ fn flip_runs_in_a_lab() {
     }
     let binary = match flip_binary() {
         Ok(binary) => binary,
-        Err(error) => return eprintln!("SKIPPED flip_runs_in_a_lab: {error}"),
+        Err(error) => return skip("flip_runs_in_a_lab", &error.to_string()),
     };
     let spec = ClusterSpec { arbiters: 1, ip6: true, ..ClusterSpec::new(2, 2, "fast") };
     let addresses = spec.addresses();
@@ -37,8 +37,8 @@ fn flip_runs_in_a_lab() {
     cluster.wait_for(2, LIMIT, |status| status.live == 3).unwrap();
     cluster.lab().cut(held).unwrap();
     cluster.wait_settled_among(&[1 - held, 2], LIMIT).unwrap();
-    let error = cluster.wait_healthy(10 * MILLISECOND).unwrap_err();
-    assert!(format!("{error:#}").contains("last status of h2"), "{error:#}");
+    let error = cluster.wait_healthy(200 * MILLISECOND).unwrap_err();
+    assert!(format!("{error:#}").contains("last status of h"), "{error:#}");
     cluster.lab().heal().unwrap();
     cluster.wait_healthy(LIMIT).unwrap();
     let (report, held_by) = (probe.stop().unwrap(), holders.stop().unwrap());
@@ -75,7 +75,7 @@ fn keepalived_runs_in_a_lab() {
         return;
     }
     if let Err(missing) = keepalived::available() {
-        return eprintln!("SKIPPED keepalived_runs_in_a_lab: {missing}");
+        return skip("keepalived_runs_in_a_lab", &missing);
     }
     let lab = Lab::new(3).unwrap();
     let spec = Spec { advert: Duration::from_millis(20), vips: 3 };
@@ -107,4 +107,10 @@ fn keepalived_runs_in_a_lab() {
     assert!(keepalived.wait_exit(0, LIMIT).unwrap().success());
     wait_held(&lab, vip(0), LIMIT, |holders| *holders == [1].into()).unwrap();
     assert!(keepalived.log(0).contains("Stopped"), "{}", keepalived.log(0));
+}
+
+/// Loud, and an error where nothing may be skipped.
+fn skip(test: &str, why: &str) {
+    assert!(std::env::var_os("FLIP_REQUIRE_ROOT").is_none_or(|v| v != "1"), "{test}: {why}");
+    eprintln!("SKIPPED {test}: {why}");
 }

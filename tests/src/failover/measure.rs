@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 
 use super::subject::{HOSTS, Kind, Subject, VIPS};
 use super::{Options, What};
@@ -144,13 +144,17 @@ fn sigkill(subject: &mut Subject) -> anyhow::Result<Run> {
     thread::sleep(REST);
     let killed = probe.mark();
     subject.kill()?;
-    subject.taken(NEVER);
+    let taken = subject.taken(NEVER);
     // Announcements come again after 1 s and 5 s.
     thread::sleep(CALM);
     let seen = probe.stop()?;
     let served = seen.answered_by(killed, Instant::now());
     let stale = served.last().is_some_and(|service| service.host == 0);
-    let remark = if stale { "the dead daemon's address wins" } else { "the new holder wins" };
+    let remark = match (taken, stale) {
+        (false, _) => "never replaced",
+        (true, true) => "the dead daemon's address wins",
+        (true, false) => "the new holder wins",
+    };
     subject.restart()?;
     Ok(Run { remark: Some(remark.to_owned()), ..Run::outage(seen.outage_since(killed)) })
 }
@@ -180,7 +184,7 @@ fn loss(subject: &mut Subject, percent: u8, span: Duration) -> anyhow::Result<Ru
 /// Host 0 alone on one side, the client on either.
 fn heal(subject: &mut Subject, run: usize, span: Duration) -> anyhow::Result<Run> {
     subject.lab().partition(&[&[0], &[1, 2]], run % 2)?;
-    subject.taken(NEVER);
+    ensure!(subject.taken(NEVER), "nobody took over on the larger side");
     thread::sleep(Duration::from_secs(3));
     let watch = Watch::start(subject)?;
     thread::sleep(REST);

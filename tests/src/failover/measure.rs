@@ -23,6 +23,10 @@ const NEVER: Duration = Duration::from_secs(15);
 /// The announcements of a start are over after this.
 const CALM: Duration = Duration::from_secs(6);
 
+/// Where the client is while the network is split: with host 0, or with the others.
+const MINORITY: usize = 0;
+const MAJORITY: usize = 1;
+
 /// The figures of all runs.
 #[derive(Default)]
 pub struct Figures {
@@ -42,7 +46,10 @@ pub fn measure(what: What, kind: &Kind, options: &Options, flip: &Path) -> anyho
         What::Deaf => one_by_one(kind, options, flip, deaf),
         What::Loss20 => at_once(kind, options, flip, |subject, _| loss(subject, 20, options.span)),
         What::Loss40 => at_once(kind, options, flip, |subject, _| loss(subject, 40, options.span)),
-        What::Heal => at_once(kind, options, flip, |subject, run| heal(subject, run, options.span)),
+        What::Heal => at_once(kind, options, flip, |subject, _| heal(subject, MAJORITY, options.span)),
+        What::HealMinority => {
+            at_once(kind, options, flip, |subject, _| heal(subject, MINORITY, options.span))
+        }
         What::Idle => idle(kind, flip),
     }
 }
@@ -181,15 +188,16 @@ fn loss(subject: &mut Subject, percent: u8, span: Duration) -> anyhow::Result<Ru
     watch.stop(from, to)
 }
 
-/// Host 0 alone on one side, the client on either.
-fn heal(subject: &mut Subject, run: usize, span: Duration) -> anyhow::Result<Run> {
-    subject.lab().partition(&[&[0], &[1, 2]], run % 2)?;
+/// Host 0 alone on one side; `client` says on which side the client is.
+fn heal(subject: &mut Subject, client: usize, span: Duration) -> anyhow::Result<Run> {
+    subject.lab().partition(&[&[0], &[1, 2]], client)?;
     ensure!(subject.taken(NEVER), "nobody took over on the larger side");
     thread::sleep(Duration::from_secs(3));
     let watch = Watch::start(subject)?;
     thread::sleep(REST);
-    let from = Instant::now();
     subject.lab().heal()?;
+    // What the partition itself took from the client ends here.
+    let from = Instant::now();
     thread::sleep(span);
     let mut run = watch.stop(from, Instant::now())?;
     // Where they go is not the question here.
@@ -214,7 +222,7 @@ impl Watch {
         let held = self.holders.stop()?;
         let moves: usize = (0..VIPS).map(|k| held.moves_in(vip(k), from, to)).sum();
         let seen = self.probes.into_iter().map(Probe::stop).collect::<Result<Vec<Report>, _>>()?;
-        let outage = seen.iter().map(|report| report.outage(from, to)).max().context("no probe")?;
+        let outage = seen.iter().map(|report| report.outage_within(from, to)).max().context("no probe")?;
         Ok(Run { moves: Some(moves as f64), ..Run::outage(outage) })
     }
 }

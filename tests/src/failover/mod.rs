@@ -28,15 +28,17 @@ pub enum What {
     Loss20,
     /// Two fifths of all datagrams are lost.
     Loss40,
-    /// After a partition has healed.
+    /// After a partition has healed in which the client was with the two hosts that agreed.
     Heal,
+    /// After one in which it was with the host that was alone, and one address out of its reach.
+    HealMinority,
     /// Nothing happens.
     Idle,
 }
 
 impl What {
     /// All, with the names that the command line knows.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("host-cut", Self::HostCut),
         ("sigterm", Self::Sigterm),
         ("sigkill", Self::Sigkill),
@@ -44,6 +46,7 @@ impl What {
         ("loss20", Self::Loss20),
         ("loss40", Self::Loss40),
         ("heal", Self::Heal),
+        ("heal-minority", Self::HealMinority),
         ("idle", Self::Idle),
     ];
 }

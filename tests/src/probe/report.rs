@@ -155,6 +155,13 @@ impl Report {
         self.outages(from, to).iter().map(Outage::length).max().unwrap_or_default()
     }
 
+    /// The longest part of an outage that lies in the window.
+    #[must_use]
+    pub fn outage_within(&self, from: Instant, to: Instant) -> Duration {
+        let parts = self.outages(from, to).into_iter();
+        parts.map(|o| o.to.min(to).saturating_duration_since(o.from.max(from))).max().unwrap_or_default()
+    }
+
     /// The longest outage that a fault at `mark` has caused: of those that end after it.
     #[must_use]
     pub fn outage_since(&self, mark: Instant) -> Duration {
@@ -203,6 +210,7 @@ mod tests {
         assert_eq!(all, [first, second]);
         assert_eq!(report.outage(at(0), at(9)), ms(4));
         assert_eq!(report.outage(at(0), at(1)), Duration::ZERO);
+        assert_eq!(report.outage_within(at(5), at(9)), ms(2));
         assert_eq!(report.outage_since(at(4)), ms(4));
         assert_eq!(report.outage_since(at(7)), ms(2));
         let served = report.answered_by(at(0), at(9));

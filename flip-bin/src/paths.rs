@@ -6,6 +6,9 @@ use anyhow::{Context, bail};
 
 use crate::cli::StateArgs;
 
+/// The state dir of root.
+const ROOT_STATE: &str = "/var/lib/flip";
+
 /// The socket's name within a server's folder.
 pub const SOCKET: &str = "flip.sock";
 
@@ -15,7 +18,7 @@ pub fn state_dir(args: &StateArgs) -> anyhow::Result<PathBuf> {
         return Ok(dir.clone());
     }
     if rustix::process::geteuid().is_root() {
-        return Ok("/var/lib/flip".into());
+        return Ok(ROOT_STATE.into());
     }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     match (absolute("XDG_STATE_HOME"), absolute("HOME")) {
@@ -53,9 +56,7 @@ pub fn find_socket(args: &StateArgs, id: Option<&str>) -> anyhow::Result<PathBuf
     if let Some(id) = id {
         return Ok(server_dir(&dir, id).join(SOCKET));
     }
-    let entries = std::fs::read_dir(&dir).with_context(|| {
-        format!("no daemon has run with the state dir {}; name its socket with --socket", dir.display())
-    })?;
+    let entries = std::fs::read_dir(&dir).with_context(|| no_daemon(args, &dir))?;
     let mut found: Vec<_> =
         entries.flatten().map(|entry| entry.path().join(SOCKET)).filter(|path| path.exists()).collect();
     // A daemon that was killed leaves its socket behind; nobody answers there.
@@ -64,7 +65,7 @@ pub fn find_socket(args: &StateArgs, id: Option<&str>) -> anyhow::Result<PathBuf
     }
     found.sort();
     match found.as_slice() {
-        [] => bail!("no daemon runs with the state dir {}; name its socket with --socket", dir.display()),
+        [] => bail!("{}", no_daemon(args, &dir)),
         [one] => Ok(one.clone()),
         several => {
             let names: Vec<_> = several
@@ -78,6 +79,15 @@ pub fn find_socket(args: &StateArgs, id: Option<&str>) -> anyhow::Result<PathBuf
             )
         }
     }
+}
+
+fn no_daemon(args: &StateArgs, dir: &Path) -> String {
+    let root = rustix::process::geteuid().is_root();
+    let help = match args.state_dir {
+        None if !root && Path::new(ROOT_STATE).exists() => "a daemon of root's is asked as root",
+        _ => "start one with `flip --config FILE`, or name its socket with --socket",
+    };
+    format!("no daemon runs with the state dir {} ({help})", dir.display())
 }
 
 #[cfg(test)]

@@ -168,6 +168,8 @@ fn status_shows_the_cluster_and_its_exit_code_its_health() {
 fn sigterm_says_goodbye_and_a_return_begins_a_new_generation() {
     let mut local = cluster();
     let watch = local.watch(1).unwrap();
+    // A terminal that closes ends nothing.
+    local.signal(0, Signal::HUP).unwrap();
     let before = watch.until(LIMIT, |_| true).unwrap().members[0].generation;
     local.signal(0, Signal::TERM).unwrap();
     let status = watch.until(LIMIT, |s| holder(s, "one").as_deref() == Some("b")).unwrap();
@@ -229,6 +231,7 @@ fn the_log_is_quiet_when_nothing_happens_and_json_on_request() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     assert!(lines.iter().any(|line| line["message"] == "started" && line["node"] == "a"), "{told}");
+    assert!(lines.iter().any(|line| line["key"] == "servers" && line["level"] == "WARN"), "{told}");
     assert!(lines.iter().any(|line| line["item"] == "one" && line["to"] == "Active"), "{told}");
 }
 

@@ -75,6 +75,7 @@ impl Drive {
     pub async fn run(mut self, listener: TcpListener, mut socket: Socket) -> anyhow::Result<u8> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         tokio::spawn(stream::serve(listener, self.frames.0.clone()));
         tokio::spawn(socket.serve(self.questions.0.clone(), self.changes.subscribe()));
         let present = self
@@ -108,6 +109,10 @@ impl Drive {
                         Some(first) if now.since(first) < SAME_WISH => {}
                         Some(_) => bail!("asked twice to end: items may be left behind on this host"),
                     }
+                }
+                // Unheard it would end the daemon without a goodbye, and leave the addresses behind.
+                Some(()) = hangup.recv() => {
+                    tracing::warn!("SIGHUP changes nothing: restart the daemon to use another config");
                 }
                 result = self.alarm.ring() => {
                     result?;

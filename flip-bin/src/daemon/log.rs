@@ -1,6 +1,6 @@
 //! Events as log lines: one line each, names instead of positions.
 
-use flip_core::config::{Config, LogLevel};
+use flip_core::config::{Config, LogLevel, Problem};
 use flip_core::event::{Event, ItemState, Reason};
 use flip_core::id::ItemRef;
 use tracing::{debug, error, info, warn};
@@ -39,6 +39,12 @@ pub fn start(format: LogFormat, level: LogLevel) -> WorkerGuard {
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
     guard
+}
+
+/// Writes what `flip check` would say of the config, as one line.
+pub fn warning(problem: &Problem) {
+    let Problem { file, line, column, path, message, help, .. } = problem;
+    warn!(file, line, column, key = path, help, "{message}");
 }
 
 /// Writes one event.

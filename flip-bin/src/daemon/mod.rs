@@ -28,7 +28,7 @@ use flip_core::{Node, Start};
 use flip_systems::{Systems, UdpPort, clock};
 use tokio::net::TcpListener;
 
-use crate::cli::{ConfigArgs, DaemonArgs};
+use crate::cli::{ConfigArgs, DaemonArgs, LogFormat};
 use crate::config::{self, Read, Refused};
 use crate::{Failure, Outcome, paths};
 
@@ -48,10 +48,12 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
         error: anyhow::anyhow!("{}", text.trim_start_matches("error: ").to_owned()),
     })?;
     let level = args.log_level.map_or(config.log_level, LogLevel::from);
-    if !warnings.is_empty() && level <= LogLevel::Warning {
-        config::print(&warnings);
-    }
     let log = log::start(args.log, level);
+    match args.log {
+        LogFormat::Text if !warnings.is_empty() && level <= LogLevel::Warning => config::print(&warnings),
+        LogFormat::Text => {}
+        LogFormat::Json => warnings.iter().for_each(log::warning),
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(start(args, Arc::new(config)));
     // Tasks that still run are dropped, and the last lines of the log written.

@@ -24,6 +24,8 @@ pub const REPEATS: u32 = 12;
 pub const RUMOUR_FANOUT: usize = 8;
 /// Longest pause between two greetings to a server that does not answer.
 pub const GREETING_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause before a node that stalls again and again asks the voters whether they are there.
+pub const ASKING_PAUSE: Duration = Duration::from_secs(2);
 /// Hook failures in a row after which an item is `Failing` on this node.
 pub const HOOK_FALL: u32 = 3;
 /// First pause before a failed hook is tried again; doubles up to [`HOOK_RETRY_MAX`].

@@ -11,6 +11,7 @@ use flip_systems::clock;
 use tokio::task::LocalSet;
 
 use crate::membership::{self, Running, Seen};
+use crate::spread::Spread;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -36,29 +37,20 @@ impl Default for Options {
     }
 }
 
-/// One random member probed every 250 ms, and the rest as in profile `fast`: the packets of
-/// HashiCorp's memberlist with 200 ms probes.
+/// One random member probed every 250 ms, 320 ms of silence until a ballot, and the rest as in profile
+/// `fast`: fewer packets than HashiCorp's memberlist with 200 ms probes.
 #[must_use]
 pub fn timing(servers: usize) -> Timing {
     Timing {
         probe_interval: Duration::from_millis(250),
         pings_per_interval: 1,
+        ping_timeout: Duration::from_millis(320),
         ..Profile::Fast.timing(servers)
     }
 }
 
-/// Median, least and greatest of some figures.
-struct Spread(Vec<f64>);
-
-impl std::fmt::Display for Spread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        match (sorted.get(sorted.len() / 2), sorted.first(), sorted.last()) {
-            (Some(median), Some(least), Some(most)) => write!(f, "{median:.3} ({least:.3} to {most:.3})"),
-            _ => f.write_str("-"),
-        }
-    }
+fn seconds(figures: Vec<f64>) -> Spread {
+    Spread::new(figures, 3)
 }
 
 #[derive(Default)]
@@ -89,12 +81,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let figures = LocalSet::new().block_on(&runtime, measure(*count, runs, options))?;
         println!(
             "| {count} | {runs} | {} | {} / {} | {} / {} | {} | {:.1} | {:.0} | {:.2} | {:.0} | {} |",
-            Spread(figures.together),
-            Spread(figures.silent.0),
-            Spread(figures.silent.1),
-            Spread(figures.killed.0),
-            Spread(figures.killed.1),
-            Spread(figures.left),
+            seconds(figures.together),
+            seconds(figures.silent.0),
+            seconds(figures.silent.1),
+            seconds(figures.killed.0),
+            seconds(figures.killed.1),
+            seconds(figures.left),
             figures.packets,
             figures.bytes,
             figures.cpu,
@@ -111,7 +103,6 @@ async fn measure(count: usize, runs: usize, options: &Options) -> anyhow::Result
         let before = resident()?;
         let (nodes, took) = together(count, run as u64).await?;
         figures.together.push(took);
-        dump("together");
         if run == 0 {
             // The start's own traffic has to die down before "idle" means anything.
             tokio::time::sleep(Duration::from_secs(5)).await;
@@ -122,20 +113,17 @@ async fn measure(count: usize, runs: usize, options: &Options) -> anyhow::Result
             // Let every node's probe cycle be somewhere else in each run.
             tokio::time::sleep(Duration::from_millis(400 + 37 * run as u64 % 300)).await;
         }
-        dump("idle");
         let mut nodes = nodes;
         let at = clock::now();
         nodes[0].freeze();
         let (first, last) = verdicts(&nodes[1..], 0, at).await?;
         figures.silent.0.push(first);
-        dump("silent");
         figures.silent.1.push(last);
         if count > 3 {
             let at = clock::now();
             nodes[1].kill();
             let (first, last) = verdicts(&nodes[2..], 1, at).await?;
             figures.killed.0.push(first);
-            dump("killed");
             figures.killed.1.push(last);
             let at = clock::now();
             nodes[2].leave();
@@ -164,19 +152,6 @@ async fn together(count: usize, seed: u64) -> anyhow::Result<(Vec<Running>, f64)
     Ok((nodes, last.since(begin).as_secs_f64()))
 }
 
-fn dump(what: &str) {
-    let names = [
-        "", "swim", "ping", "pong", "ballot", "hint", "verdict", "vack", "leave", "lack", "facts", "fwant",
-        "digest", "state",
-    ];
-    let v: Vec<String> = flip_core::wire::message::TMP
-        .iter()
-        .zip(names)
-        .map(|(c, n)| format!("{n}={}", c.swap(0, std::sync::atomic::Ordering::Relaxed)))
-        .collect();
-    eprintln!("{what}: {}", v.join(" "));
-}
-
 async fn verdicts(nodes: &[Running], about: usize, at: Time) -> anyhow::Result<(f64, f64)> {
     let when = |seen: &Rc<Seen>| {
         seen.down
@@ -185,10 +160,7 @@ async fn verdicts(nodes: &[Running], about: usize, at: Time) -> anyhow::Result<(
             .find(|(server, when)| *server == about && *when >= at)
             .map(|(_, when)| *when)
     };
-    seen_by_all(nodes, at, when)
-        .await
-        .ok_or_else(|| dump("fail"))
-        .map_err(|()| anyhow::anyhow!("no verdict within a minute"))
+    seen_by_all(nodes, at, when).await.ok_or_else(|| anyhow::anyhow!("no verdict within a minute"))
 }
 
 async fn goodbyes(nodes: &[Running], about: usize, at: Time) -> anyhow::Result<f64> {
@@ -206,7 +178,7 @@ async fn seen_by_all(
     begin: Time,
     when: impl Fn(&Rc<Seen>) -> Option<Time>,
 ) -> Option<(f64, f64)> {
-    until(begin, Duration::from_secs(10), || {
+    until(begin, Duration::from_secs(60), || {
         let all: Option<Vec<Time>> = nodes.iter().map(|node| when(&node.seen)).collect();
         let all = all?;
         let since = |at: Option<&Time>| at.map(|at| at.since(begin).as_secs_f64());
@@ -233,7 +205,6 @@ async fn idle(nodes: &[Running], span: Duration, figures: &mut Figures) -> anyho
     let total = || {
         nodes.iter().map(|node| node.seen.sent.get()).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     };
-    dump("settle");
     let (before, cpu, begin) = (total(), cpu_seconds()?, clock::now());
     tokio::time::sleep(span).await;
     let (after, took) = (total(), clock::now().since(begin).as_secs_f64());

@@ -236,9 +236,10 @@ impl Node {
             return true;
         }
         let id = spec.items[at.item].id;
-        self.items.holders(at).iter().any(|holder| {
-            self.view.is_up(*holder) && self.stated(*holder, id) == Some(ItemState::Active)
-        })
+        self.items
+            .holders(at)
+            .iter()
+            .any(|holder| self.view.is_up(*holder) && self.stated(*holder, id) == Some(ItemState::Active))
     }
 
     /// What the life of a server that is known now said of an item. What an earlier life said is void:

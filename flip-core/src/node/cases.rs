@@ -60,7 +60,8 @@ impl Case {
             contacts: BTreeSet::new(),
             next_contact: 0,
             silent_windows: 0,
-            hinted: false,
+            // Whoever hinted or voted has told all voters.
+            hinted: cause == CaseCause::Ballot,
             ballot: None,
             abstained: false,
         }
@@ -140,15 +141,24 @@ impl Node {
         self.settle_soon(now);
     }
 
-    pub(super) fn restart_case(&mut self, server: usize, now: Time) {
-        let Some(case) = self.cases.get_mut(&server) else { return };
-        case.new_window(now);
-        case.ballot = None;
-        if !case.abstained {
-            case.abstained = true;
+    /// After a stall: what opened a case, and every silence since, may have been this node's own
+    /// absence. A member that is really gone will miss its next probe too; who was never seen is given
+    /// time anew.
+    pub(super) fn void_cases(&mut self, now: Time) {
+        let open: Vec<_> = self.cases.iter().map(|(server, case)| (*server, case.cause)).collect();
+        for (server, cause) in open {
+            self.drop_case(server);
             self.event(Event::Abstained { server, reason: AbstainReason::Stalled });
+            if cause == CaseCause::NeverSeen {
+                self.wait_for_unseen(now);
+            }
         }
-        self.timers.set(Timer::Case(server), now);
+    }
+
+    /// Gives servers that never showed up some time before a case is opened.
+    pub(super) fn wait_for_unseen(&mut self, now: Time) {
+        let grace = (self.config.timing.window() * 3).max(Duration::from_secs(1));
+        self.timers.set(Timer::NeverSeen, now + grace);
     }
 
     /// One step of a case: judge the window if it is over, else ping.

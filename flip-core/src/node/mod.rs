@@ -10,6 +10,9 @@ mod probing;
 mod receive;
 mod report;
 mod spread;
+mod stall;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -38,6 +41,7 @@ use crate::wire::seal::{OVERHEAD, Opener, Sealer};
 use act::Items;
 use cases::Case;
 use spread::Spread;
+use stall::Asking;
 
 /// What differs between two starts of the same config.
 #[derive(Clone, Debug)]
@@ -71,6 +75,7 @@ pub struct Node {
     greeting_pause: Duration,
     /// Pongs before this do not prove contact: the loop stalled then.
     distrust_before: Option<Time>,
+    asking: Asking,
     has_quorum: bool,
     ever_had_quorum: bool,
     /// Which members run another config.
@@ -98,6 +103,8 @@ enum Timer {
     Round,
     /// Greet the servers that are not up.
     Greet,
+    /// Ask the voters whether they are still there, after a stall.
+    Ask,
     /// Open a case about servers that never showed up.
     NeverSeen,
     /// Placement waited for other cases long enough.
@@ -152,6 +159,7 @@ impl Node {
             round: (now, Vec::new()),
             greeting_pause: Duration::from_millis(50),
             distrust_before: None,
+            asking: Asking::default(),
             has_quorum: false,
             ever_had_quorum: false,
             differs: vec![false; servers],
@@ -174,8 +182,7 @@ impl Node {
         }
         if servers > 1 {
             node.timers.set(Timer::Digest, now + node.config.timing.digest_interval);
-            let grace = (node.config.timing.window() * 3).max(Duration::from_secs(1));
-            node.timers.set(Timer::NeverSeen, now + grace);
+            node.wait_for_unseen(now);
         }
         node.event(Event::Started { generation: node.generation });
         node
@@ -250,6 +257,7 @@ impl Node {
                 Timer::RoundCheck => self.check_round(now),
                 Timer::Round => self.probe_round(now),
                 Timer::Greet => self.greet(now),
+                Timer::Ask => self.ask_around(now),
                 Timer::NeverSeen => self.open_never_seen(now),
                 Timer::Settle => self.replace_items(now),
                 Timer::Verdict(server) => self.repeat_verdict(server, now),
@@ -259,29 +267,6 @@ impl Node {
                 Timer::Item(item) => self.item_turn(item, now),
             }
         }
-    }
-
-    /// A loop that was late by more than half a window cannot tell a dead peer from its own absence:
-    /// whatever it was waiting for starts anew, and nothing heard before counts.
-    fn notice_stall(&mut self, now: Time) {
-        let Some(due) = self.poll_timeout() else { return };
-        let late = now.since(due);
-        if late <= self.config.timing.window() / 2 {
-            return;
-        }
-        self.event(Event::Stalled { late });
-        self.distrust_before = Some(now);
-        self.pings.forget();
-        self.ballots.clear();
-        self.round.1.clear();
-        self.timers.cancel(Timer::RoundCheck);
-        let open: Vec<_> = self.cases.keys().copied().collect();
-        for server in open {
-            self.restart_case(server, now);
-        }
-        self.greeting_pause = Duration::from_millis(50);
-        self.timers.set(Timer::Greet, now);
-        self.renew_contacts(now);
     }
 
     fn update_quorum(&mut self, now: Time) {

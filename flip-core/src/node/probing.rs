@@ -12,8 +12,9 @@ use crate::loss::{InFlight, Purpose};
 use crate::time::Time;
 use crate::wire::message::{Message, Ping};
 
-/// Servers greeted in one turn at most.
-const GREETED: usize = 128;
+/// Servers greeted in one turn at most. A greeting makes both known to each other, so in a large
+/// cluster that starts all at once, a few turns cost half of what greeting everybody at once would.
+const GREETED: usize = 32;
 
 impl Node {
     pub(super) fn ping(&mut self, to: usize, purpose: Purpose, now: Time) {
@@ -50,9 +51,12 @@ impl Node {
         }
     }
 
-    /// A direct probe of the SWIM layer went unanswered, unless anything was heard since.
+    /// A direct probe of the SWIM layer went unanswered, unless anything was heard since. What was sent
+    /// before a stall may have been answered during it.
     pub(super) fn on_probe_failed(&mut self, server: usize, sent: Time, now: Time) {
-        if self.spread.last_heard(server).is_none_or(|heard| heard < sent) {
+        if self.distrust_before.is_none_or(|stall| sent >= stall)
+            && self.spread.last_heard(server).is_none_or(|heard| heard < sent)
+        {
             self.open_case(server, CaseCause::ProbeFailed, now);
         }
     }
@@ -77,24 +81,6 @@ impl Node {
     pub(super) fn greet_soon(&mut self, now: Time) {
         self.greeting_pause = Duration::from_millis(50);
         self.timers.set(Timer::Greet, now);
-    }
-
-    /// After a stall: asks all voters, because an old pong proves nothing now.
-    pub(super) fn renew_contacts(&mut self, now: Time) {
-        for voter in self.config.voters.clone() {
-            if voter != self.config.me && self.view.is_up(voter) {
-                self.ping(voter, Purpose::Probe, now);
-            }
-        }
-    }
-
-    /// True when a member answers as far as this node can trust its senses.
-    pub(super) fn is_heard(&self, server: usize) -> bool {
-        let trusted = match self.distrust_before {
-            Some(stall) => self.spread.last_heard(server).is_some_and(|heard| heard >= stall),
-            None => true,
-        };
-        trusted && self.cases.get(&server).is_none_or(|case| !case.silent())
     }
 
     pub(super) fn on_pong(&mut self, server: usize, pong: Ping, now: Time) {

@@ -161,6 +161,7 @@ impl Node {
                             && to != self.config.me
                         {
                             self.send(to, &Message::Swim(data));
+                            self.send_digest_along(to);
                         }
                     }
                     SwimOutput::Up(peer) => self.on_gossiped_up(peer, now),
@@ -170,14 +171,24 @@ impl Node {
                         }
                     }
                     SwimOutput::Suspected(peer) => {
-                        if let Some(server) = self.config.server_index(peer.id)
-                            && peer.generation >= self.view.get(server).generation
-                        {
-                            self.open_case(server, CaseCause::Suspicion, now);
+                        if let Some(server) = self.config.server_index(peer.id) {
+                            self.on_suspected(server, peer.generation, now);
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// Hearsay: worth a look by those who can do something about it, unless they heard the member
+    /// themselves a moment ago. A suspicion goes on travelling for a while after it was refuted.
+    pub(super) fn on_suspected(&mut self, server: usize, generation: u64, now: Time) {
+        let recent = self.config.timing.window();
+        if self.is_voter()
+            && generation >= self.view.get(server).generation
+            && self.spread.last_heard(server).is_none_or(|heard| now.since(heard) > recent)
+        {
+            self.open_case(server, CaseCause::Suspicion, now);
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Spread {
     contacted: bool,
     /// When a full state was last requested.
     requested: Option<Time>,
+    /// A digest waits for a datagram to go with.
+    digest_due: bool,
     /// When facts were last asked for, by server.
     facts_asked: BTreeMap<usize, Time>,
 }
@@ -179,9 +181,21 @@ impl Node {
     pub(super) fn send_digest(&mut self, now: Time) {
         let jitter = self.rng.random_range(0.8..1.2);
         self.timers.set(Timer::Digest, now + self.config.timing.digest_interval.mul_f64(jitter));
-        let digest = Message::Digest(self.digest());
-        if let Some(server) = self.up_others().choose(&mut self.rng).copied() {
+        if !self.everybody_probed() {
+            // SWIM has something for a random member several times a second.
+            self.spread.digest_due = true;
+        } else if let Some(server) = self.up_others().choose(&mut self.rng).copied() {
+            let digest = Message::Digest(self.digest());
             self.send(server, &digest);
+        }
+    }
+
+    /// Something is about to be sent to this member: a digest that is due goes along.
+    pub(super) fn send_digest_along(&mut self, to: usize) {
+        if self.spread.digest_due && self.view.is_up(to) {
+            self.spread.digest_due = false;
+            let digest = Message::Digest(self.digest());
+            self.send(to, &digest);
         }
     }
 

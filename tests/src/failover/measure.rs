@@ -32,7 +32,7 @@ const MAJORITY: usize = 1;
 pub struct Figures {
     /// The client's longest outage in each run.
     pub outages: Vec<Duration>,
-    /// How often addresses changed their holder in each run.
+    /// How often a host took an address in each run.
     pub moves: Option<Vec<f64>>,
     /// What else there is to say.
     pub remark: String,
@@ -220,7 +220,7 @@ impl Watch {
 
     fn stop(self, from: Instant, to: Instant) -> anyhow::Result<Run> {
         let held = self.holders.stop()?;
-        let moves: usize = (0..VIPS).map(|k| held.moves_in(vip(k), from, to)).sum();
+        let moves: usize = (0..VIPS).map(|k| held.taken_in(vip(k), from, to)).sum();
         let seen = self.probes.into_iter().map(Probe::stop).collect::<Result<Vec<Report>, _>>()?;
         let outage = seen.iter().map(|report| report.outage_within(from, to)).max().context("no probe")?;
         Ok(Run { moves: Some(moves as f64), ..Run::outage(outage) })

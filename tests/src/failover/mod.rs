@@ -73,7 +73,7 @@ pub fn run(options: &Options, flip: &Path) -> anyhow::Result<()> {
         "Median (least to greatest) of {} runs, milliseconds. Three hosts, two addresses.\n",
         options.runs
     );
-    println!("| what | subject | client's longest outage | moves | remark |");
+    println!("| what | subject | client's longest outage | times that a host took an address | remark |");
     println!("| --- | --- | --- | --- | --- |");
     for what in &options.what {
         for kind in &options.kinds {

@@ -129,6 +129,14 @@ impl HoldersReport {
         moves
     }
 
+    /// How often a host took the address in the window.
+    #[must_use]
+    pub fn taken_in(&self, vip: IpAddr, from: Instant, to: Instant) -> usize {
+        let timeline = self.timeline(vip);
+        let changes = timeline.windows(2).filter(|pair| pair[1].0 >= from && pair[1].0 <= to);
+        changes.map(|pair| pair[1].1.difference(&pair[0].1).count()).sum()
+    }
+
     /// When the observation started and ended.
     #[must_use]
     pub fn observed(&self) -> Span {

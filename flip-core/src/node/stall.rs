@@ -1,0 +1,114 @@
+//! After a stall of this node's own loop nothing that it was waiting for means anything, and the
+//! others must be heard again before it acts.
+//!
+//! A host on which many nodes stall together must not be kept busy by their asking around: the first
+//! stall asks at once, and a stall soon after another waits ever longer before it asks again. What
+//! arrives by itself meanwhile counts all the same.
+
+use std::time::Duration;
+
+use super::{Node, Timer};
+use crate::event::Event;
+use crate::limits;
+use crate::loss::Purpose;
+use crate::time::Time;
+
+/// Shortest time between two rounds of asking.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// When the others were asked after a stall, and how soon they may be asked again.
+#[derive(Debug)]
+pub(super) struct Asking {
+    last: Option<Time>,
+    pause: Duration,
+}
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self { last: None, pause: FIRST_PAUSE }
+    }
+}
+
+impl Asking {
+    /// When to ask because of a stall that was noticed now.
+    fn due(&self, now: Time) -> Time {
+        self.last.map_or(now, |last| (last + self.pause).max(now))
+    }
+
+    fn asked(&mut self, now: Time) {
+        let calm = self.last.is_none_or(|last| now.since(last) > 4 * limits::ASKING_PAUSE);
+        self.pause = if calm { FIRST_PAUSE } else { (2 * self.pause).min(limits::ASKING_PAUSE) };
+        self.last = Some(now);
+    }
+}
+
+impl Node {
+    /// A loop that was late by more than half a window cannot tell a dead peer from its own absence:
+    /// whatever it was waiting for starts anew, and nothing heard before counts.
+    pub(super) fn notice_stall(&mut self, now: Time) {
+        let Some(due) = self.poll_timeout() else { return };
+        // Inputs that waited through the same stall do not make it another one.
+        let late = now.since(self.distrust_before.map_or(due, |noticed| noticed.max(due)));
+        if late <= self.config.timing.window() / 2 {
+            return;
+        }
+        self.event(Event::Stalled { late });
+        self.distrust_before = Some(now);
+        self.pings.forget();
+        self.ballots.clear();
+        self.round.1.clear();
+        self.timers.cancel(Timer::RoundCheck);
+        self.void_cases(now);
+        self.timers.set_earlier(Timer::Ask, self.asking.due(now));
+    }
+
+    /// Asks all voters that were not heard since the stall, because an old pong proves nothing now, and
+    /// greets those who are missing.
+    pub(super) fn ask_around(&mut self, now: Time) {
+        self.asking.asked(now);
+        for voter in self.config.voters.clone() {
+            if voter != self.config.me && self.view.is_up(voter) && !self.heard_since_stall(voter) {
+                self.ping(voter, Purpose::Probe, now);
+            }
+        }
+        self.greet_soon(now);
+    }
+
+    fn heard_since_stall(&self, server: usize) -> bool {
+        self.distrust_before.is_none_or(|stall| self.spread.last_heard(server).is_some_and(|at| at >= stall))
+    }
+
+    /// True when a member answers as far as this node can trust its senses.
+    pub(super) fn is_heard(&self, server: usize) -> bool {
+        self.heard_since_stall(server) && self.cases.get(&server).is_none_or(|case| !case.silent())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stalls_again_and_again_asks_ever_less() {
+        let mut asking = Asking::default();
+        let mut asked = Vec::new();
+        let mut waiting: Option<Time> = None;
+        for millis in (0..60_000).step_by(10) {
+            let now = Time::from_millis(millis);
+            if millis % 200 == 0 {
+                waiting = Some(waiting.map_or(asking.due(now), |at| at.min(asking.due(now))));
+            }
+            if waiting.is_some_and(|at| at <= now) {
+                waiting = None;
+                asking.asked(now);
+                asked.push(millis);
+            }
+        }
+        assert_eq!(asked[..3], [0, 200, 400], "{asked:?}");
+        assert!((30..40).contains(&asked.len()), "{asked:?}");
+        let later = Time::from_millis(90_000);
+        assert_eq!(asking.due(later), later, "after a calm time the first stall asks at once");
+        asking.asked(later);
+        assert_eq!(asking.due(later), later + FIRST_PAUSE);
+    }
+}

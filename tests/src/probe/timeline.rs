@@ -180,4 +180,11 @@ mod tests {
             assert_eq!(report.moves_in(VIP, at(0), at(1)), 0, "{changes}");
         }
     }
+
+    #[test]
+    fn whoever_takes_an_address_is_counted() {
+        let (report, at) = report("+0 . +1 -1 +1 -0 +0");
+        assert_eq!(report.taken_in(VIP, at(0), at(10)), 3);
+        assert_eq!(report.taken_in(VIP, at(3), at(4)), 1);
+    }
 }

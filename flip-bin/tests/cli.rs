@@ -203,7 +203,7 @@ fn a_bad_config_starts_nothing() {
     let mut local = Local::prepare(flip(), 3, 1, &["one"], extra).unwrap();
     local.start(0).unwrap();
     assert_eq!(local.wait(0).unwrap().code(), Some(2));
-    assert!(local.log(0).contains("(key quorum)"), "{}", local.log(0));
+    assert!(local.log(0).starts_with("error: ") && local.log(0).contains("(key quorum)"), "{}", local.log(0));
     assert!(!local.state_dir().join("a").exists());
 }
 

@@ -18,6 +18,7 @@ mod state;
 mod stream;
 mod timer;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -43,10 +44,13 @@ pub fn entropy(mut buffer: &mut [u8]) -> std::io::Result<()> {
 
 pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
     let from = ConfigArgs { config, id: args.id.clone() };
-    let Read { config, warnings } = config::read(&from).map_err(|Refused(text)| Failure {
-        code: 2,
-        error: anyhow::anyhow!("{}", text.trim_start_matches("error: ").to_owned()),
-    })?;
+    let Read { config, warnings } = match config::read(&from) {
+        Ok(read) => read,
+        Err(Refused(text)) => {
+            writeln!(std::io::stderr(), "{text}")?;
+            return Ok(ExitCode::from(2));
+        }
+    };
     let level = args.log_level.map_or(config.log_level, LogLevel::from);
     let log = log::start(args.log, level);
     match args.log {

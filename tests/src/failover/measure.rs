@@ -123,59 +123,52 @@ fn at_once(
 }
 
 fn host_cut(subject: &mut Subject) -> anyhow::Result<Run> {
-    let probe = Probe::start(subject.lab(), vip(0), EACH)?;
-    thread::sleep(REST);
-    let cut = probe.mark();
-    subject.lab().cut(0)?;
-    let taken = subject.taken(NEVER);
-    thread::sleep(REST);
-    let seen = probe.stop()?;
+    let (run, _) = fault(subject, REST, |subject| subject.lab().cut(0))?;
     subject.lab().heal()?;
-    Ok(Run { remark: (!taken).then(|| "never replaced".to_owned()), ..Run::outage(seen.outage_since(cut)) })
+    Ok(run)
 }
 
 fn sigterm(subject: &mut Subject) -> anyhow::Result<Run> {
-    let probe = Probe::start(subject.lab(), vip(0), EACH)?;
-    thread::sleep(REST);
-    let term = probe.mark();
-    subject.terminate()?;
-    let taken = subject.taken(NEVER);
-    thread::sleep(REST);
-    let seen = probe.stop()?;
+    let (run, _) = fault(subject, REST, Subject::terminate)?;
     subject.restart()?;
-    Ok(Run { remark: (!taken).then(|| "never replaced".to_owned()), ..Run::outage(seen.outage_since(term)) })
+    Ok(run)
 }
 
 fn sigkill(subject: &mut Subject) -> anyhow::Result<Run> {
-    let probe = Probe::start(subject.lab(), vip(0), EACH)?;
-    thread::sleep(REST);
-    let killed = probe.mark();
-    subject.kill()?;
-    let taken = subject.taken(NEVER);
     // Announcements come again after 1 s and 5 s.
-    thread::sleep(CALM);
-    let seen = probe.stop()?;
-    let served = seen.answered_by(killed, Instant::now());
-    let stale = served.last().is_some_and(|service| service.host == 0);
-    let remark = match (taken, stale) {
-        (false, _) => "never replaced",
-        (true, true) => "the dead daemon's address wins",
-        (true, false) => "the new holder wins",
-    };
+    let (mut run, seen) = fault(subject, CALM, Subject::kill)?;
+    if run.remark.is_none() {
+        let end = Instant::now();
+        let last = seen.answered_by(end - 2 * CALM, end).last().map(|service| service.host);
+        let remark = if last == Some(0) { "the dead daemon's address wins" } else { "the new holder wins" };
+        run.remark = Some(remark.to_owned());
+    }
     subject.restart()?;
-    Ok(Run { remark: Some(remark.to_owned()), ..Run::outage(seen.outage_since(killed)) })
+    Ok(run)
 }
 
 fn deaf(subject: &mut Subject) -> anyhow::Result<Run> {
+    let (run, _) = fault(subject, REST, |subject| subject.lab().deafen(0))?;
+    subject.lab().heal()?;
+    Ok(run)
+}
+
+/// What the client of `vip(0)` loses by a fault at its holder, watched until `rest` after somebody else
+/// has taken the address.
+fn fault(
+    subject: &mut Subject,
+    rest: Duration,
+    happen: impl FnOnce(&mut Subject) -> anyhow::Result<()>,
+) -> anyhow::Result<(Run, Report)> {
     let probe = Probe::start(subject.lab(), vip(0), EACH)?;
     thread::sleep(REST);
     let mark = probe.mark();
-    subject.lab().deafen(0)?;
+    happen(subject)?;
     let taken = subject.taken(NEVER);
-    thread::sleep(REST);
+    thread::sleep(rest);
     let seen = probe.stop()?;
-    subject.lab().heal()?;
-    Ok(Run { remark: (!taken).then(|| "never replaced".to_owned()), ..Run::outage(seen.outage_since(mark)) })
+    let remark = (!taken).then(|| "never replaced".to_owned());
+    Ok((Run { remark, ..Run::outage(seen.outage_since(mark)) }, seen))
 }
 
 fn loss(subject: &mut Subject, percent: u8, span: Duration) -> anyhow::Result<Run> {

@@ -21,13 +21,14 @@ pub fn run(args: &CheckArgs) -> Outcome {
             let file = args.config.config.display();
             writeln!(
                 std::io::stdout(),
-                "{file}: {} as {}: {} servers, {} voters, quorum {}, {} systems, {items} items",
+                "{file}: {} as {}: {}, {}, quorum {}, {}, {}",
                 if warnings.is_empty() { "fine".to_owned() } else { count(warnings.len(), "warning") },
                 config.my().id,
-                config.servers.len(),
-                config.voters.len(),
+                count(config.servers.len(), "server"),
+                count(config.voters.len(), "voter"),
                 config.quorum,
-                config.systems.len(),
+                count(config.systems.len(), "system"),
+                count(items, "item"),
             )?;
             Ok(ExitCode::from(u8::from(args.strict && !warnings.is_empty())))
         }

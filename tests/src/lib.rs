@@ -1,3 +1,7 @@
+//! How flip is tried out for real: a lab of network namespaces, a cluster on loopback, a client that
+//! counts what it loses, and the benchmarks.
+
+pub mod busy;
 pub mod cluster;
 pub mod failover;
 pub mod keepalived;

@@ -10,6 +10,7 @@ use flip_core::config::{Profile, Timing};
 use flip_systems::clock;
 use tokio::task::LocalSet;
 
+use crate::busy::BusyLoops;
 use crate::membership::{self, Running, Seen};
 use crate::spread::Spread;
 
@@ -217,23 +218,9 @@ async fn idle(nodes: &[Running], span: Duration, figures: &mut Figures) -> anyho
 
 /// Counts verdicts on nodes of which none died, while other threads use all cores.
 async fn beside_busy_loops(nodes: &[Running], span: Duration) -> usize {
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let loops: Vec<_> = (0..3)
-        .map(|_| {
-            let stop = stop.clone();
-            std::thread::spawn(move || {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            })
-        })
-        .collect();
+    let loops = BusyLoops::start(3);
     tokio::time::sleep(span).await;
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    for thread in loops {
-        // A spinning thread cannot panic.
-        let _ = thread.join();
-    }
+    drop(loops);
     nodes.iter().map(|node| node.seen.down.borrow().len()).sum()
 }
 

@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow, ensure};
 
 use super::subject::{HOSTS, Kind, Subject, VIPS};
 use super::{Options, What};
+use crate::busy::BusyLoops;
 use crate::lab::{Traffic, Who, vip};
 use crate::probe::{Holders, Probe, Report};
 use crate::spread::Spread;
@@ -50,6 +51,7 @@ pub fn measure(what: What, kind: &Kind, options: &Options, flip: &Path) -> anyho
         What::HealMinority => {
             at_once(kind, options, flip, |subject, _| heal(subject, MINORITY, options.span))
         }
+        What::Busy => one_by_one(kind, options, flip, |subject| busy(subject, options.span)),
         What::Idle => idle(kind, flip),
     }
 }
@@ -196,6 +198,16 @@ fn heal(subject: &mut Subject, client: usize, span: Duration) -> anyhow::Result<
     // Where they go is not the question here.
     run.moves = None;
     Ok(run)
+}
+
+/// Nothing is wrong but that the processors have other things to do.
+fn busy(subject: &mut Subject, span: Duration) -> anyhow::Result<Run> {
+    let watch = Watch::start(subject)?;
+    let from = Instant::now();
+    let loops = BusyLoops::start(3);
+    thread::sleep(span);
+    drop(loops);
+    watch.stop(from, Instant::now())
 }
 
 /// A client of each address, and an observer of their holders.

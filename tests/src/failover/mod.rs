@@ -32,13 +32,15 @@ pub enum What {
     Heal,
     /// After one in which it was with the host that was alone, and one address out of its reach.
     HealMinority,
+    /// Three busy loops use all processors.
+    Busy,
     /// Nothing happens.
     Idle,
 }
 
 impl What {
     /// All, with the names that the command line knows.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("host-cut", Self::HostCut),
         ("sigterm", Self::Sigterm),
         ("sigkill", Self::Sigkill),
@@ -47,6 +49,7 @@ impl What {
         ("loss40", Self::Loss40),
         ("heal", Self::Heal),
         ("heal-minority", Self::HealMinority),
+        ("busy", Self::Busy),
         ("idle", Self::Idle),
     ];
 }

@@ -6,7 +6,8 @@
 use flip_core::sim::run_seed;
 
 /// Seeds that once failed, and what they taught. They run first.
-const CORPUS: [(u64, &str); 2] = [
+const CORPUS: [(u64, &str); 3] = [
+    (4550, "the sweep itself: a goodbye may take longer than five probe periods of profile turbo"),
     (8, "P6: a loser did not look at its items when the successor's confirmation arrived"),
     (1, "P6: a goodbye of an earlier generation made digests differ for ever"),
 ];

@@ -236,8 +236,13 @@ fn trouble(world: &mut World, plan: &Plan, rng: &mut StdRng, unit: Duration) {
 
 fn mend(world: &mut World, servers: usize, unit: Duration) {
     world.heal();
-    // Whoever is on its way out may finish, frozen ones thaw.
+    // Frozen ones thaw, and whoever is on its way out may finish: with somebody who does not answer, a
+    // goodbye takes as long as its repetitions, whatever the profile.
     world.run_for(unit * 5);
+    let until = world.now + Duration::from_secs(5);
+    while (0..servers).any(|host| world.is_leaving(host)) && world.now < until {
+        world.run_for(unit);
+    }
     for host in 0..servers {
         world.start(host);
     }

@@ -29,6 +29,8 @@ pub struct Host {
     frozen_until: Option<Time>,
     /// Running hook per item, to see that they never overlap.
     hooks: BTreeSet<ItemRef>,
+    /// True from the wish to leave until the daemon is gone.
+    leaving: bool,
     /// True once the daemon said that it has left.
     left: bool,
 }
@@ -91,6 +93,7 @@ impl World {
             life: 0,
             frozen_until: None,
             hooks: BTreeSet::new(),
+            leaving: false,
             left: false,
         };
         Self {
@@ -121,6 +124,7 @@ impl World {
         let host = &mut self.hosts[index];
         host.life += 1;
         host.stored += 1;
+        host.leaving = false;
         host.left = false;
         host.hooks.clear();
         host.frozen_until = None;
@@ -152,7 +156,14 @@ impl World {
 
     /// Asks a daemon to leave.
     pub fn leave(&mut self, index: usize) {
+        self.hosts[index].leaving = self.hosts[index].node.is_some();
         self.feed(index, Input::Leave);
+    }
+
+    /// True while a daemon is on its way out.
+    #[must_use]
+    pub fn is_leaving(&self, index: usize) -> bool {
+        self.hosts[index].leaving && self.hosts[index].node.is_some()
     }
 
     /// True when the daemon said goodbye to the end.

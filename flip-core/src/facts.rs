@@ -43,12 +43,6 @@ impl Facts {
         &self.servers[server]
     }
 
-    /// The state of an item on a server, as that server stated it.
-    #[must_use]
-    pub fn state(&self, server: usize, item: ItemId) -> Option<ItemState> {
-        self.servers[server].held.get(&item).map(|(state, _)| *state)
-    }
-
     /// True when `(generation, seq)` is newer than what is known of the server.
     #[must_use]
     pub fn is_newer(&self, server: usize, generation: u64, seq: u32) -> bool {

@@ -146,8 +146,7 @@ impl Node {
         for system in 0..self.config.systems.len() {
             let spec = &self.config.systems[system];
             self.items.placement[system] = placement::place(&self.config, system, |server, item| {
-                self.view.is_live(server)
-                    && self.stated(server, spec.items[item].id) != Some(ItemState::Failing)
+                self.view.is_live(server) && !self.says(server, spec.items[item].id, ItemState::Failing)
             });
         }
     }
@@ -239,14 +238,19 @@ impl Node {
         self.items
             .holders(at)
             .iter()
-            .any(|holder| self.view.is_up(*holder) && self.stated(*holder, id) == Some(ItemState::Active))
+            .any(|holder| self.view.is_up(*holder) && self.says(*holder, id, ItemState::Active))
     }
 
-    /// What the life of a server that is known now said of an item. What an earlier life said is void:
-    /// a host that died and came back holds nothing.
-    fn stated(&self, server: usize, item: ItemId) -> Option<ItemState> {
-        let current = self.facts.of(server).generation == self.view.get(server).generation;
-        self.facts.state(server, item).filter(|_| current)
+    /// What the life of a server that is known now said of an item, and since when. What an earlier
+    /// life said is void: a host that died and came back holds nothing.
+    pub(super) fn stated(&self, server: usize, item: ItemId) -> Option<(ItemState, Time)> {
+        let stated = self.facts.of(server);
+        let current = stated.generation == self.view.get(server).generation;
+        stated.held.get(&item).copied().filter(|_| current)
+    }
+
+    fn says(&self, server: usize, item: ItemId, state: ItemState) -> bool {
+        self.stated(server, item).is_some_and(|(stated, _)| stated == state)
     }
 
     /// Why placement puts the item where it is.

@@ -82,18 +82,12 @@ impl Node {
         let name = |server: usize| self.config.servers[server].id.clone();
         let mut holders = Vec::new();
         for server in 0..self.config.servers.len() {
-            let (state, since) = if server == self.config.me {
-                self.item_state(at)
-            } else if self.view.is_up(server)
-                && self.facts.of(server).generation == self.view.get(server).generation
-            {
-                match self.facts.of(server).held.get(&id) {
-                    Some(stated) => *stated,
-                    None => continue,
-                }
+            let stated = if server == self.config.me {
+                Some(self.item_state(at))
             } else {
-                continue;
+                self.stated(server, id).filter(|_| self.view.is_up(server))
             };
+            let Some((state, since)) = stated else { continue };
             if state != ItemState::Standby {
                 holders.push(HolderStatus { server: name(server), state, since_ms: millis(now, since) });
             }

@@ -1,7 +1,5 @@
 //! What an address of flip looks like in the kernel, and how it is known again.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
@@ -41,16 +39,6 @@ const LABEL_MAX: usize = 15;
 
 /// No end (INFINITY_LIFE_TIME).
 const FOREVER: u32 = u32::MAX;
-
-/// The address of an item: `192.0.2.1`, `192.0.2.1/24`, `2001:db8::1` or `2001:db8::1/64`. Without a
-/// prefix it is /32 or /128.
-pub(super) fn parse(item: &str) -> Option<IpNet> {
-    let net: IpNet =
-        if item.contains('/') { item.parse().ok()? } else { item.parse::<IpAddr>().ok()?.into() };
-    let ip = net.addr();
-    let broadcast = ip == IpAddr::from([255; 4]);
-    (!ip.is_unspecified() && !ip.is_multicast() && !broadcast).then_some(net)
-}
 
 /// The label of an IPv4 address on `interface`, where it fits.
 ///
@@ -134,6 +122,8 @@ impl Bound {
 
 #[cfg(test)]
 mod tests {
+    use flip_core::config::parse_vip;
+
     use super::*;
 
     #[test]
@@ -153,7 +143,7 @@ mod tests {
             ("255.255.255.255", None),
         ];
         for (item, expected) in cases {
-            assert_eq!(parse(item).map(|n| n.to_string()).as_deref(), expected, "{item}");
+            assert_eq!(parse_vip(item).ok().map(|n| n.to_string()).as_deref(), expected, "{item}");
         }
     }
 

@@ -29,6 +29,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use flip_core::config::parse_vip;
 use flip_core::id::ItemRef;
 use ipnet::IpNet;
 use rtnetlink::packet_core::NetlinkPayload;
@@ -74,7 +75,7 @@ impl Handler for Ip {
             starts.push(items.len());
             let interface = interface_of(assigned.system)?;
             for (item, configured) in assigned.system.items.iter().enumerate() {
-                let net = address::parse(&configured.name).ok_or_else(|| OpenError::Item {
+                let net = parse_vip(&configured.name).map_err(|_| OpenError::Item {
                     system: assigned.system.name.clone(),
                     item: configured.name.clone(),
                     what: "an IPv4 or IPv6 address that an interface can have, with a prefix or without",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::{LogLevel, SystemKind, load};
 
-const ORIGINAL: &str = include_str!("../testdata/original.json");
+const ORIGINAL: &str = include_str!("../../../../examples/original/cluster.json");
 
 #[test]
 fn it_means_what_it_meant() {

@@ -97,6 +97,15 @@ need_package() {
     return 1
 }
 
+# Debian starts what it installs; only the program is wanted, not the service.
+need_keepalived() {
+    ! command -v keepalived >/dev/null || return 0
+    need_package keepalived keepalived || return 1
+    if command -v systemctl >/dev/null; then
+        as_root systemctl disable --quiet --now keepalived.service || say "cannot stop keepalived.service"
+    fi
+}
+
 # Makes sure that there is a cargo that can build flip, or says how to get one and returns 1.
 need_rust() {
     local version

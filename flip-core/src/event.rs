@@ -128,6 +128,25 @@ pub enum Event {
         /// Whether it is there now.
         present: bool,
     },
+    /// A majority's grant to hold an item began or ended.
+    Lease {
+        /// Which item.
+        item: ItemRef,
+        /// Whether this node may hold it now.
+        held: bool,
+    },
+    /// The machine slept.
+    Suspended {
+        /// For how long.
+        by: Duration,
+    },
+    /// A server was marked by an operator: it takes no items while drained.
+    Drained {
+        /// Position of the server.
+        server: usize,
+        /// Whether it is drained now.
+        drained: bool,
+    },
     /// A datagram was refused. Counted, and logged at debug level.
     Refused {
         /// Where it came from.
@@ -160,6 +179,8 @@ pub enum AbstainReason {
     NoContact,
     /// Its own loop was late within the window.
     Stalled,
+    /// The witness did not answer within the window.
+    WitnessSilent,
 }
 
 /// Why a datagram was refused.
@@ -198,6 +219,9 @@ pub enum ItemState {
     Releasing,
     /// The alive hook failed too often; the item goes elsewhere.
     Failing,
+    /// The down hook did not end before the lease did: the item may still be here, and nobody else takes
+    /// it before somebody confirmed that it is released.
+    Unclean,
 }
 
 /// Why an item changes.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::event::{Event, Reason};
 use crate::id::ItemRef;
+use crate::time::Time;
 
 /// What the driver hands to `Node::handle`.
 #[derive(Debug)]
@@ -49,8 +50,55 @@ pub enum Input<'a> {
         /// The frame.
         data: &'a [u8],
     },
-    /// Shut down: down hooks, goodbye, then `Output::Left`.
+    /// Shut down: hand over, down hooks, goodbye, then `Output::Left`.
     Leave,
+    /// The machine slept: CLOCK_BOOTTIME went this much further than CLOCK_MONOTONIC since the last
+    /// input. Handed in before anything else that happened since, because the kernel's own timers
+    /// stood still meanwhile (rule R7).
+    Suspended {
+        /// For how long.
+        by: Duration,
+    },
+    /// An `Output::Refresh` was carried out.
+    Refreshed {
+        /// From `RefreshCall::id`.
+        id: u64,
+        /// Items of the call that were not there any more, or whose `Lifetime::latest` had passed. They
+        /// are not there now.
+        gone: Vec<usize>,
+    },
+    /// The witness answered an `Output::PingWitness`.
+    WitnessAnswered {
+        /// From the ping.
+        nonce: u16,
+    },
+    /// Somebody who may says what to do; answered by `Output::Done`.
+    Command {
+        /// The driver's name for who asked.
+        asker: u64,
+        /// What.
+        command: Command,
+    },
+}
+
+/// What an operator can tell a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Takes all items from a server, in planned moves, until [`Command::Undrain`].
+    Drain {
+        /// Its id.
+        server: String,
+    },
+    /// Lets a server take items again.
+    Undrain {
+        /// Its id.
+        server: String,
+    },
+    /// The operator has made sure that an item in state `Unclean` is released.
+    ConfirmReleased {
+        /// The item's name.
+        item: String,
+    },
 }
 
 /// What the driver takes from `Node::poll_output`.
@@ -86,6 +134,61 @@ pub enum Output {
     },
     /// Everything is released and everybody who answers knows that we left: the driver may exit.
     Left,
+    /// Give items that are here a new lifetime, at once and before later outputs; answer with
+    /// `Input::Refreshed` before any other input.
+    Refresh(RefreshCall),
+    /// Send one ICMP echo request to the config's witness; answer with `Input::WitnessAnswered` if it
+    /// answers.
+    PingWitness {
+        /// Echoed.
+        nonce: u16,
+    },
+    /// The answer to an `Input::Command`: one line for people.
+    Done {
+        /// From the input.
+        asker: u64,
+        /// What was done, or why not and what to do.
+        result: Result<String, String>,
+    },
+    /// This node must not run: another daemon has its id. Nothing was taken; the driver exits.
+    Refused {
+        /// Where the other one is, or was heard.
+        other: SocketAddr,
+    },
+}
+
+/// How long a kernel keeps an address by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Whole seconds from the system call on (`valid_lft`); [`Lifetime::FOREVER`] for no end.
+    pub seconds: u32,
+    /// The last moment at which this lifetime may be given: given later, the address would outlive the
+    /// lease (rule R6 b). Whoever finds, before or after the system call, that it has passed takes the
+    /// address away at once and reports a failure, before anything is announced.
+    pub latest: Option<Time>,
+}
+
+impl Lifetime {
+    /// The value of `seconds` for no end, as in the kernel (`INFINITY_LIFE_TIME`).
+    pub const FOREVER: u32 = u32::MAX;
+    /// No end.
+    pub const ENDLESS: Self = Self { seconds: Self::FOREVER, latest: None };
+}
+
+/// Items of one system that get a new lifetime together.
+///
+/// It must not bring back what is gone: where the kernel had already removed an address, the call takes
+/// it away again and reports it (rule R6 a).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshCall {
+    /// Echoed in `Input::Refreshed`.
+    pub id: u64,
+    /// Position of the system.
+    pub system: usize,
+    /// Positions of the items.
+    pub items: Vec<usize>,
+    /// Their new lifetime.
+    pub lifetime: Lifetime,
 }
 
 /// One hook to run.
@@ -101,6 +204,9 @@ pub struct HookCall {
     pub reason: Reason,
     /// The driver must end the hook and report an error after this long.
     pub timeout: Duration,
+    /// How long the item may be there without being refreshed. Only systems whose release is the
+    /// kernel's know what to do with it.
+    pub lifetime: Lifetime,
 }
 
 /// What a hook does.

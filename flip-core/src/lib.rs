@@ -94,6 +94,6 @@ pub mod wire;
 #[cfg(test)]
 mod testing;
 
-pub use io::{HookAction, HookCall, Input, Output};
+pub use io::{Command, HookAction, HookCall, Input, Lifetime, Output, RefreshCall};
 pub use node::{Node, Start};
 pub use time::Time;

@@ -1,6 +1,8 @@
 //! Configs for the tests of this crate.
 
-use crate::config::{ClusterKey, Config, Item, LogLevel, Profile, Server, System, SystemKind};
+use crate::config::{
+    ClusterKey, Config, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, System, SystemKind,
+};
 use crate::id::{ItemId, ShortId};
 
 /// A cluster whose servers are the letters of `ids`, all in one sharded system without items.
@@ -29,10 +31,14 @@ pub fn config(ids: &str, me: &str) -> Config {
             down: "memory_down".into(),
             config: serde_json::Map::new(),
             items: Vec::new(),
+            release: Release::Hook,
+            orphan: None,
         }],
         key: ClusterKey([7; 32]),
         cluster_id: "test".into(),
         log_level: LogLevel::Info,
+        lease: LEASE,
+        witness: None,
     };
     config.voters = config.default_voters();
     config
@@ -40,5 +46,11 @@ pub fn config(ids: &str, me: &str) -> Config {
 
 /// `count` items named "0", "1", … in the system of [`config`].
 pub fn items(count: usize) -> Vec<Item> {
-    (0..count).map(|n| Item { name: n.to_string(), id: ItemId::of("test", &n.to_string()) }).collect()
+    (0..count)
+        .map(|n| Item {
+            name: n.to_string(),
+            id: ItemId::of("test", &n.to_string()),
+            isolated: Isolated::Keep,
+        })
+        .collect()
 }

@@ -12,10 +12,12 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use flip_core::config::{ClusterKey, Config, Item, LogLevel, Profile, Server, System, SystemKind};
+use flip_core::config::{
+    ClusterKey, Config, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, System, SystemKind,
+};
 use flip_core::event::Reason;
 use flip_core::id::{ItemId, ItemRef, ShortId};
-use flip_core::{HookAction, HookCall};
+use flip_core::{HookAction, HookCall, Lifetime};
 use flip_systems::{Leftover, Systems, interfaces};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use serde_json::Value;
@@ -515,7 +517,10 @@ fn give_up(capability: CapabilitySet) {
 fn config(interface: &str, items: &[&str]) -> Config {
     let mut settings = serde_json::Map::new();
     settings.insert("interface".to_owned(), interface.into());
-    let items = items.iter().map(|i| Item { name: (*i).to_owned(), id: ItemId::of("ip", i) }).collect();
+    let items = items
+        .iter()
+        .map(|i| Item { name: (*i).to_owned(), id: ItemId::of("ip", i), isolated: Isolated::Keep })
+        .collect();
     Config {
         me: 0,
         servers: vec![Server {
@@ -534,11 +539,15 @@ fn config(interface: &str, items: &[&str]) -> Config {
             alive: "ip_up".to_owned(),
             down: "ip_down".to_owned(),
             config: settings,
+            release: Release::Kernel,
+            orphan: None,
             items,
         }],
         key: ClusterKey([0; 32]),
         cluster_id: String::new(),
         log_level: LogLevel::Info,
+        lease: LEASE,
+        witness: None,
     }
 }
 
@@ -547,7 +556,14 @@ fn item(item: usize) -> ItemRef {
 }
 
 fn call(at: usize, action: HookAction) -> HookCall {
-    HookCall { id: 1, item: item(at), action, reason: Reason::Home, timeout: Duration::from_secs(5) }
+    HookCall {
+        id: 1,
+        item: item(at),
+        action,
+        reason: Reason::Home,
+        timeout: Duration::from_secs(5),
+        lifetime: Lifetime::ENDLESS,
+    }
 }
 
 async fn alive(systems: &Systems, item: usize) -> Result<(), String> {

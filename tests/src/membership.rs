@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flip_core::config::{ClusterKey, Config, LogLevel, Server, Timing};
+use flip_core::config::{ClusterKey, Config, LEASE, LogLevel, Server, Timing};
 use flip_core::event::Event;
 use flip_core::id::ShortId;
 use flip_core::{Input, Node, Output, Start, Time};
@@ -108,6 +108,8 @@ pub fn configs(count: usize, timing: &Timing) -> anyhow::Result<Vec<Config>> {
             key: ClusterKey([9; 32]),
             cluster_id: "bench".into(),
             log_level: LogLevel::Error,
+            lease: LEASE,
+            witness: None,
         })
         .collect())
 }
@@ -231,7 +233,13 @@ impl Driver {
                     let _ = reply.send(data);
                 }
             }
-            Output::Hook(_) | Output::StoreGeneration(_) | Output::Left => {}
+            Output::Hook(_)
+            | Output::StoreGeneration(_)
+            | Output::Left
+            | Output::Refresh(_)
+            | Output::PingWitness { .. }
+            | Output::Done { .. }
+            | Output::Refused { .. } => {}
         }
     }
 }

@@ -202,6 +202,10 @@ impl Drive {
                 }
             }
             Output::Left => self.left = true,
+            Output::Refresh(_)
+            | Output::PingWitness { .. }
+            | Output::Done { .. }
+            | Output::Refused { .. } => {}
         }
         Ok(())
     }

@@ -97,6 +97,11 @@ pub fn event(event: &Event, config: &Config) {
             let what = if *present { "somebody else added it" } else { "somebody else removed it" };
             warn!(system, item, "{what}");
         }
+        Event::Lease { item, held } => {
+            debug!(item = config.systems[item.system].items[item.item].name, held, "lease")
+        }
+        Event::Suspended { by } => warn!(?by, "this machine slept"),
+        Event::Drained { server, drained } => info!(member = name(*server), drained, "drain"),
         Event::Refused { from, why } => debug!(%from, ?why, "refused a datagram"),
     }
 }

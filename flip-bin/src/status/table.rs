@@ -111,6 +111,7 @@ fn item_rows(item: &ItemStatus, older: Duration) -> Vec<Vec<Cell>> {
                 ItemState::Active => ("active", GREEN),
                 ItemState::Releasing => ("releasing", YELLOW),
                 ItemState::Failing => ("failing", RED),
+                ItemState::Unclean => ("unclean", RED),
             };
             let mut row = start();
             row.push(Cell::plain(&holder.server));

@@ -26,7 +26,7 @@ mod written;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 pub use ip::parse_vip;
@@ -64,7 +64,16 @@ pub struct Config {
     pub cluster_id: String,
     /// What to log.
     pub log_level: LogLevel,
+    /// How long a majority's grant to hold an item with `"isolated": "drop"` is valid (`lease`).
+    pub lease: Duration,
+    /// An address that must answer echo requests for this node's Down ballots to count (`witness`).
+    pub witness: Option<IpAddr>,
 }
+
+/// The default of `lease`.
+pub const LEASE: Duration = Duration::from_secs(4);
+/// The default of `on_daemon_death`.
+pub const ORPHAN: Duration = Duration::from_secs(60);
 
 /// A server as the config names it.
 #[derive(Clone, Debug)]
@@ -96,6 +105,46 @@ pub struct System {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// The items, in listed order.
     pub items: Vec<Item>,
+    /// How an item is released: decides what promise `"isolated": "drop"` can keep.
+    pub release: Release,
+    /// How long the kernel keeps an address whose daemon died while others could take over
+    /// (`on_daemon_death`); none for ever. Only for `Release::Kernel` and items that are not `drop`.
+    pub orphan: Option<Duration>,
+}
+
+/// What a node does with an item while it sees no quorum (the key `isolated`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isolated {
+    /// Holds what it holds, takes nothing.
+    #[default]
+    Keep,
+    /// Also takes every item that it can't see held.
+    Take,
+    /// Releases everything within the lease: never two holders.
+    Drop,
+}
+
+impl Isolated {
+    /// The words of the config.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("keep", Self::Keep), ("take", Self::Take), ("drop", Self::Drop)];
+}
+
+/// How the items of a system are released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// By the kernel, even when nobody acts: addresses with a lifetime.
+    Kernel,
+    /// By a hook that has to end.
+    Hook,
+}
+
+impl Release {
+    /// How the handler of this name under `alive` releases.
+    #[must_use]
+    pub fn of(alive: &str) -> Self {
+        if alive == HANDLERS[0].0 { Self::Kernel } else { Self::Hook }
+    }
 }
 
 /// One entry of a system's `data`.
@@ -105,6 +154,8 @@ pub struct Item {
     pub name: String,
     /// Its cluster-wide id.
     pub id: ItemId,
+    /// The system's `isolated`, or its own.
+    pub isolated: Isolated,
 }
 
 /// How the items of a system are placed.
@@ -137,6 +188,9 @@ pub struct Timing {
     pub digest_interval: Duration,
     /// How long one hook may take.
     pub hook_timeout: Duration,
+    /// How long a server must have been up after a verdict on it before it gets items again (`mature`);
+    /// doubled for each further verdict within ten minutes.
+    pub mature: Duration,
 }
 
 impl Timing {
@@ -184,7 +238,7 @@ impl Profile {
         // knows the loss of every path before it has to judge a silence.
         let pings_per_interval = if servers <= 9 { servers.saturating_sub(1).max(1) } else { 1 };
         let ms = Duration::from_millis;
-        let timing = |probe, timeout, pings, settle, digest| Timing {
+        let timing = |probe, timeout, pings, settle, digest, mature| Timing {
             probe_interval: ms(probe),
             pings_per_interval,
             ping_timeout: ms(timeout),
@@ -192,12 +246,13 @@ impl Profile {
             settle: ms(settle),
             digest_interval: ms(digest),
             hook_timeout: ms(10_000),
+            mature: ms(mature),
         };
         match self {
-            Self::Lan => timing(1000, 1500, 10, 500, 5000),
-            Self::Balanced => timing(500, 1000, 10, 300, 3000),
-            Self::Fast => timing(200, 400, 10, 100, 2000),
-            Self::Turbo => timing(15, 32, 8, 10, 500),
+            Self::Lan => timing(1000, 1500, 10, 500, 5000, 5000),
+            Self::Balanced => timing(500, 1000, 10, 300, 3000, 3000),
+            Self::Fast => timing(200, 400, 10, 100, 2000, 1000),
+            Self::Turbo => timing(15, 32, 8, 10, 500, 500),
         }
     }
 }

@@ -9,7 +9,10 @@ use super::problem::Problems;
 use super::raw::{clip, list};
 use super::source::{At, Spanned};
 use super::written::{Setting, Written, WrittenSystem};
-use super::{ClusterKey, Config, Item, Overrides, Profile, Server, System, Timing, check, handlers, ip};
+use super::{
+    ClusterKey, Config, Isolated, Item, LEASE, ORPHAN, Overrides, Profile, Release, Server, System, Timing,
+    check, handlers, ip,
+};
 use crate::id::{ItemId, ShortId};
 use crate::{limits, quorum};
 
@@ -70,6 +73,8 @@ pub(super) fn resolve(
         down: handlers::down_name(system),
         config: merge([&written.config, &system.config, my_settings]),
         items,
+        release: Release::of(&handlers::alive_name(system)),
+        orphan: Some(ORPHAN),
     });
     Some(Config {
         me,
@@ -81,6 +86,8 @@ pub(super) fn resolve(
         key,
         cluster_id: written.cluster_id.clone(),
         log_level: written.log_level,
+        lease: LEASE,
+        witness: None,
     })
 }
 
@@ -299,7 +306,11 @@ fn read_items_of<'w>(
             addresses.insert(address.to_canonical(), &item.at);
             ip::warn_own_address(address, &item.at, written, problems);
         }
-        items.push(Item { name: item.value.clone(), id: ItemId::of(&system.name.value, &item.value) });
+        items.push(Item {
+            name: item.value.clone(),
+            id: ItemId::of(&system.name.value, &item.value),
+            isolated: Isolated::Keep,
+        });
     }
     items
 }

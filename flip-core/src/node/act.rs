@@ -19,7 +19,7 @@ use super::{Node, Timer};
 use crate::config::{Config, SystemKind};
 use crate::event::{Event, ItemState, Reason};
 use crate::id::{ItemId, ItemRef};
-use crate::io::{HookAction, HookCall, Output};
+use crate::io::{HookAction, HookCall, Lifetime, Output};
 use crate::limits;
 use crate::placement::{self, Holders};
 use crate::time::Time;
@@ -196,7 +196,7 @@ impl Node {
                 ItemState::Releasing if item.failures < limits::HOOK_FALL => {
                     self.start(at, HookAction::Down, Reason::Shutdown, now);
                 }
-                ItemState::Releasing | ItemState::Standby | ItemState::Failing => {}
+                ItemState::Releasing | ItemState::Standby | ItemState::Failing | ItemState::Unclean => {}
             }
             return;
         }
@@ -223,7 +223,7 @@ impl Node {
             }
             ItemState::Releasing => self.start(at, HookAction::Down, Reason::HookFailed, now),
             ItemState::Failing => self.change(at, ItemState::Standby, Reason::HookFailed, now),
-            ItemState::Standby | ItemState::Active => {}
+            ItemState::Standby | ItemState::Active | ItemState::Unclean => {}
         }
     }
 
@@ -289,7 +289,14 @@ impl Node {
         item.hook = Some(id);
         item.not_before = None;
         let timeout = self.config.timing.hook_timeout;
-        self.outputs.push_back(Output::Hook(HookCall { id, item: at, action, reason, timeout }));
+        self.outputs.push_back(Output::Hook(HookCall {
+            id,
+            item: at,
+            action,
+            reason,
+            timeout,
+            lifetime: Lifetime::ENDLESS,
+        }));
     }
 
     fn change(&mut self, at: ItemRef, to: ItemState, reason: Reason, now: Time) {

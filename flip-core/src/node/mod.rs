@@ -200,6 +200,8 @@ impl Node {
             Input::StreamRequest { conn, data } => self.on_stream_request(conn, data, now),
             Input::StreamReply { data } => self.on_stream_reply(data, now),
             Input::Leave => self.on_leave(now),
+            Input::Suspended { by } => self.event(Event::Suspended { by }),
+            Input::Refreshed { .. } | Input::WitnessAnswered { .. } | Input::Command { .. } => {}
         }
         self.drain_swim(now);
         self.update_quorum(now);

@@ -8,7 +8,9 @@ use rand::{RngExt, SeedableRng};
 
 use super::check::{Checker, Violation};
 use super::world::{Fate, World};
-use crate::config::{ClusterKey, Config, Item, LogLevel, Profile, Server, System, SystemKind};
+use crate::config::{
+    ClusterKey, Config, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, System, SystemKind,
+};
 use crate::id::{ItemId, ShortId};
 use crate::quorum;
 
@@ -109,8 +111,9 @@ impl Plan {
             })
             .collect();
         let name = |n: usize| format!("item{n}");
-        let items =
-            (0..self.items).map(|n| Item { name: name(n), id: ItemId::of("sim", &name(n)) }).collect();
+        let items = (0..self.items)
+            .map(|n| Item { name: name(n), id: ItemId::of("sim", &name(n)), isolated: Isolated::Keep })
+            .collect();
         let system = System {
             name: "sim".into(),
             kind: SystemKind::Shard,
@@ -118,6 +121,8 @@ impl Plan {
             down: "memory_down".into(),
             config: serde_json::Map::new(),
             items,
+            release: Release::Hook,
+            orphan: None,
         };
         (0..self.servers)
             .map(|me| Config {
@@ -130,6 +135,8 @@ impl Plan {
                 key: ClusterKey([3; 32]),
                 cluster_id: "sim".into(),
                 log_level: LogLevel::Info,
+                lease: LEASE,
+                witness: None,
             })
             .collect()
     }

@@ -365,6 +365,8 @@ impl World {
                     self.push(at, Happening::Reply { to: asker, data });
                 }
             }
+            Output::Refresh(call) => self.feed(index, Input::Refreshed { id: call.id, gone: Vec::new() }),
+            Output::PingWitness { .. } | Output::Done { .. } | Output::Refused { .. } => {}
             Output::Left => {
                 self.hosts[index].left = true;
                 self.hosts[index].node = None;

@@ -117,8 +117,8 @@ pub struct Held {
 }
 
 /// The states that facts carry, in wire order.
-pub const STATES: [ItemState; 4] =
-    [ItemState::Acquiring, ItemState::Active, ItemState::Releasing, ItemState::Failing];
+pub const STATES: [ItemState; 5] =
+    [ItemState::Acquiring, ItemState::Active, ItemState::Releasing, ItemState::Failing, ItemState::Unclean];
 
 /// What a node knows, in brief.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]

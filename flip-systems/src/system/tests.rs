@@ -3,7 +3,8 @@
 use std::future::pending;
 use std::time::Duration;
 
-use flip_core::config::{ClusterKey, Item, LogLevel, Profile, Server, SystemKind};
+use flip_core::Lifetime;
+use flip_core::config::{ClusterKey, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, SystemKind};
 use flip_core::event::Reason;
 use flip_core::id::{ItemId, ShortId};
 
@@ -16,8 +17,14 @@ fn config(handlers: &[(&str, &str)]) -> Config {
         alive: (*alive).to_owned(),
         down: (*down).to_owned(),
         config: serde_json::Map::new(),
+        release: Release::Hook,
+        orphan: None,
         items: ["a", "b"]
-            .map(|i| Item { name: i.to_owned(), id: ItemId::of(&format!("s{position}"), i) })
+            .map(|i| Item {
+                name: i.to_owned(),
+                id: ItemId::of(&format!("s{position}"), i),
+                isolated: Isolated::Keep,
+            })
             .to_vec(),
     };
     Config {
@@ -36,6 +43,8 @@ fn config(handlers: &[(&str, &str)]) -> Config {
         key: ClusterKey([0; 32]),
         cluster_id: String::new(),
         log_level: LogLevel::Info,
+        lease: LEASE,
+        witness: None,
     }
 }
 
@@ -46,6 +55,7 @@ fn call(system: usize, item: usize, action: HookAction) -> HookCall {
         action,
         reason: Reason::Home,
         timeout: Duration::from_millis(20),
+        lifetime: Lifetime::ENDLESS,
     }
 }
 

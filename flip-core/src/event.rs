@@ -147,6 +147,15 @@ pub enum Event {
         /// Whether it is drained now.
         drained: bool,
     },
+    /// An item may still be where it should not be, or somebody made sure that it is not.
+    Unclean {
+        /// Position of the server.
+        server: usize,
+        /// The item.
+        item: ItemRef,
+        /// Whether nobody may take it.
+        unclean: bool,
+    },
     /// A datagram was refused. Counted, and logged at debug level.
     Refused {
         /// Where it came from.
@@ -242,6 +251,14 @@ pub enum Reason {
     Shutdown,
     /// Somebody removed it.
     Drift,
+    /// No quorum is in sight, and nobody who is holds it (`"isolated": "take"`).
+    Isolated,
+    /// The lease to hold it ends (`"isolated": "drop"`).
+    LeaseLost,
+    /// Somebody made sure that it is released.
+    Confirmed,
+    /// Its home is drained.
+    Drain,
     /// A hook failed.
     HookFailed,
     /// The hook ended well.

@@ -23,6 +23,8 @@ pub struct Stated {
     pub generation: u64,
     /// Grows with each change within the generation.
     pub seq: u32,
+    /// Whether it is about to leave.
+    pub departing: bool,
     /// Items that are not in standby there, and since when.
     pub held: BTreeMap<ItemId, (ItemState, Time)>,
 }
@@ -60,18 +62,14 @@ impl Facts {
             let state = *STATES.get(usize::from(held.state))?;
             Some((ItemId(held.item), (state, now - Duration::from_millis(u64::from(held.age_ms)))))
         });
-        Some(self.replace(server, facts.generation, facts.seq, new.collect()))
+        let held = new.collect();
+        let (generation, seq, departing) = (facts.generation, facts.seq, facts.departing);
+        Some(self.replace(server, Stated { generation, seq, departing, held }))
     }
 
     /// Replaces what is known of a server.
-    pub fn replace(
-        &mut self,
-        server: usize,
-        generation: u64,
-        seq: u32,
-        held: BTreeMap<ItemId, (ItemState, Time)>,
-    ) -> Changes {
-        let old = std::mem::replace(&mut self.servers[server], Stated { generation, seq, held });
+    pub fn replace(&mut self, server: usize, stated: Stated) -> Changes {
+        let old = std::mem::replace(&mut self.servers[server], stated);
         let new = &self.servers[server].held;
         let state = |map: &BTreeMap<ItemId, (ItemState, Time)>, item| map.get(item).map(|(state, _)| *state);
         let mut changes: Changes = old
@@ -104,7 +102,7 @@ impl Facts {
                 })
                 .collect()
         });
-        message::Facts { generation: stated.generation, seq: stated.seq, held }
+        message::Facts { generation: stated.generation, seq: stated.seq, departing: stated.departing, held }
     }
 
     /// Digest over which facts are known.
@@ -129,6 +127,7 @@ mod tests {
         let wire = |generation, seq, held: &[(u64, u8)]| message::Facts {
             generation,
             seq,
+            departing: false,
             held: Some(
                 held.iter().map(|(item, state)| Held { item: *item, state: *state, age_ms: 5 }).collect(),
             ),

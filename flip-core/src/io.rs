@@ -113,6 +113,11 @@ pub enum Output {
     },
     /// Run a hook and answer with `Input::HookDone`. Hooks of one item never overlap.
     Hook(HookCall),
+    /// End a running hook at once and answer with `Input::HookDone` and an error.
+    Cancel {
+        /// From `HookCall::id`.
+        hook: u64,
+    },
     /// Something happened.
     Event(Event),
     /// Remember this generation durably; the next start must use a larger one.

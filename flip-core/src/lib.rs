@@ -77,6 +77,7 @@ pub mod event;
 pub mod facts;
 pub mod id;
 pub mod io;
+pub mod lease;
 pub mod limits;
 pub mod loss;
 pub mod node;

@@ -16,6 +16,22 @@ pub const ALL_VOTE: usize = 63;
 pub const CASE_PINGS: u32 = 96;
 /// Items in one facts datagram; a longer list travels by stream.
 pub const FACTS_PER_DATAGRAM: usize = 64;
+/// Items in one claim, grant or release.
+pub const CLAIMS_PER_DATAGRAM: usize = 64;
+/// Marks in one datagram.
+pub const MARKS_PER_DATAGRAM: usize = 32;
+/// Pause between two repetitions of something that is said to everybody.
+pub const REPEAT_PAUSE: Duration = Duration::from_millis(50);
+/// Longest lease that a voter grants.
+pub const LEASE_MAX: Duration = Duration::from_secs(60);
+/// Verdicts on one server that are remembered, to damp its flapping.
+pub const FLAPS: usize = 8;
+/// How long a verdict counts for flap damping.
+pub const FLAP_MEMORY: Duration = Duration::from_secs(600);
+/// Longest time that a flapping server is kept from getting items.
+pub const MATURE_MAX: Duration = Duration::from_secs(300);
+/// How long a leaving node waits for others to take its items before it lets go of them.
+pub const HANDOVER: Duration = Duration::from_secs(5);
 /// Items that one member may report.
 pub const FACTS: usize = 40_000;
 /// How often a verdict or a goodbye is repeated to one member that does not acknowledge it.

@@ -56,6 +56,10 @@ pub struct MemberStatus {
     pub case: Option<CaseStatus>,
     /// True when it runs another list of servers or another quorum.
     pub config_differs: bool,
+    /// True while an operator keeps items away from it.
+    pub drained: bool,
+    /// How much longer it gets no items because it was declared down lately, ms.
+    pub immature_ms: Option<u64>,
 }
 
 /// What a node believes of a server.
@@ -94,6 +98,13 @@ pub struct ItemStatus {
     pub system: String,
     /// The item's name.
     pub item: String,
+    /// What happens to it without a quorum: `keep`, `take` or `drop`.
+    pub isolated: String,
+    /// How much longer the answering node may hold it, ms: for `drop` only, and only where it is claimed.
+    pub lease_ms: Option<u64>,
+    /// The server on which it may still be, though its down hook failed: nobody takes it before that is
+    /// cleared up and confirmed.
+    pub unclean_on: Option<String>,
     /// Where placement wants it: ids of servers.
     pub wanted: Vec<String>,
     /// Who has said that it holds it, or is about to or about to let go.
@@ -112,15 +123,16 @@ pub struct HolderStatus {
 }
 
 impl Status {
-    /// True when every member is up (or left on purpose), a quorum is seen, no case is open and every
+    /// True when every member is up (or left on purpose) and long enough to get its items, a quorum is seen, no case is open and every
     /// item is active exactly where placement wants it.
     #[must_use]
     pub fn healthy(&self) -> bool {
         self.has_quorum
-            && self
-                .members
-                .iter()
-                .all(|m| matches!(m.state, MemberState::Up | MemberState::Left) && !m.config_differs)
+            && self.members.iter().all(|m| {
+                matches!(m.state, MemberState::Up | MemberState::Left)
+                    && !m.config_differs
+                    && m.immature_ms.is_none()
+            })
             && self.items.iter().all(|item| {
                 let mut active: Vec<_> =
                     item.holders.iter().filter(|h| h.state == ItemState::Active).map(|h| &h.server).collect();

@@ -236,6 +236,7 @@ impl Driver {
             Output::Hook(_)
             | Output::StoreGeneration(_)
             | Output::Left
+            | Output::Cancel { .. }
             | Output::Refresh(_)
             | Output::PingWitness { .. }
             | Output::Done { .. }

@@ -203,6 +203,7 @@ impl Drive {
             }
             Output::Left => self.left = true,
             Output::Refresh(_)
+            | Output::Cancel { .. }
             | Output::PingWitness { .. }
             | Output::Done { .. }
             | Output::Refused { .. } => {}

@@ -102,6 +102,14 @@ pub fn event(event: &Event, config: &Config) {
         }
         Event::Suspended { by } => warn!(?by, "this machine slept"),
         Event::Drained { server, drained } => info!(member = name(*server), drained, "drain"),
+        Event::Unclean { server, item, unclean } => {
+            let item = &config.systems[item.system].items[item.item].name;
+            if *unclean {
+                error!(item, server = name(*server), "may still be there: nobody takes it");
+            } else {
+                info!(item, server = name(*server), "is released");
+            }
+        }
         Event::Refused { from, why } => debug!(%from, ?why, "refused a datagram"),
     }
 }

@@ -199,6 +199,8 @@ mod tests {
                 quorum: 2,
             }),
             config_differs: false,
+            drained: false,
+            immature_ms: None,
         }
     }
 
@@ -218,6 +220,9 @@ mod tests {
             ],
             items: vec![
                 ItemStatus {
+                    isolated: "keep".into(),
+                    lease_ms: None,
+                    unclean_on: None,
                     system: "ip".to_owned(),
                     item: "192.0.2.7".to_owned(),
                     wanted: vec!["a".to_owned()],
@@ -231,6 +236,9 @@ mod tests {
                     ],
                 },
                 ItemStatus {
+                    isolated: "keep".into(),
+                    lease_ms: None,
+                    unclean_on: None,
                     system: "ip".to_owned(),
                     item: "fd00::8".to_owned(),
                     wanted: vec!["bee".to_owned()],

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Node, Timer};
-use crate::config::{Config, SystemKind};
+use crate::config::{Config, Isolated, Release, SystemKind};
 use crate::event::{Event, ItemState, Reason};
 use crate::id::{ItemId, ItemRef};
 use crate::io::{HookAction, HookCall, Lifetime, Output};
@@ -55,6 +55,10 @@ struct Item {
     not_before: Option<Time>,
     /// The neighbours must be told once no hook runs.
     announce: bool,
+    /// Found here at the start: it must be made this life's own.
+    adopted: bool,
+    /// The kernel says that it is not here, though it should be.
+    missing: bool,
     /// The alive hook failed too often; when the down hook is through, the item is `Failing`.
     exhausted: bool,
 }
@@ -68,6 +72,8 @@ impl Items {
             failures: 0,
             not_before: None,
             announce: false,
+            adopted: false,
+            missing: false,
             exhausted: false,
         };
         let by_id = config
@@ -117,6 +123,12 @@ impl Items {
             .collect()
     }
 
+    /// The hook that runs on an item.
+    pub(super) fn running(&self, at: ItemRef) -> Option<(u64, HookAction)> {
+        let hook = self.at(at).hook?;
+        self.hooks.get(&hook).map(|(_, action)| (hook, *action))
+    }
+
     pub(super) fn holders(&self, at: ItemRef) -> &Holders {
         &self.placement[at.system][at.item]
     }
@@ -139,16 +151,14 @@ impl Items {
 
 impl Node {
     /// Computes placement from the view as it is now.
-    pub(super) fn replace_items(&mut self, _now: Time) {
+    pub(super) fn replace_items(&mut self, now: Time) {
         self.timers.cancel(Timer::Settle);
         self.items.stale = false;
-        self.items.dirty = true;
         for system in 0..self.config.systems.len() {
-            let spec = &self.config.systems[system];
-            self.items.placement[system] = placement::place(&self.config, system, |server, item| {
-                self.view.is_live(server) && !self.says(server, spec.items[item].id, ItemState::Failing)
-            });
+            self.items.placement[system] =
+                self.place_over(system, |node, server| node.view.is_live(server), now);
         }
+        self.reach_changed();
     }
 
     /// Brings what is here closer to what is wanted here.
@@ -157,6 +167,7 @@ impl Node {
             self.replace_items(now);
         }
         while std::mem::take(&mut self.items.dirty) {
+            self.place_alone(now);
             for at in self.items.each() {
                 self.item_step(at, now);
             }
@@ -186,24 +197,32 @@ impl Node {
         if item.hook.is_some() || item.not_before.is_some_and(|at| at > now) {
             return;
         }
-        let state = item.state;
-        if self.leaving.is_some() {
+        let (state, failures) = (item.state, item.failures);
+        if let Some(leaving) = &self.leaving {
+            let in_time = now.since(leaving.since) < limits::HANDOVER;
             match state {
+                ItemState::Active if in_time && self.awaits_successor(at) => {}
                 ItemState::Active | ItemState::Acquiring => {
                     self.items.at_mut(at).failures = 0;
                     self.start(at, HookAction::Down, Reason::Shutdown, now);
                 }
-                ItemState::Releasing if item.failures < limits::HOOK_FALL => {
+                ItemState::Releasing if failures < limits::HOOK_FALL => {
                     self.start(at, HookAction::Down, Reason::Shutdown, now);
                 }
-                ItemState::Releasing | ItemState::Standby | ItemState::Failing | ItemState::Unclean => {}
+                ItemState::Standby => self.release_lease(at, now),
+                ItemState::Releasing | ItemState::Failing | ItemState::Unclean => {}
             }
             return;
         }
-        let wanted = self.items.holders(at).contains(&self.config.me);
+        if self.isolated(at) == Isolated::Drop {
+            self.leased_step(at, now);
+            return;
+        }
+        let wanted = self.holders_now(at).contains(&self.config.me);
+        // Nothing is taken without a quorum in sight, unless the config says so.
+        let may_take = self.has_quorum || self.isolated(at) == Isolated::Take;
         match state {
-            // Nothing is taken without a quorum in sight.
-            ItemState::Standby if wanted && self.has_quorum => {
+            ItemState::Standby if wanted && may_take => {
                 let reason = self.why(at);
                 self.start(at, HookAction::Alive, reason, now);
             }
@@ -212,19 +231,78 @@ impl Node {
             ItemState::Active if !wanted && self.successor_confirmed(at) => {
                 self.start(at, HookAction::Down, self.why(at), now);
             }
-            ItemState::Active if item.announce => {
-                self.items.at_mut(at).announce = false;
-                self.event(Event::Reannounced { item: at });
-                self.call(at, HookAction::Announce, Reason::HookDone, now);
-            }
-            ItemState::Releasing if wanted && self.has_quorum && !item.exhausted => {
+            ItemState::Active => self.stay(at, now),
+            ItemState::Releasing if wanted && may_take && !self.items.at(at).exhausted => {
                 let reason = self.why(at);
                 self.start(at, HookAction::Alive, reason, now);
             }
             ItemState::Releasing => self.start(at, HookAction::Down, Reason::HookFailed, now),
             ItemState::Failing => self.change(at, ItemState::Standby, Reason::HookFailed, now),
-            ItemState::Standby | ItemState::Active | ItemState::Unclean => {}
+            ItemState::Unclean | ItemState::Standby => {}
         }
+    }
+
+    /// As [`Self::item_step`], for an item that may be here only under a lease: verdicts and placement say
+    /// who should hold it, the lease who may. Planned moves break before they make.
+    fn leased_step(&mut self, at: ItemRef, now: Time) {
+        let wanted = self.holders_now(at).contains(&self.config.me);
+        let state = self.items.at(at).state;
+        match state {
+            ItemState::Standby if wanted && self.has_quorum => {
+                if self.want_lease(at, now) {
+                    let reason = self.why(at);
+                    self.start(at, HookAction::Alive, reason, now);
+                }
+            }
+            ItemState::Standby => self.release_lease(at, now),
+            ItemState::Acquiring if wanted && self.may_take(at, now) => {
+                self.start(at, HookAction::Alive, Reason::HookFailed, now);
+            }
+            ItemState::Acquiring if wanted => self.start(at, HookAction::Down, Reason::LeaseLost, now),
+            ItemState::Acquiring => self.start(at, HookAction::Down, self.why(at), now),
+            ItemState::Active if !self.may_hold(at, now) => {
+                self.start(at, HookAction::Down, Reason::LeaseLost, now);
+            }
+            ItemState::Active if !wanted && self.has_quorum && self.somebody_else_is_up(at) => {
+                self.start(at, HookAction::Down, self.why(at), now);
+            }
+            ItemState::Active if self.items.at(at).missing && !self.may_take(at, now) => {
+                self.start(at, HookAction::Down, Reason::LeaseLost, now);
+            }
+            ItemState::Active => self.stay(at, now),
+            ItemState::Releasing => self.start(at, HookAction::Down, Reason::HookFailed, now),
+            ItemState::Unclean => self.call(at, HookAction::Down, Reason::HookFailed, now),
+            ItemState::Failing => self.change(at, ItemState::Standby, Reason::HookFailed, now),
+        }
+    }
+
+    /// The item stays: it is repaired or announced, if need be.
+    fn stay(&mut self, at: ItemRef, now: Time) {
+        let item = self.items.at_mut(at);
+        if std::mem::take(&mut item.missing) {
+            self.event(Event::Drift { item: at, present: false });
+            self.start(at, HookAction::Alive, Reason::Drift, now);
+        } else if std::mem::take(&mut item.adopted) {
+            // Its lifetime and its announcements are an earlier life's.
+            item.announce = false;
+            self.call(at, HookAction::Alive, Reason::Adopted, now);
+        } else if std::mem::take(&mut item.announce) {
+            self.event(Event::Reannounced { item: at });
+            self.call(at, HookAction::Announce, Reason::HookDone, now);
+        }
+    }
+
+    fn somebody_else_is_up(&self, at: ItemRef) -> bool {
+        self.holders_now(at).iter().any(|holder| *holder != self.config.me && self.view.is_up(*holder))
+    }
+
+    /// Whether a leaving node still holds an item for somebody who is about to take it.
+    fn awaits_successor(&self, at: ItemRef) -> bool {
+        self.isolated(at) != Isolated::Drop
+            && self.config.systems[at.system].kind == SystemKind::Shard
+            && self.has_quorum
+            && self.somebody_else_is_up(at)
+            && !self.successor_confirmed(at)
     }
 
     /// A holder gives up only for a named successor that says it holds the item (rule K3). A
@@ -235,8 +313,7 @@ impl Node {
             return true;
         }
         let id = spec.items[at.item].id;
-        self.items
-            .holders(at)
+        self.holders_now(at)
             .iter()
             .any(|holder| self.view.is_up(*holder) && self.says(*holder, id, ItemState::Active))
     }
@@ -249,7 +326,7 @@ impl Node {
         stated.held.get(&item).copied().filter(|_| current)
     }
 
-    fn says(&self, server: usize, item: ItemId, state: ItemState) -> bool {
+    pub(super) fn says(&self, server: usize, item: ItemId, state: ItemState) -> bool {
         self.stated(server, item).is_some_and(|(stated, _)| stated == state)
     }
 
@@ -257,6 +334,8 @@ impl Node {
     fn why(&self, at: ItemRef) -> Reason {
         let home = placement::homes(&self.config, at.system).get(at.item).copied();
         match home {
+            _ if !self.has_quorum => Reason::Isolated,
+            Some(home) if self.is_drained(home) => Reason::Drain,
             Some(home) if self.items.holders(at).contains(&home) => {
                 if self.items.placed {
                     Reason::Failback
@@ -280,7 +359,15 @@ impl Node {
         self.call(at, action, reason, now);
     }
 
-    fn call(&mut self, at: ItemRef, action: HookAction, reason: Reason, _now: Time) {
+    fn call(&mut self, at: ItemRef, action: HookAction, reason: Reason, now: Time) {
+        let lifetime = match action {
+            HookAction::Alive => self.hook_lifetime(at, now).unwrap_or(Lifetime::ENDLESS),
+            HookAction::Down | HookAction::Announce => Lifetime::ENDLESS,
+        };
+        if action == HookAction::Alive && self.config.systems[at.system].release == Release::Kernel {
+            self.note_lifetime(at, lifetime, now);
+        }
+        let timeout = self.hook_timeout(at, action);
         let id = self.items.next_hook;
         self.items.next_hook += 1;
         self.items.hooks.insert(id, (at, action));
@@ -288,18 +375,10 @@ impl Node {
         debug_assert!(item.hook.is_none(), "hooks of one item must not overlap");
         item.hook = Some(id);
         item.not_before = None;
-        let timeout = self.config.timing.hook_timeout;
-        self.outputs.push_back(Output::Hook(HookCall {
-            id,
-            item: at,
-            action,
-            reason,
-            timeout,
-            lifetime: Lifetime::ENDLESS,
-        }));
+        self.outputs.push_back(Output::Hook(HookCall { id, item: at, action, reason, timeout, lifetime }));
     }
 
-    fn change(&mut self, at: ItemRef, to: ItemState, reason: Reason, now: Time) {
+    pub(super) fn change(&mut self, at: ItemRef, to: ItemState, reason: Reason, now: Time) {
         let item = self.items.at_mut(at);
         let from = item.state;
         if from == to {
@@ -323,8 +402,7 @@ impl Node {
                 self.items.at_mut(at).failures = 0;
                 match action {
                     HookAction::Alive => self.change(at, ItemState::Active, Reason::HookDone, now),
-                    HookAction::Down if exhausted => self.fail(at, now),
-                    HookAction::Down => self.change(at, ItemState::Standby, Reason::HookDone, now),
+                    HookAction::Down => self.on_down(at, exhausted, now),
                     HookAction::Announce => {}
                 }
                 return;
@@ -338,6 +416,15 @@ impl Node {
         self.event(Event::HookFailed { item: at, error, failures, retry_in });
         match action {
             HookAction::Announce => {}
+            HookAction::Down if self.is_unclean_now(at, failures, now) => {
+                self.change(at, ItemState::Unclean, Reason::HookFailed, now);
+                let id = self.config.systems[at.system].items[at.item].id;
+                if self.unclean_on(id).is_none() {
+                    self.mark(self.config.me, Some(id), true, now);
+                }
+                self.items.at_mut(at).exhausted = exhausted;
+                self.wait(at, retry_in, now);
+            }
             HookAction::Alive if failures >= limits::HOOK_FALL && self.leaving.is_none() => {
                 // Whatever the handler did half is undone before another server takes over.
                 self.start(at, HookAction::Down, Reason::HookFailed, now);
@@ -347,6 +434,48 @@ impl Node {
                 self.items.at_mut(at).exhausted = exhausted;
                 self.wait(at, retry_in, now);
             }
+        }
+    }
+
+    /// The item is gone from here.
+    fn on_down(&mut self, at: ItemRef, exhausted: bool, now: Time) {
+        let id = self.config.systems[at.system].items[at.item].id;
+        if self.unclean_on(id) == Some(self.config.me) {
+            self.mark(self.config.me, Some(id), false, now);
+        }
+        if exhausted {
+            self.fail(at, now);
+        } else {
+            self.change(at, ItemState::Standby, Reason::HookDone, now);
+        }
+        self.items.at_mut(at).missing = false;
+        self.release_lease(at, now);
+    }
+
+    /// Whether a failed down hook leaves an item behind that nobody may take: the lease promised that
+    /// nobody else holds it, and only the hook could release it (rule R10).
+    fn is_unclean_now(&self, at: ItemRef, failures: u32, now: Time) -> bool {
+        self.isolated(at) == Isolated::Drop
+            && self.config.systems[at.system].release == Release::Hook
+            && (failures >= limits::HOOK_FALL || !self.may_hold(at, now))
+    }
+
+    /// A down hook under a lease is ended before the lease is.
+    fn hook_timeout(&self, at: ItemRef, action: HookAction) -> Duration {
+        let timeout = self.config.timing.hook_timeout;
+        let leased = self.isolated(at) == Isolated::Drop
+            && self.config.systems[at.system].release == Release::Hook
+            && action == HookAction::Down;
+        if leased { timeout.min(self.config.lease / 4) } else { timeout }
+    }
+
+    /// Takes an item down at once, whatever else was planned.
+    pub(super) fn drop_now(&mut self, at: ItemRef, reason: Reason, now: Time) {
+        let item = self.items.at(at);
+        match item.hook {
+            None if item.state == ItemState::Active => self.start(at, HookAction::Down, reason, now),
+            // It is taken down when the hook that runs has ended.
+            _ => self.items.touch(),
         }
     }
 
@@ -369,25 +498,29 @@ impl Node {
     /// The kernel says what is really there.
     pub(super) fn on_observed(&mut self, at: ItemRef, present: bool, now: Time) {
         let known = self.config.systems.get(at.system).is_some_and(|system| at.item < system.items.len());
-        if !known || self.items.at(at).hook.is_some() {
+        if !known {
             return;
         }
-        let state = self.items.at(at).state;
         self.items.dirty = true;
+        let state = self.items.at(at).state;
+        if self.items.at(at).hook.is_some() {
+            // Announcing changes nothing of what is there; other hooks do.
+            if state == ItemState::Active {
+                self.items.at_mut(at).missing = !present;
+            }
+            return;
+        }
         match (state, present) {
-            (ItemState::Standby, true) if !self.ever_had_quorum => {
+            (ItemState::Standby, true) if !self.ever_had_quorum && self.isolated(at) != Isolated::Drop => {
                 // Left by an earlier life of this daemon: it stays until it is clear who holds it.
                 self.change(at, ItemState::Active, Reason::Adopted, now);
-                self.items.at_mut(at).announce = true;
+                self.items.at_mut(at).adopted = true;
             }
             (ItemState::Standby, true) => {
                 self.event(Event::Drift { item: at, present });
                 self.start(at, HookAction::Down, Reason::Drift, now);
             }
-            (ItemState::Active, false) => {
-                self.event(Event::Drift { item: at, present });
-                self.start(at, HookAction::Alive, Reason::Drift, now);
-            }
+            (ItemState::Active, _) => self.items.at_mut(at).missing = !present,
             _ => {}
         }
     }
@@ -415,8 +548,9 @@ impl Node {
         (item.state, item.since)
     }
 
-    /// Where placement wants the item.
-    pub(super) fn wanted(&self, at: ItemRef) -> &Holders {
-        self.items.holders(at)
+    /// Where this node believes that an item belongs now: positions of servers.
+    #[must_use]
+    pub fn wanted(&self, at: ItemRef) -> &[usize] {
+        self.holders_now(at)
     }
 }

@@ -131,6 +131,7 @@ impl Node {
 
     pub(super) fn close_case(&mut self, server: usize, now: Time) {
         let Some(case) = self.cases.remove(&server) else { return };
+        self.reach_changed();
         self.timers.cancel(Timer::Case(server));
         if case.ballot.is_some() {
             self.cast(server, false, now);
@@ -198,6 +199,7 @@ impl Node {
             now + pause.min(if case.ballot.is_some() { window / 2 } else { pause }),
         );
         self.ping(server, Purpose::Case, now);
+        self.ask_witness(now);
         for contact in contacts {
             self.ping(contact, Purpose::Contact(server), now);
         }
@@ -215,15 +217,19 @@ impl Node {
         let (voter, quorum) = (self.is_voter(), self.config.quorum);
         let Some(case) = self.cases.get_mut(&server) else { return };
         case.silent_windows += 1;
-        let trusted = quorum::has_contact(case.contacts.len(), quorum);
+        let contact = quorum::has_contact(case.contacts.len(), quorum);
+        let window = case.window;
         let first_complaint = !case.abstained;
         case.new_window(now);
+        self.reach_changed();
+        let witnessed = self.witness_answered(window);
+        let Some(case) = self.cases.get_mut(&server) else { return };
         if !voter {
             // Whoever may not vote asks again.
             case.hinted = false;
             return;
         }
-        if trusted {
+        if contact && witnessed {
             case.abstained = false;
             if case.ballot.is_none() {
                 self.cast(server, true, now);
@@ -233,7 +239,8 @@ impl Node {
             case.ballot = None;
             case.abstained = true;
             if first_complaint {
-                self.event(Event::Abstained { server, reason: AbstainReason::NoContact });
+                let reason = if contact { AbstainReason::WitnessSilent } else { AbstainReason::NoContact };
+                self.event(Event::Abstained { server, reason });
             }
         }
     }
@@ -360,7 +367,9 @@ impl Node {
 
     /// Ends a case without a word: the subject is down, left or replaced.
     pub(super) fn drop_case(&mut self, server: usize) {
-        self.cases.remove(&server);
+        if self.cases.remove(&server).is_some() {
+            self.reach_changed();
+        }
         self.timers.cancel(Timer::Case(server));
         self.ballots.forget(server);
     }

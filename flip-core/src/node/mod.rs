@@ -6,6 +6,10 @@
 
 mod act;
 mod cases;
+mod damping;
+mod isolation;
+mod lease;
+mod marks;
 mod probing;
 mod receive;
 mod report;
@@ -40,6 +44,10 @@ use crate::wire::seal::{OVERHEAD, Opener, Sealer};
 
 use act::Items;
 use cases::Case;
+use damping::Flaps;
+use isolation::{Alone, Witness};
+use lease::Leases;
+use marks::Marks;
 use spread::Spread;
 use stall::Asking;
 
@@ -68,6 +76,11 @@ pub struct Node {
     cases: BTreeMap<usize, Case>,
     ballot_seq: u32,
     items: Items,
+    leases: Leases,
+    marks: Marks,
+    flaps: Flaps,
+    alone: Alone,
+    witness: Witness,
     spread: Spread,
     timers: Timers<Timer>,
     /// When the last probe round left, and to whom.
@@ -117,12 +130,22 @@ enum Timer {
     Digest,
     /// Repeat the goodbye.
     Leave,
+    /// Others had long enough to take the items of this node, which leaves.
+    Handover,
+    /// Claims, renewals, releases and lifetimes.
+    Lease,
+    /// Say marks again.
+    Marks,
+    /// A server has been up for long enough to get items.
+    Mature,
     /// A hook is to be tried again, or `Failing` ends.
     Item(ItemRef),
 }
 
 #[derive(Debug)]
 struct Leaving {
+    /// Since when.
+    since: Time,
     /// Members that have not acknowledged; none before the down hooks ended.
     waiting: Option<std::collections::BTreeSet<usize>>,
     tries: u32,
@@ -154,6 +177,11 @@ impl Node {
             cases: BTreeMap::new(),
             ballot_seq: 0,
             items: Items::new(&config, now),
+            leases: Leases::new(&config, rng.next_u64(), now),
+            marks: Marks::default(),
+            flaps: Flaps::new(servers),
+            alone: Alone::default(),
+            witness: Witness::default(),
             spread: Spread::default(),
             timers: Timers::default(),
             round: (now, Vec::new()),
@@ -190,6 +218,7 @@ impl Node {
 
     /// Works off one input. `now` must not go back.
     pub fn handle(&mut self, input: Input<'_>, now: Time) {
+        self.check_leases_in_time(now);
         self.notice_stall(now);
         match input {
             Input::Datagram { from, data } => self.on_datagram(from, data, now),
@@ -200,8 +229,10 @@ impl Node {
             Input::StreamRequest { conn, data } => self.on_stream_request(conn, data, now),
             Input::StreamReply { data } => self.on_stream_reply(data, now),
             Input::Leave => self.on_leave(now),
-            Input::Suspended { by } => self.event(Event::Suspended { by }),
-            Input::Refreshed { .. } | Input::WitnessAnswered { .. } | Input::Command { .. } => {}
+            Input::Suspended { by } => self.on_suspended(by, now),
+            Input::Refreshed { id, gone } => self.on_refreshed(id, &gone, now),
+            Input::WitnessAnswered { nonce } => self.witness.answered(nonce),
+            Input::Command { asker, command } => self.on_command(asker, &command, now),
         }
         self.drain_swim(now);
         self.update_quorum(now);
@@ -266,6 +297,10 @@ impl Node {
                 Timer::Facts => self.repeat_facts(now),
                 Timer::Digest => self.send_digest(now),
                 Timer::Leave => self.repeat_leave(now),
+                Timer::Handover => self.items.touch(),
+                Timer::Lease => self.lease_turn(now),
+                Timer::Marks => self.tell_marks(now),
+                Timer::Mature => self.replace_items(now),
                 Timer::Item(item) => self.item_turn(item, now),
             }
         }

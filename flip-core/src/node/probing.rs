@@ -22,6 +22,7 @@ impl Node {
         self.pings.sent(nonce, InFlight { to, sent: now, purpose });
         let message = Message::Ping(self.ping_of(nonce));
         self.send(to, &message);
+        self.renew_along(to, now);
     }
 
     pub(super) fn ping_of(&self, nonce: u32) -> Ping {

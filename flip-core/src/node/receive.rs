@@ -106,6 +106,13 @@ impl Node {
             Message::Facts(facts) => self.on_facts(server, &facts, now),
             Message::FactsWanted => self.send_facts(server, now),
             Message::Digest(digest) => self.on_digest(server, digest, now),
+            Message::Claim(claim) => self.on_claim(server, &claim, now),
+            Message::Grant(grant) => self.on_grant(server, &grant, now),
+            Message::Renew(renew) => self.on_renew(server, &renew, now),
+            Message::Renewed(renewed) => self.on_renewed(server, renewed, now),
+            Message::Release(release) => self.on_release(server, &release, now),
+            Message::Marks(marks) => self.take_marks(&marks, now),
+            Message::Flaps(flaps) => self.learn_flaps(self.config.me, &flaps, now),
             // States travel by stream only.
             Message::State(_) => {}
         }
@@ -137,6 +144,10 @@ impl Node {
             self.request_state(server, now);
         }
         self.send_facts(server, now);
+        let flaps = self.flaps_of(server, now);
+        if !flaps.is_empty() {
+            self.send(server, &Message::Flaps(flaps));
+        }
         self.reannounce_all(now);
         self.replace_items(now);
     }
@@ -218,6 +229,7 @@ impl Node {
         let generation = verdict.about.generation;
         if server == self.config.me {
             if generation == self.generation {
+                self.note_flap(server, generation, now);
                 self.rebirth(now);
             }
             return;
@@ -225,6 +237,7 @@ impl Node {
         if !self.view.verdict(server, verdict.clone(), now) {
             return;
         }
+        self.note_flap(server, generation, now);
         self.swim.declare_down(Peer { id: ShortId(verdict.about.id), generation }, now);
         self.drop_case(server);
         self.pings.gone(server);

@@ -1,6 +1,7 @@
 //! The status: the node's view as a plain picture.
 
 use super::Node;
+use crate::config::Isolated;
 use crate::event::ItemState;
 use crate::id::{ItemRef, ShortId};
 use crate::status::{CaseStatus, HolderStatus, ItemStatus, MemberState, MemberStatus, Status};
@@ -73,6 +74,10 @@ impl Node {
             loss: self.pings.loss(server),
             case,
             config_differs: self.differs[server],
+            drained: self.is_drained(server),
+            immature_ms: (state == MemberState::Up)
+                .then(|| millis(self.mature_at(server, now), now))
+                .filter(|left| *left > 0),
         }
     }
 
@@ -92,9 +97,14 @@ impl Node {
                 holders.push(HolderStatus { server: name(server), state, since_ms: millis(now, since) });
             }
         }
+        let policy = self.isolated(at);
+        let word = Isolated::NAMES.iter().find(|(_, known)| *known == policy).map_or("", |(word, _)| word);
         ItemStatus {
             system: system.name.clone(),
             item: system.items[at.item].name.clone(),
+            isolated: word.to_owned(),
+            lease_ms: self.lease_deadline(at).map(|deadline| millis(deadline, now)),
+            unclean_on: self.unclean_on(id).map(name),
             wanted: self.wanted(at).iter().map(|server| name(*server)).collect(),
             holders,
         }

@@ -9,6 +9,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::{Leaving, Node, Timer};
 use crate::event::ItemState;
+use crate::facts::Stated;
 use crate::io::Output;
 use crate::limits;
 use crate::time::Time;
@@ -106,7 +107,8 @@ impl Node {
         let me = self.config.me;
         let held = self.items.held(&self.config);
         let (generation, seq) = (self.generation, self.facts.of(me).seq + 1);
-        self.facts.replace(me, generation, seq, held);
+        let departing = self.leaving.is_some();
+        self.facts.replace(me, Stated { generation, seq, departing, held });
         self.spread.facts_repeats = 2;
         self.tell_facts(now);
     }
@@ -148,10 +150,11 @@ impl Node {
     }
 
     fn take_facts(&mut self, server: usize, facts: &crate::wire::message::Facts, now: Time) {
+        let departed = self.facts.of(server).departing;
         let Some(changes) = self.facts.update(server, facts, now) else { return };
         // A successor may have confirmed what this node was holding for it.
         self.items.touch();
-        let mut failing_changed = false;
+        let mut failing_changed = departed != facts.departing;
         for (id, before, after) in changes {
             failing_changed |= before == Some(ItemState::Failing) || after == Some(ItemState::Failing);
             let was_there = matches!(before, Some(ItemState::Active | ItemState::Releasing));
@@ -159,6 +162,7 @@ impl Node {
             if was_there && !is_there {
                 // The loser let go; whoever still knows its address must learn the winner's.
                 self.reannounce(id, now);
+                self.claim_soon(id, now);
             }
         }
         if failing_changed {
@@ -205,6 +209,7 @@ impl Node {
             facts: self.facts.digest(),
             electorate: self.electorate,
             content: self.content,
+            marks: self.marks.digest(),
         }
     }
 
@@ -215,7 +220,7 @@ impl Node {
         } else {
             self.differs[server] = false;
         }
-        if digest.members != own.members || digest.facts != own.facts {
+        if digest.members != own.members || digest.facts != own.facts || digest.marks != own.marks {
             self.request_state(server, now);
         }
     }
@@ -236,11 +241,12 @@ impl Node {
         let state = State {
             answer,
             generation: self.generation,
-            members: servers.clone().map(|server| self.known(server)).collect(),
+            members: servers.clone().map(|server| self.known(server, now)).collect(),
             facts: servers
                 .filter(|server| self.facts.of(*server).generation > 0)
                 .map(|server| (self.config.servers[server].short.0, self.facts.to_wire(server, now, true)))
                 .collect(),
+            marks: self.marks(),
         };
         let mut body = Vec::new();
         Message::State(state).encode(&mut body);
@@ -248,13 +254,14 @@ impl Node {
         self.sealer.seal(&body, random)
     }
 
-    fn known(&self, server: usize) -> Known {
+    fn known(&self, server: usize, now: Time) -> Known {
         let record = self.view.get(server);
         Known {
             about: self.about(server),
             up: self.view.is_up(server),
             verdict: record.verdict.clone(),
             left: record.left,
+            flaps: self.flaps_of(server, now),
         }
     }
 
@@ -264,6 +271,7 @@ impl Node {
         }
         for known in state.members {
             let Some(server) = self.server_of(known.about) else { continue };
+            self.learn_flaps(server, &known.flaps, now);
             if let Some(verdict) = known.verdict
                 && self.is_valid(&verdict)
                 && verdict.about.id == known.about.id
@@ -289,13 +297,16 @@ impl Node {
                 self.take_facts(server, &facts, now);
             }
         }
+        self.take_marks(&state.marks, now);
     }
 
-    /// Shut down: first the items, then the goodbye.
-    pub(super) fn on_leave(&mut self, _now: Time) {
+    /// Shut down: first the items are handed over, then the goodbye.
+    pub(super) fn on_leave(&mut self, now: Time) {
         if self.leaving.is_none() {
-            self.leaving = Some(Leaving { waiting: None, tries: 0, done: false });
-            self.items.touch();
+            self.leaving = Some(Leaving { since: now, waiting: None, tries: 0, done: false });
+            self.timers.set(Timer::Handover, now + limits::HANDOVER);
+            self.state_facts(now);
+            self.replace_items(now);
             for server in self.others() {
                 self.drop_case(server);
             }

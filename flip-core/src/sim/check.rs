@@ -160,13 +160,11 @@ impl Checker {
         let (_, any) = nodes().next()?;
         let config = any.config();
         for (system, spec) in config.systems.iter().enumerate() {
-            let live = |server: usize, _| any.view().is_up(server);
-            let placed = crate::placement::place(config, system, live);
-            for (item, wanted) in placed.iter().enumerate() {
+            for item in 0..spec.items.len() {
                 let at = ItemRef { system, item };
                 let mut holders: Vec<_> =
                     running.iter().copied().filter(|host| world.hosts[*host].bound.contains(&at)).collect();
-                let mut wanted = wanted.clone();
+                let mut wanted = any.wanted(at).to_vec();
                 holders.sort_unstable();
                 wanted.sort_unstable();
                 if holders != wanted {

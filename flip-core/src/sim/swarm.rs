@@ -295,6 +295,59 @@ mod tests {
         assert_ne!(a.trace, run_seed(2, false).trace);
     }
 
+    /// P3 and its liveness: a leased item never has two holders, and has one again within a lease and a
+    /// second after a crash; planned moves cost a few round trips.
+    #[test]
+    fn a_leased_item_has_one_holder() {
+        for seed in 0..10 {
+            let plan = Plan { servers: 3, arbiters: 0, items: 4, profile: Profile::Balanced, ..Plan::calm() };
+            let mut configs = plan.configs();
+            for config in &mut configs {
+                for item in &mut config.systems[0].items {
+                    item.isolated = Isolated::Drop;
+                }
+            }
+            let mut world = World::new(configs, seed);
+            (0..3).for_each(|host| world.start(host));
+            world.run_for(Duration::from_secs(8));
+            assert_eq!(Checker::unsettled(&world), None, "seed {seed}");
+            // The longest time without a holder of item 0, which is at home on host 0.
+            let watch = |world: &mut World, millis: u64| {
+                let (mut none, mut longest) = (0u64, 0);
+                for _ in 0..millis {
+                    world.run_for(Duration::from_millis(1));
+                    for item in 0..4 {
+                        let at = ItemRef { system: 0, item };
+                        let holders = world.hosts.iter().filter(|host| host.bound.contains(&at)).count();
+                        assert!(holders <= 1, "seed {seed}: item {item} has two holders");
+                        if item == 0 {
+                            none = if holders == 0 { none + 1 } else { 0 };
+                            longest = longest.max(none);
+                        }
+                    }
+                }
+                longest
+            };
+            let settled = |world: &World| assert_eq!(Checker::unsettled(world), None, "seed {seed}");
+            world.kill(0, Fate::HostDead);
+            let crash = watch(&mut world, 8_000);
+            assert!((3_000..5_100).contains(&crash), "seed {seed}: crash {crash}");
+            settled(&world);
+            world.start(0);
+            assert!(watch(&mut world, 8_000) < 20, "seed {seed}: fail-back");
+            settled(&world);
+            world.partition(&[vec![0], vec![1, 2]]);
+            assert!(watch(&mut world, 8_000) < 3_000, "seed {seed}: isolated");
+            world.heal();
+            assert!(watch(&mut world, 12_000) < 20, "seed {seed}: healed");
+            settled(&world);
+            world.leave(0);
+            assert!(watch(&mut world, 2_000) < 20, "seed {seed}: leave");
+            world.loss = 0.3;
+            assert_eq!(watch(&mut world, 30_000), 0, "seed {seed}: loss");
+        }
+    }
+
     /// P8: a host that died takes its item back without a moment in which nobody holds it, though the
     /// others still remember what its former life said.
     #[test]
@@ -309,7 +362,7 @@ mod tests {
             world.kill(0, Fate::HostDead);
             world.run_for(Duration::from_secs(3));
             world.start(0);
-            for _ in 0..20_000 {
+            for _ in 0..40_000 {
                 world.run_for(Duration::from_micros(50));
                 assert!(world.hosts.iter().any(|host| host.bound.contains(&item)), "seed {seed}: a gap");
             }

@@ -366,7 +366,10 @@ impl World {
                 }
             }
             Output::Refresh(call) => self.feed(index, Input::Refreshed { id: call.id, gone: Vec::new() }),
-            Output::PingWitness { .. } | Output::Done { .. } | Output::Refused { .. } => {}
+            Output::Cancel { .. }
+            | Output::PingWitness { .. }
+            | Output::Done { .. }
+            | Output::Refused { .. } => {}
             Output::Left => {
                 self.hosts[index].left = true;
                 self.hosts[index].node = None;

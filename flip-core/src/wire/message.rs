@@ -36,6 +36,20 @@ pub enum Message {
     Digest(Digest),
     /// Everything that the sender knows; by stream only. Answered by the same when `answer` is set.
     State(State),
+    /// Asks a voter to promise items to the sender.
+    Claim(Claim),
+    /// A voter's answer to a claim.
+    Grant(Grant),
+    /// Asks a voter to renew all its promises to the sender.
+    Renew(Renew),
+    /// A voter's answer to a renewal.
+    Renewed(Renewed),
+    /// Items are gone from the sender: its claims on them are over.
+    Release(Release),
+    /// What operators and hooks said of servers and items.
+    Marks(Vec<Mark>),
+    /// To a member that has returned: the recent verdicts on it, as in [`Known::flaps`].
+    Flaps(Vec<(u64, u32)>),
 }
 
 /// A ping or a pong.
@@ -100,6 +114,8 @@ pub struct Facts {
     pub generation: u64,
     /// Grows with each change within a generation.
     pub seq: u32,
+    /// True when the sender is about to leave and waits for others to take its items.
+    pub departing: bool,
     /// Every item that is not in standby; none when the list is too long for a datagram and must be
     /// fetched by stream.
     pub held: Option<Vec<Held>>,
@@ -131,6 +147,8 @@ pub struct Digest {
     pub electorate: u32,
     /// `Config::content_hash`.
     pub content: u64,
+    /// Over all marks.
+    pub marks: u64,
 }
 
 /// Everything that a node knows.
@@ -144,6 +162,8 @@ pub struct State {
     pub members: Vec<Known>,
     /// The newest facts of each member.
     pub facts: Vec<(u16, Facts)>,
+    /// All marks.
+    pub marks: Vec<Mark>,
 }
 
 /// What a node knows of one server.
@@ -157,6 +177,86 @@ pub struct Known {
     pub verdict: Option<Verdict>,
     /// The newest generation that said goodbye; zero when none did.
     pub left: u64,
+    /// The verdicts on it within the last ten minutes: generations and ages in seconds.
+    pub flaps: Vec<(u64, u32)>,
+}
+
+/// A claim on items (rule R1). Times are the sender's own and only echoed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Claim {
+    /// As in [`Ballot`]: voters of another electorate do not answer.
+    pub electorate: u32,
+    /// First half of the epochs.
+    pub session: u64,
+    /// When it was sent, in nanoseconds of the sender's clock.
+    pub sent: u64,
+    /// Length of the lease, ms.
+    pub lease_ms: u32,
+    /// The items and the second half of their epochs.
+    pub items: Vec<(u64, u32)>,
+}
+
+/// A voter's answer (rule R2).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Grant {
+    /// From the claim.
+    pub session: u64,
+    /// From the claim.
+    pub sent: u64,
+    /// What is promised, as in the claim.
+    pub granted: Vec<(u64, u32)>,
+    /// What is not, and after how many milliseconds it is worth asking again.
+    pub refused: Vec<(u64, u32, u32)>,
+}
+
+/// A renewal of everything that was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Renew {
+    /// As in [`Claim`].
+    pub electorate: u32,
+    /// As in [`Claim`].
+    pub session: u64,
+    /// As in [`Claim`].
+    pub sent: u64,
+    /// As in [`Claim`].
+    pub lease_ms: u32,
+    /// Over the claims that the receiver has granted.
+    pub digest: u64,
+}
+
+/// The answer to a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Renewed {
+    /// From the renewal.
+    pub session: u64,
+    /// From the renewal.
+    pub sent: u64,
+    /// False when the voter has promised something else than the digest names, or nothing: the claims
+    /// are to be said again.
+    pub done: bool,
+}
+
+/// Items that are gone (rule R8).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Release {
+    /// First half of the epochs.
+    pub session: u64,
+    /// The items and the second half of their epochs.
+    pub items: Vec<(u64, u32)>,
+}
+
+/// Something said of a server or of an item on it. The highest version wins; of equal ones the one that
+/// is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct Mark {
+    /// Short id of the server.
+    pub server: u16,
+    /// The item that is unclean there; none: the server is drained.
+    pub item: Option<u64>,
+    /// Grows with each change.
+    pub version: u32,
+    /// Whether it holds.
+    pub set: bool,
 }
 
 impl Message {
@@ -175,6 +275,13 @@ impl Message {
             Self::FactsWanted => {}
             Self::Digest(m) => codec::encode(m, body),
             Self::State(m) => codec::encode(m, body),
+            Self::Claim(m) => codec::encode(m, body),
+            Self::Grant(m) => codec::encode(m, body),
+            Self::Renew(m) => codec::encode(m, body),
+            Self::Renewed(m) => codec::encode(m, body),
+            Self::Release(m) => codec::encode(m, body),
+            Self::Marks(m) => codec::encode(m, body),
+            Self::Flaps(m) => codec::encode(m, body),
         }
         // A state travels alone in a frame that carries its own length; its field stays zero.
         let len = u16::try_from(body.len() - start - 3).unwrap_or(0);
@@ -196,6 +303,13 @@ impl Message {
             Self::FactsWanted => 11,
             Self::Digest(_) => 12,
             Self::State(_) => 13,
+            Self::Claim(_) => 14,
+            Self::Grant(_) => 15,
+            Self::Renew(_) => 16,
+            Self::Renewed(_) => 17,
+            Self::Release(_) => 18,
+            Self::Marks(_) => 19,
+            Self::Flaps(_) => 20,
         }
     }
 }
@@ -226,6 +340,13 @@ pub fn decode_all(mut body: &[u8]) -> Result<Vec<Message>, DecodeError> {
             11 => Message::FactsWanted,
             12 => Message::Digest(codec::decode(content)?),
             13 => Message::State(codec::decode(content)?),
+            14 => Message::Claim(codec::decode(content)?),
+            15 => Message::Grant(codec::decode(content)?),
+            16 => Message::Renew(codec::decode(content)?),
+            17 => Message::Renewed(codec::decode(content)?),
+            18 => Message::Release(codec::decode(content)?),
+            19 => Message::Marks(codec::decode(content)?),
+            20 => Message::Flaps(codec::decode(content)?),
             _ => continue,
         });
     }
@@ -258,10 +379,24 @@ mod tests {
             Message::Facts(Facts {
                 generation: 1,
                 seq: 2,
+                departing: true,
                 held: Some(vec![Held { item: 3, state: 1, age_ms: 9 }]),
             }),
             Message::FactsWanted,
-            Message::Digest(Digest { members: 1, facts: 2, electorate: 3, content: 4 }),
+            Message::Digest(Digest { members: 1, facts: 2, electorate: 3, content: 4, marks: 5 }),
+            Message::Claim(Claim {
+                electorate: 1,
+                session: u64::MAX,
+                sent: 3,
+                lease_ms: 4000,
+                items: vec![(u64::MAX, 1); limits::CLAIMS_PER_DATAGRAM],
+            }),
+            Message::Grant(Grant { session: 1, sent: 2, granted: vec![(3, 4)], refused: vec![(5, 6, 7)] }),
+            Message::Renew(Renew { electorate: 1, session: 2, sent: 3, lease_ms: 4, digest: 5 }),
+            Message::Renewed(Renewed { session: 1, sent: 2, done: true }),
+            Message::Release(Release { session: 1, items: vec![(2, 3)] }),
+            Message::Marks(vec![Mark { server: 1, item: Some(2), version: 3, set: true }]),
+            Message::Flaps(vec![(1, 2)]),
         ];
         let mut body = Vec::new();
         for message in &all {
@@ -280,7 +415,7 @@ mod tests {
         let about = About { id: 7, generation: 1_763_000_000 };
         Message::Verdict(Verdict { electorate: 1, about, ballots: vec![about; 31], ack: true })
             .encode(&mut body);
-        Message::Facts(Facts { generation: 1, seq: 2, held: None }).encode(&mut body);
+        Message::Facts(Facts { generation: 1, seq: 2, departing: false, held: None }).encode(&mut body);
         for at in 0..body.len() {
             for value in [0, 1, 0x7f, 0x80, 0xfb, 0xfc, 0xfd, 0xff] {
                 let mut damaged = body.clone();
@@ -290,7 +425,7 @@ mod tests {
             let _ = decode_all(&body[..at]);
         }
         // A list that claims to be huge must not allocate for it.
-        let huge = [10, 0, 13, 1, 1, 1, 253, 255, 255, 255, 255, 255, 255, 255, 127, 0];
+        let huge = [10, 0, 14, 1, 1, 0, 1, 253, 255, 255, 255, 255, 255, 255, 255, 127, 0];
         assert_eq!(decode_all(&huge), Err(DecodeError));
     }
 }

@@ -1,0 +1,134 @@
+//! What a node does without a quorum: it knows who is out of its reach, and `"isolated": "take"` places
+//! items over the others. And the witness, whose silence means that this node's own network is gone.
+
+use super::Node;
+use crate::config::Isolated;
+use crate::event::ItemState;
+use crate::id::ItemRef;
+use crate::io::Output;
+use crate::placement::{self, Holders};
+use crate::time::Time;
+use crate::view::Life;
+
+/// Placement over those in reach; only while no quorum is in sight.
+#[derive(Debug, Default)]
+pub(super) struct Alone {
+    /// Who is out of reach, by server. Empty while a quorum is in sight.
+    gone: Vec<bool>,
+    placement: Vec<Vec<Holders>>,
+    stale: bool,
+}
+
+/// Pings to the witness.
+#[derive(Debug, Default)]
+pub(super) struct Witness {
+    next: u16,
+    asked: std::collections::VecDeque<(u16, Time)>,
+    /// When the newest ping that it answered was sent.
+    answered: Option<Time>,
+}
+
+impl Witness {
+    /// Pings to which an answer is still taken.
+    const OPEN: usize = 64;
+
+    pub(super) fn answered(&mut self, nonce: u16) {
+        if let Some((_, sent)) = self.asked.iter().find(|(asked, _)| *asked == nonce) {
+            self.answered = self.answered.max(Some(*sent));
+        }
+    }
+}
+
+impl Node {
+    /// Asks the witness, if there is one.
+    pub(super) fn ask_witness(&mut self, now: Time) {
+        if self.config.witness.is_none() {
+            return;
+        }
+        self.witness.next = self.witness.next.wrapping_add(1);
+        let nonce = self.witness.next;
+        self.witness.asked.push_back((nonce, now));
+        if self.witness.asked.len() > Witness::OPEN {
+            self.witness.asked.pop_front();
+        }
+        self.outputs.push_back(Output::PingWitness { nonce });
+    }
+
+    /// Whether the witness answered something that was sent after `since`; always, where there is none.
+    pub(super) fn witness_answered(&self, since: Time) -> bool {
+        self.config.witness.is_none() || self.witness.answered.is_some_and(|sent| sent >= since)
+    }
+
+    /// Somebody may have come into reach, or gone.
+    pub(super) fn reach_changed(&mut self) {
+        self.alone.stale = true;
+        self.items.touch();
+    }
+
+    /// Places `take` items over those in reach.
+    pub(super) fn place_alone(&mut self, now: Time) {
+        if self.has_quorum {
+            self.alone.gone.clear();
+            return;
+        }
+        let me = self.config.me;
+        let gone: Vec<_> = (0..self.config.servers.len())
+            .map(|server| server != me && self.is_out_of_reach(server))
+            .collect();
+        if gone == self.alone.gone && !std::mem::take(&mut self.alone.stale) {
+            return;
+        }
+        self.alone.gone = gone;
+        for system in 0..self.config.systems.len() {
+            let placed = self.place_over(system, |node, server| !node.alone.gone[server], now);
+            self.alone.placement.resize(self.config.systems.len(), Vec::new());
+            self.alone.placement[system] = placed;
+        }
+    }
+
+    /// It is gone, or was silent for a whole window of a case.
+    fn is_out_of_reach(&self, server: usize) -> bool {
+        matches!(self.view.get(server).life, Life::Down | Life::Left)
+            || self.cases.get(&server).is_some_and(super::cases::Case::silent)
+    }
+
+    /// Where an item belongs as this node can act on it now.
+    pub(super) fn holders_now(&self, at: ItemRef) -> &Holders {
+        if !self.has_quorum
+            && self.isolated(at) == Isolated::Take
+            && let Some(placed) = self.alone.placement.get(at.system).and_then(|system| system.get(at.item))
+        {
+            return placed;
+        }
+        self.items.holders(at)
+    }
+
+    /// Places a system over the servers that `usable` names, by the rules of who may get items.
+    pub(super) fn place_over(
+        &mut self,
+        system: usize,
+        usable: impl Fn(&Self, usize) -> bool,
+        now: Time,
+    ) -> Vec<Holders> {
+        let ready = |node: &Self, server: usize| {
+            usable(node, server) && !node.is_drained(server) && !node.is_departing(server)
+        };
+        let mature = self.mature(system, ready, now);
+        let spec = &self.config.systems[system];
+        placement::place(&self.config, system, |server, item| {
+            let id = spec.items[item].id;
+            mature[server]
+                && ready(self, server)
+                && self.unclean_on(id).is_none()
+                && !self.says(server, id, ItemState::Failing)
+        })
+    }
+
+    fn is_departing(&self, server: usize) -> bool {
+        if server == self.config.me {
+            return self.leaving.is_some();
+        }
+        let stated = self.facts.of(server);
+        stated.departing && stated.generation == self.view.get(server).generation
+    }
+}

@@ -59,6 +59,8 @@ struct Item {
     adopted: bool,
     /// The kernel says that it is not here, though it should be.
     missing: bool,
+    /// Since when it is to be taken from a live holder.
+    asked: Option<Time>,
     /// The alive hook failed too often; when the down hook is through, the item is `Failing`.
     exhausted: bool,
 }
@@ -74,6 +76,7 @@ impl Items {
             announce: false,
             adopted: false,
             missing: false,
+            asked: None,
             exhausted: false,
         };
         let by_id = config
@@ -121,6 +124,11 @@ impl Items {
             .filter(|at| self.at(*at).state != ItemState::Standby)
             .map(|at| (config.systems[at.system].items[at.item].id, (self.at(at).state, self.at(at).since)))
             .collect()
+    }
+
+    /// Since when an item is to be taken from a live holder.
+    pub(super) fn asked(&mut self, at: ItemRef) -> &mut Option<Time> {
+        &mut self.at_mut(at).asked
     }
 
     /// The hook that runs on an item.
@@ -223,9 +231,12 @@ impl Node {
         let may_take = self.has_quorum || self.isolated(at) == Isolated::Take;
         match state {
             ItemState::Standby if wanted && may_take => {
-                let reason = self.why(at);
-                self.start(at, HookAction::Alive, reason, now);
+                if self.holder_answers(at, now) {
+                    let reason = self.why(at);
+                    self.start(at, HookAction::Alive, reason, now);
+                }
             }
+            ItemState::Standby => self.items.at_mut(at).asked = None,
             ItemState::Acquiring if wanted => self.start(at, HookAction::Alive, Reason::HookFailed, now),
             ItemState::Acquiring => self.start(at, HookAction::Down, self.why(at), now),
             ItemState::Active if !wanted && self.successor_confirmed(at) => {
@@ -238,7 +249,7 @@ impl Node {
             }
             ItemState::Releasing => self.start(at, HookAction::Down, Reason::HookFailed, now),
             ItemState::Failing => self.change(at, ItemState::Standby, Reason::HookFailed, now),
-            ItemState::Unclean | ItemState::Standby => {}
+            ItemState::Unclean => {}
         }
     }
 
@@ -375,6 +386,7 @@ impl Node {
         debug_assert!(item.hook.is_none(), "hooks of one item must not overlap");
         item.hook = Some(id);
         item.not_before = None;
+        item.asked = None;
         self.outputs.push_back(Output::Hook(HookCall { id, item: at, action, reason, timeout, lifetime }));
     }
 

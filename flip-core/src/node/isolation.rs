@@ -1,11 +1,13 @@
 //! What a node does without a quorum: it knows who is out of its reach, and `"isolated": "take"` places
 //! items over the others. And the witness, whose silence means that this node's own network is gone.
 
-use super::Node;
-use crate::config::Isolated;
+use super::{Node, Timer};
+use crate::config::{Isolated, SystemKind};
 use crate::event::ItemState;
 use crate::id::ItemRef;
 use crate::io::Output;
+use crate::limits;
+use crate::loss::Purpose;
 use crate::placement::{self, Holders};
 use crate::time::Time;
 use crate::view::Life;
@@ -122,6 +124,29 @@ impl Node {
                 && self.unclean_on(id).is_none()
                 && !self.says(server, id, ItemState::Failing)
         })
+    }
+
+    /// Whether an item may be taken from whoever holds it now, in a planned move. A node that was cut off
+    /// a moment ago still sees a quorum; so it takes nothing from a live holder that does not answer a
+    /// ping which was sent after the move was decided.
+    pub(super) fn holder_answers(&mut self, at: ItemRef, now: Time) -> bool {
+        let id = self.config.systems[at.system].items[at.item].id;
+        let holder = self
+            .others()
+            .find(|other| self.view.is_up(*other) && self.says(*other, id, ItemState::Active))
+            .filter(|_| self.has_quorum && self.config.systems[at.system].kind == SystemKind::Shard);
+        let Some(holder) = holder else { return true };
+        let since = *self.items.asked(at).get_or_insert(now);
+        if self.proven[holder] >= since && since < now {
+            return true;
+        }
+        let last = self.asked_holders.get(&holder).copied();
+        if last.is_none_or(|last| last < since || now.since(last) >= limits::REPEAT_PAUSE) {
+            self.asked_holders.insert(holder, now);
+            self.ping(holder, Purpose::Probe, now);
+        }
+        self.timers.set(Timer::Item(at), now + limits::REPEAT_PAUSE);
+        false
     }
 
     fn is_departing(&self, server: usize) -> bool {

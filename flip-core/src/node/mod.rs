@@ -80,6 +80,10 @@ pub struct Node {
     marks: Marks,
     flaps: Flaps,
     alone: Alone,
+    /// When the newest ping was sent that each server answered.
+    proven: Vec<Time>,
+    /// When holders were asked last whether they are there, before a planned move.
+    asked_holders: BTreeMap<usize, Time>,
     witness: Witness,
     spread: Spread,
     timers: Timers<Timer>,
@@ -181,6 +185,8 @@ impl Node {
             marks: Marks::default(),
             flaps: Flaps::new(servers),
             alone: Alone::default(),
+            proven: vec![Time::ZERO; servers],
+            asked_holders: BTreeMap::new(),
             witness: Witness::default(),
             spread: Spread::default(),
             timers: Timers::default(),

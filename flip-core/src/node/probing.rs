@@ -86,6 +86,10 @@ impl Node {
 
     pub(super) fn on_pong(&mut self, server: usize, pong: Ping, now: Time) {
         let Some(ping) = self.pings.answered(pong.nonce, server, now) else { return };
+        self.proven[server] = self.proven[server].max(ping.sent);
+        if self.asked_holders.remove(&server).is_some() {
+            self.items.touch();
+        }
         match ping.purpose {
             Purpose::Probe | Purpose::Case => {}
             Purpose::Contact(subject) => {

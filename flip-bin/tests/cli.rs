@@ -73,9 +73,22 @@ fn the_original_config_is_valid_and_names_the_missing_interface() {
 }
 
 #[test]
-fn the_other_example_is_valid_too() {
-    let out = run(&["check", "--config", &example("three-servers"), "--id", "a"]);
-    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+fn the_other_examples_are_valid_too() {
+    for (name, id) in [("three-servers", "a"), ("never-two", "db1"), ("two-servers", "a")] {
+        let out = run(&["check", "--config", &example(name), "--id", id]);
+        assert_eq!(out.status.code(), Some(0), "{name}: {}", text(&out.stderr));
+    }
+}
+
+#[test]
+fn never_two_holders_takes_more_than_half_of_the_votes() {
+    let file = std::fs::read_to_string(example("two-servers")).unwrap();
+    let (code, told) =
+        check(&file.replace("\"192.0.2.10/24\"", r#"{"ip": "192.0.2.10", "isolated": "drop"}"#), &[]);
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("cluster.json:7:15 (key quorum)"), "{told}");
+    assert!(told.contains("cluster.system.ip.data[0].isolated on line 22 is \"drop\""), "{told}");
+    assert!(told.contains("add an arbiter"), "{told}");
 }
 
 #[test]

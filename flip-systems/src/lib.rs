@@ -5,6 +5,7 @@
 //! - [`ip`] puts virtual addresses on interfaces over netlink and announces them by ARP and NDP.
 //! - [`memory`] remembers what is up and touches nothing, for demonstrations and tests.
 //! - [`UdpPort`] sends and receives datagrams, and hears that nobody listens at the other end.
+//! - [`stream`] exchanges frames over TCP, for what is too long for a datagram.
 //! - [`clock`] is the clock that nodes are driven with; [`interfaces()`] lists what an address could
 //!   be put on.
 //!
@@ -31,6 +32,7 @@ pub mod interfaces;
 pub mod ip;
 pub mod memory;
 mod netlink;
+pub mod stream;
 #[expect(unsafe_code, reason = "the system calls that no safe crate wraps; each call has its proof")]
 mod sys;
 pub mod system;

@@ -12,10 +12,10 @@ use flip_core::event::Event;
 use flip_core::id::ShortId;
 use flip_core::{Input, Node, Output, Start, Time};
 use flip_systems::clock;
+use flip_systems::stream::{self, Frame};
 use flip_systems::udp::{BUFFER, Received, UdpPort};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// What a node reports to the bench.
@@ -37,11 +37,6 @@ enum Order {
     Leave,
     /// The host freezes: its socket stays open, nobody reads it, no ICMP tells of it.
     Freeze,
-    Request {
-        data: Vec<u8>,
-        reply: tokio::sync::oneshot::Sender<Vec<u8>>,
-    },
-    Reply(Vec<u8>),
 }
 
 /// One running node.
@@ -124,16 +119,12 @@ pub async fn start(config: Arc<Config>, generation: u64, seed: u64) -> anyhow::R
     let listener = TcpListener::bind(addr).await?;
     let (orders, inbox) = mpsc::unbounded_channel();
     let seen = Rc::new(Seen::default());
-    let accepting = orders.clone();
-    let listener = tokio::task::spawn_local(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::task::spawn_local(serve(stream, accepting.clone()));
-        }
-    });
+    let frames = mpsc::channel(32);
+    let listener = tokio::spawn(stream::serve(listener, frames.0.clone()));
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
     let node = Node::new(config, Start { generation, seed: bytes }, clock::now());
-    let driver = Driver { node, port, seen: seen.clone(), orders: orders.clone(), replies: Vec::new() };
+    let driver = Driver { node, port, seen: seen.clone(), frames, replies: Vec::new() };
     let task = tokio::task::spawn_local(driver.run(inbox));
     Ok(Running { seen, orders, task, listener })
 }
@@ -142,8 +133,8 @@ struct Driver {
     node: Node,
     port: UdpPort,
     seen: Rc<Seen>,
-    orders: mpsc::UnboundedSender<Order>,
-    replies: Vec<Option<tokio::sync::oneshot::Sender<Vec<u8>>>>,
+    frames: (mpsc::Sender<Frame>, mpsc::Receiver<Frame>),
+    replies: Vec<Option<oneshot::Sender<Vec<u8>>>>,
 }
 
 impl Driver {
@@ -166,12 +157,14 @@ impl Driver {
                 order = inbox.recv() => match order {
                     Some(Order::Leave) => self.feed(Input::Leave),
                     Some(Order::Freeze) | None => std::future::pending().await,
-                    Some(Order::Request { data, reply }) => {
+                },
+                Some(frame) = self.frames.1.recv() => match frame {
+                    Frame::Request { data, reply } => {
                         self.replies.push(Some(reply));
                         let conn = self.replies.len() as u64 - 1;
                         self.feed(Input::StreamRequest { conn, data: &data });
                     }
-                    Some(Order::Reply(data)) => self.feed(Input::StreamReply { data: &data }),
+                    Frame::Reply(data) => self.feed(Input::StreamReply { data: &data }),
                 },
                 () = tokio::time::sleep(pause) => {}
             }
@@ -220,12 +213,7 @@ impl Driver {
                 _ => {}
             },
             Output::Stream { to, data } => {
-                let orders = self.orders.clone();
-                tokio::task::spawn_local(async move {
-                    if let Ok(Ok(reply)) = tokio::time::timeout(Duration::from_secs(5), ask(to, data)).await {
-                        let _ = orders.send(Order::Reply(reply));
-                    }
-                });
+                tokio::spawn(stream::ask(to, data, self.frames.0.clone()));
             }
             Output::StreamReply { conn, data } => {
                 let waiting = usize::try_from(conn).ok().and_then(|conn| self.replies.get_mut(conn));
@@ -243,39 +231,4 @@ impl Driver {
             | Output::Refused { .. } => {}
         }
     }
-}
-
-async fn ask(to: SocketAddr, data: Vec<u8>) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(to).await?;
-    write_frame(&mut stream, &data).await?;
-    read_frame(&mut stream).await
-}
-
-async fn serve(mut stream: TcpStream, orders: mpsc::UnboundedSender<Order>) {
-    let answer = async {
-        let data = read_frame(&mut stream).await?;
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        let _ = orders.send(Order::Request { data, reply });
-        if let Ok(answer) = answer.await {
-            write_frame(&mut stream, &answer).await?;
-        }
-        std::io::Result::Ok(())
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(5), answer).await;
-}
-
-async fn write_frame(stream: &mut TcpStream, data: &[u8]) -> std::io::Result<()> {
-    let len = u32::try_from(data.len()).map_err(std::io::Error::other)?;
-    stream.write_all(&len.to_be_bytes()).await?;
-    stream.write_all(data).await
-}
-
-async fn read_frame(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
-    let len = stream.read_u32().await? as usize;
-    if len > flip_core::limits::FRAME {
-        return Err(std::io::Error::other("frame too long"));
-    }
-    let mut data = vec![0; len];
-    stream.read_exact(&mut data).await?;
-    Ok(data)
 }

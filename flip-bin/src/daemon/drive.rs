@@ -8,6 +8,7 @@ use anyhow::bail;
 use flip_core::event::Event;
 use flip_core::status::Status;
 use flip_core::{Input, Node, Output, Time};
+use flip_systems::stream::{self, Frame};
 use flip_systems::udp::BUFFER;
 use flip_systems::{Received, Systems, UdpPort, clock};
 use tokio::net::TcpListener;
@@ -16,7 +17,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::socket::{Question, Socket};
 use super::state::State;
-use super::stream::{self, Frame};
 use super::timer::Alarm;
 
 /// Profiles that probe at least this often need the processor before others.

@@ -15,7 +15,6 @@ mod drive;
 mod log;
 pub mod socket;
 mod state;
-mod stream;
 mod timer;
 
 use std::io::Write;

@@ -34,3 +34,11 @@ pub const SETTLE: RangeInclusive<u64> = 0..=60_000;
 pub const DIGEST_INTERVAL: RangeInclusive<u64> = 50..=600_000;
 /// `hook_timeout`, in milliseconds.
 pub const HOOK_TIMEOUT: RangeInclusive<u64> = 10..=3_600_000;
+/// `mature`, in milliseconds; 0 is not to wait.
+pub const MATURE: RangeInclusive<u64> = 0..=600_000;
+/// `lease`, in milliseconds. At least 3 s, because an address needs a whole second of lifetime, the kernel
+/// removes it up to 1.25 s late, and the refresh must come before (rule R5). At most a minute: for so long
+/// nobody holds what a dead server held.
+pub const LEASE: RangeInclusive<u64> = 3_000..=60_000;
+/// The seconds of `on_daemon_death`: longer than a daemon takes to be started again, at most a day.
+pub const ORPHAN: RangeInclusive<u64> = 10..=86_400;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::Profile;
 use super::ip::takes_part;
+use super::policy;
 use super::problem::Problems;
 use super::raw::clip;
 use super::source::At;
@@ -42,6 +43,8 @@ fn warn_quorum(written: &Written, voters: usize, quorum: usize, problems: &mut P
     let named = named.or(written.voters.as_ref().map(|voters| &voters.at));
     let at = named.unwrap_or(&in_servers);
     let add_arbiter = "add an arbiter: a third server, which may be without `systems`";
+    let witness = "a `witness`, for instance {\"ping\": the address of the gateway}";
+    let dropped = policy::first_drop(written);
     if servers == 1 {
         let message = "a single server: nobody takes over when it fails";
         problems.warning(&in_servers, message, "list all servers of the cluster, on each of them");
@@ -50,23 +53,44 @@ fn warn_quorum(written: &Written, voters: usize, quorum: usize, problems: &mut P
         problems.warning(at, message, "name at least three voters, or remove `voters`");
     } else if quorum == voters && voters == 2 {
         let who = if servers == 2 { "servers" } else { "voters" };
-        let message =
-            format!("two {who} with quorum 2 cannot fail over: the one that is left is no quorum alone");
         let help = if servers == 2 { add_arbiter } else { "name at least three voters, or remove `voters`" };
-        let or_one = "or set `quorum` to 1, if both may hold the same items when the network splits";
-        problems.warning(at, message, format!("{help}; {or_one}"));
+        if let Some(dropped) = dropped {
+            let message = format!(
+                "two {who} with quorum 2, and {} is \"drop\": when one of them dies, the other alone is no \
+                 quorum and lets go of every such item",
+                policy::place(dropped, problems),
+            );
+            problems.warning(at, message, help);
+        } else {
+            let message =
+                format!("two {who} with quorum 2 cannot fail over: the one that is left is no quorum alone");
+            let or_one = "or set `quorum` to 1, if both may hold the same items when the network splits";
+            let with = if written.witness.is_some() {
+                String::new()
+            } else {
+                format!("; {witness} then keeps a server that is cut off from taking over")
+            };
+            problems.warning(at, message, format!("{help}; {or_one}{with}"));
+        }
     } else if quorum == voters {
+        let then = if dropped.is_some() { ", and what is \"drop\" is held by nobody" } else { "" };
         let message = format!(
-            "quorum {quorum} of {voters} voters: once a server is lost no quorum is left, and nothing fails over"
+            "quorum {quorum} of {voters} voters: once a server is lost no quorum is left, and nothing fails \
+             over{then}"
         );
         problems.warning(at, message, format!("set `quorum` to {}, or remove it", majority(voters)));
-    } else if quorum * 2 <= voters {
+    } else if quorum * 2 <= voters && dropped.is_none() {
+        let sides = if written.witness.is_some() { "sides that reach the witness" } else { "sides" };
         let message = format!(
-            "quorum {quorum} is not above half of {voters} voters: when the network splits, both sides may \
+            "quorum {quorum} is not above half of {voters} voters: when the network splits, both {sides} may \
              decide and hold the same items"
         );
         let help = match voters {
-            2 => format!("{add_arbiter}, and remove `quorum`"),
+            2 if written.witness.is_some() => format!("{add_arbiter}, and remove `quorum`"),
+            2 => format!(
+                "{add_arbiter}, and remove `quorum`; or add {witness}, so that a server that is cut off takes \
+                 nothing"
+            ),
             _ => format!("set `quorum` to {}, or remove it", majority(voters)),
         };
         problems.warning(at, message, help);

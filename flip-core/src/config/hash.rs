@@ -1,6 +1,8 @@
 //! Digests by which two nodes see whether they work with the same config.
 
-use super::{Config, SystemKind};
+use std::time::Duration;
+
+use super::{Config, Isolated, SystemKind};
 
 impl Config {
     /// A digest of what makes ballots comparable: the quorum, the servers' ids in listed order and who
@@ -21,9 +23,11 @@ impl Config {
         u32::from_be_bytes(std::array::from_fn(|at| bytes.as_bytes()[at]))
     }
 
-    /// A digest of everything that placement depends on: servers with their systems and priorities, and
-    /// systems with their kind and items, all in listed order. The same on every node of a cluster whose
-    /// files agree, whatever their timings, addresses and settings.
+    /// A digest of everything that must be equal everywhere: servers with their systems and priorities,
+    /// systems with their kind and items, all in listed order, what is done with each item where no
+    /// quorum is in sight, and the times that others wait out (`lease`, `on_daemon_death`, `mature`).
+    ///
+    /// Addresses, settings, other timings and the `witness` may differ: each site has a gateway of its own.
     #[must_use]
     pub fn content_hash(&self) -> u64 {
         let mut digest = Digest::new("flip config content v1");
@@ -43,11 +47,19 @@ impl Config {
                 SystemKind::Shard => 0,
                 SystemKind::Replicate => 1,
             });
+            digest.duration(system.orphan.unwrap_or(Duration::MAX));
             digest.number(system.items.len() as u64);
             for item in &system.items {
                 digest.text(&item.name);
+                digest.number(match item.isolated {
+                    Isolated::Keep => 0,
+                    Isolated::Take => 1,
+                    Isolated::Drop => 2,
+                });
             }
         }
+        digest.duration(self.lease);
+        digest.duration(self.timing.mature);
         let bytes = digest.0.finalize();
         u64::from_be_bytes(std::array::from_fn(|at| bytes.as_bytes()[at]))
     }
@@ -63,6 +75,11 @@ impl Digest {
 
     fn number(&mut self, number: u64) {
         self.0.update(&number.to_be_bytes());
+    }
+
+    fn duration(&mut self, duration: Duration) {
+        self.number(duration.as_secs());
+        self.number(u64::from(duration.subsec_nanos()));
     }
 
     fn text(&mut self, text: &str) {
@@ -92,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn content_hash_covers_what_placement_depends_on() {
+    fn content_hash_covers_what_must_be_equal() {
         let mut base = testing::config("abc", "a");
         base.systems[0].items = testing::items(2);
         let hash = base.content_hash();
@@ -111,6 +128,13 @@ mod tests {
             let item: Item = c.systems[0].items.remove(0);
             c.systems[0].items[0].name += &item.name;
         }));
+        assert!(changed(|c| c.systems[0].items[1].isolated = Isolated::Drop));
+        assert!(changed(|c| c.systems[0].items[1].isolated = Isolated::Take));
+        assert!(changed(|c| c.systems[0].orphan = Some(Duration::from_secs(60))));
+        assert!(changed(|c| c.lease += Duration::from_millis(1)));
+        assert!(changed(|c| c.timing.mature += Duration::from_millis(1)));
+        assert!(!changed(|c| c.witness = Some([10, 0, 0, 1].into())));
+        assert!(!changed(|c| c.timing.settle += Duration::from_millis(1)));
         assert!(!changed(|c| c.me = 1));
         assert!(!changed(|c| c.quorum = 3));
         assert!(!changed(|c| c.servers[1].addr.set_port(9)));

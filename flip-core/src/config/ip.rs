@@ -44,15 +44,47 @@ pub fn parse_vip(text: &str) -> Result<IpNet, String> {
 
 /// The value of a server's `ip`.
 pub(super) fn server_address(node: &Node, problems: &mut Problems) -> Option<Spanned<IpAddr>> {
+    const ROLE: Role = Role {
+        port: "the port goes into the key `port`",
+        prefix: "an address of a server has no prefix",
+        link_local: "flip does not listen on link-local addresses; use a global or unique local one",
+        host: "the address of one server",
+        remedy: "give the address at which the other servers reach this one",
+    };
+    host_address(node, &ROLE, problems)
+}
+
+/// The value of `ping` of the `witness`.
+pub(super) fn witness_address(node: &Node, problems: &mut Problems) -> Option<Spanned<IpAddr>> {
+    const ROLE: Role = Role {
+        port: "an echo request goes to no port; give the address alone",
+        prefix: "the address of a witness has no prefix",
+        link_local: "a witness has no link-local address; use a global or unique local one",
+        host: "the address of one host",
+        remedy: "name the gateway, or another host that is always there",
+    };
+    host_address(node, &ROLE, problems)
+}
+
+/// What messages say about an address of a host.
+struct Role {
+    port: &'static str,
+    prefix: &'static str,
+    link_local: &'static str,
+    host: &'static str,
+    remedy: &'static str,
+}
+
+fn host_address(node: &Node, role: &Role, problems: &mut Problems) -> Option<Spanned<IpAddr>> {
     let expected = "an IP address such as 10.0.0.1";
     let text = node.text(expected, problems)?;
     let Ok(address) = text.value.parse::<IpAddr>() else {
         let help = if text.value.parse::<std::net::SocketAddr>().is_ok() {
-            "the port goes into the key `port`"
+            role.port
         } else if text.value.contains('/') {
-            "an address of a server has no prefix"
+            role.prefix
         } else if text.value.contains('%') {
-            "flip does not listen on link-local addresses; use a global or unique local one"
+            role.link_local
         } else if text.value.contains(|c: char| c.is_ascii_alphabetic()) && !text.value.contains(':') {
             "names are not looked up, because that would need a working DNS to survive a failure"
         } else {
@@ -64,8 +96,8 @@ pub(super) fn server_address(node: &Node, problems: &mut Problems) -> Option<Spa
     let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let why = unusable(address).or(link_local.then_some("a link-local address"));
     if let Some(why) = why {
-        let message = format!("found \"{address}\", which is {why}, expected the address of one server");
-        problems.error_help(&node.at, message, "give the address at which the other servers reach this one");
+        let message = format!("found \"{address}\", which is {why}, expected {}", role.host);
+        problems.error_help(&node.at, message, role.remedy);
         return None;
     }
     Some(node.spanned(address))

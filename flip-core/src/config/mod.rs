@@ -5,7 +5,7 @@
 //!
 //! [`load`] takes a text through these steps, and every step reports all it finds with its place:
 //! `raw` (JSON with places; `syntax` when it is none) → `written` (types and ranges of single values) →
-//! `resolve` (references, defaults, merged settings; `handlers`, `ip` and `key` for their parts) →
+//! `resolve` (references, defaults, merged settings; `handlers`, `ip`, `policy` and `key` for their parts) →
 //! [`Config`].
 
 pub mod bounds;
@@ -15,6 +15,7 @@ mod hash;
 mod ip;
 mod key;
 mod nearest;
+mod policy;
 mod problem;
 mod raw;
 mod read;

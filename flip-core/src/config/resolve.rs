@@ -10,8 +10,8 @@ use super::raw::{clip, list};
 use super::source::{At, Spanned};
 use super::written::{Setting, Written, WrittenSystem};
 use super::{
-    ClusterKey, Config, Isolated, Item, LEASE, ORPHAN, Overrides, Profile, Release, Server, System, Timing,
-    check, handlers, ip,
+    ClusterKey, Config, Item, LEASE, ORPHAN, Overrides, Profile, Release, Server, System, Timing, check,
+    handlers, ip, policy,
 };
 use crate::id::{ItemId, ShortId};
 use crate::{limits, quorum};
@@ -41,6 +41,7 @@ pub(super) fn resolve(
     ip::check_settings(written, problems);
     let items = read_items(written, problems);
     let secret = key::choose(written, overrides.key_file, problems);
+    policy::check(written, voters.as_ref().map(Vec::len), quorum, problems);
     check::warn(written, voters.as_ref().map(Vec::len), quorum, problems);
 
     let (Some(me), Some(voters), Some(quorum), false) = (me, voters, quorum, problems.any_error()) else {
@@ -66,15 +67,20 @@ pub(super) fn resolve(
         }
     };
     let my_settings = &written.servers[me].config;
-    let systems = written.systems.iter().zip(items).map(|(system, items)| System {
-        name: system.name.value.clone(),
-        kind: system.kind,
-        alive: handlers::alive_name(system),
-        down: handlers::down_name(system),
-        config: merge([&written.config, &system.config, my_settings]),
-        items,
-        release: Release::of(&handlers::alive_name(system)),
-        orphan: Some(ORPHAN),
+    let systems = written.systems.iter().zip(items).map(|(system, items)| {
+        let alive = handlers::alive_name(system);
+        let release = Release::of(&alive);
+        let orphan = system.on_daemon_death.as_ref().map_or(Some(ORPHAN), |given| given.value);
+        System {
+            name: system.name.value.clone(),
+            kind: system.kind,
+            alive,
+            down: handlers::down_name(system),
+            config: merge([&written.config, &system.config, my_settings]),
+            items,
+            release,
+            orphan: orphan.filter(|_| release == Release::Kernel),
+        }
     });
     Some(Config {
         me,
@@ -86,8 +92,8 @@ pub(super) fn resolve(
         key,
         cluster_id: written.cluster_id.clone(),
         log_level: written.log_level,
-        lease: LEASE,
-        witness: None,
+        lease: written.lease.as_ref().map_or(LEASE, |given| given.value),
+        witness: written.witness.as_ref().map(|given| given.value.to_canonical()),
     })
 }
 
@@ -291,25 +297,26 @@ fn read_items_of<'w>(
     let mut names: BTreeMap<&str, &At> = BTreeMap::new();
     let mut items = Vec::new();
     for item in &system.items {
-        let mut first = names.get(item.value.as_str()).copied();
+        let name = &item.name;
+        let mut first = names.get(name.value.as_str()).copied();
         let mut address = None;
         if is_ip {
-            address = ip::address(item, problems);
+            address = ip::address(name, problems);
             first = address.and_then(|address| addresses.get(&address.to_canonical()).copied());
         }
         if let Some(first) = first {
-            warn_twice(item, first, problems);
+            warn_twice(name, first, problems);
             continue;
         }
-        names.insert(&item.value, &item.at);
+        names.insert(&name.value, &name.at);
         if let Some(address) = address {
-            addresses.insert(address.to_canonical(), &item.at);
-            ip::warn_own_address(address, &item.at, written, problems);
+            addresses.insert(address.to_canonical(), &name.at);
+            ip::warn_own_address(address, &name.at, written, problems);
         }
         items.push(Item {
-            name: item.value.clone(),
-            id: ItemId::of(&system.name.value, &item.value),
-            isolated: Isolated::Keep,
+            name: name.value.clone(),
+            id: ItemId::of(&system.name.value, &name.value),
+            isolated: policy::isolated_of(item, system),
         });
     }
     items
@@ -334,6 +341,7 @@ fn timing(written: &Written, servers: usize) -> Timing {
         (&mut timing.settle, written.settle),
         (&mut timing.digest_interval, written.digest_interval),
         (&mut timing.hook_timeout, written.hook_timeout),
+        (&mut timing.mature, written.mature),
     ];
     for (value, given) in durations {
         *value = given.unwrap_or(*value);

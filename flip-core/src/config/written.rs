@@ -10,7 +10,7 @@ use super::bounds;
 use super::problem::Problems;
 use super::raw::{self, Entry, Fields, Node, clip};
 use super::source::{At, Spanned};
-use super::{LogLevel, Profile, SystemKind, ip};
+use super::{Isolated, LogLevel, Profile, SystemKind, ip, policy};
 
 const KEYS: &[&str] = &[
     "id",
@@ -23,6 +23,9 @@ const KEYS: &[&str] = &[
     "settle",
     "digest_interval",
     "hook_timeout",
+    "mature",
+    "lease",
+    "witness",
     "key",
     "key_file",
     "cluster_id",
@@ -32,7 +35,7 @@ const KEYS: &[&str] = &[
 ];
 const SERVER_KEYS: &[&str] = &["ip", "port", "systems", "system", "priority", "config"];
 const CLUSTER_KEYS: &[&str] = &["config", "system", "systems"];
-const SYSTEM_KEYS: &[&str] = &["alive", "down", "type", "config", "data"];
+const SYSTEM_KEYS: &[&str] = &["alive", "down", "type", "isolated", "on_daemon_death", "config", "data"];
 
 const LOG_LEVELS: [(&str, LogLevel); 5] = [
     ("debug", LogLevel::Debug),
@@ -64,6 +67,9 @@ pub(super) struct Written {
     pub settle: Option<Duration>,
     pub digest_interval: Option<Duration>,
     pub hook_timeout: Option<Duration>,
+    pub mature: Option<Duration>,
+    pub lease: Option<Spanned<Duration>>,
+    pub witness: Option<Spanned<IpAddr>>,
     pub key: Option<Spanned<String>>,
     /// The key was there, though its value may have been refused.
     pub key_given: bool,
@@ -95,8 +101,18 @@ pub(super) struct WrittenSystem {
     pub alive: Option<Spanned<String>>,
     pub down: Option<Spanned<String>>,
     pub kind: SystemKind,
+    pub isolated: Option<Spanned<Isolated>>,
+    /// `None` inside is for ever.
+    pub on_daemon_death: Option<Spanned<Option<Duration>>>,
     pub config: Vec<Setting>,
-    pub items: Vec<Spanned<String>>,
+    pub items: Vec<WrittenItem>,
+}
+
+/// An entry of a system's `data`.
+#[derive(Debug)]
+pub(super) struct WrittenItem {
+    pub name: Spanned<String>,
+    pub isolated: Option<Spanned<Isolated>>,
 }
 
 /// An entry of a `config`.
@@ -135,6 +151,9 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
         settle: millis(&fields, "settle", bounds::SETTLE, problems),
         digest_interval: millis(&fields, "digest_interval", bounds::DIGEST_INTERVAL, problems),
         hook_timeout: millis(&fields, "hook_timeout", bounds::HOOK_TIMEOUT, problems),
+        mature: millis(&fields, "mature", bounds::MATURE, problems),
+        lease: fields.get("lease").and_then(|node| policy::lease(node, problems)),
+        witness: fields.get("witness").and_then(|node| policy::witness(node, problems)),
         key: fields.get("key").and_then(|node| read_key(node, problems)),
         key_given: fields.get("key").is_some(),
         key_file: fields.get("key_file").and_then(|node| node.text("the path of a file", problems)),
@@ -293,6 +312,8 @@ fn read_system(entry: &Entry, problems: &mut Problems) -> WrittenSystem {
         alive: None,
         down: None,
         kind: SystemKind::Shard,
+        isolated: None,
+        on_daemon_death: None,
         config: Vec::new(),
         items: Vec::new(),
     };
@@ -305,29 +326,22 @@ fn read_system(entry: &Entry, problems: &mut Problems) -> WrittenSystem {
     system.down = fields.get("down").and_then(|node| node.text("the name of a handler", problems));
     let kind = fields.get("type").and_then(|node| node.one_of(&KINDS, problems));
     system.kind = kind.map_or(SystemKind::Shard, |kind| kind.value);
+    system.isolated = fields.get("isolated").and_then(|node| policy::isolated(node, problems));
+    system.on_daemon_death =
+        fields.get("on_daemon_death").and_then(|node| policy::on_daemon_death(node, problems));
     system.config = read_config(fields.get("config"), problems);
-    system.items = fields.get("data").map(|node| read_items(node, problems)).unwrap_or_default();
+    system.items = fields.get("data").map(|node| read_items(node, &system, problems)).unwrap_or_default();
     system
 }
 
-fn read_items(node: &Node, problems: &mut Problems) -> Vec<Spanned<String>> {
-    let elements = node.elements("an array of strings, one for each item", problems).unwrap_or_default();
+fn read_items(node: &Node, system: &WrittenSystem, problems: &mut Problems) -> Vec<WrittenItem> {
+    let elements = node.elements("an array with one entry for each item", problems).unwrap_or_default();
     if elements.len() > bounds::ITEMS {
         let message = format!("found {} items, expected at most {}", elements.len(), bounds::ITEMS);
         problems.error_help(&node.at, message, "deal them to several systems");
         return Vec::new();
     }
-    let mut items = Vec::new();
-    for element in elements {
-        let Some(item) = element.text("an item, which is a string", problems) else { continue };
-        if item.value.is_empty() || item.value.len() > bounds::ITEM || item.value.contains(char::is_control) {
-            let expected = format!("an item: 1 to {} bytes without control characters", bounds::ITEM);
-            element.refuse(&expected, problems);
-            continue;
-        }
-        items.push(item);
-    }
-    items
+    elements.iter().filter_map(|element| policy::item(element, system, problems)).collect()
 }
 
 fn read_config(node: Option<&Node>, problems: &mut Problems) -> Vec<Setting> {

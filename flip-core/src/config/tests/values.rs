@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Config, Profile, Severity, SystemKind, key_file_path};
+use crate::config::{Config, Isolated, Profile, Release, Severity, SystemKind, key_file_path};
 
 fn config(text: &str, id: &str) -> Config {
     let loaded = load_quickly(text, &Overrides { id: Some(id), ..Overrides::default() });
@@ -68,6 +68,42 @@ fn settings_of_cluster_system_and_server_merge_in_this_order() {
     let config = config(text, "b");
     assert_eq!(config.systems[0].kind, SystemKind::Replicate);
     assert_eq!(config.servers[1].systems, [0, 1], "ascending, whatever the order in the file");
+}
+
+#[test]
+fn an_item_does_without_a_quorum_what_it_says_itself_or_its_system() {
+    let text = r#"{
+        "lease": 3500, "mature": 250, "witness": {"ping": "::ffff:10.0.0.254"},
+        "servers": {"a": {"ip": "10.0.0.1", "systems": ["v", "w", "m"]}, "b": {"ip": "10.0.0.2"}, "c": {"ip": "10.0.0.3"}},
+        "cluster": {"config": {"interface": "eth0"}, "system": {
+            "v": {"alive": "ip_up", "down": "ip_down", "isolated": "take", "on_daemon_death": "expire:10",
+                  "data": ["10.0.0.9", {"ip": "fd00::9/64", "isolated": "drop"}, {"isolated": "keep", "ip": "10.0.0.8"}]},
+            "w": {"alive": "ip_up", "down": "ip_down", "on_daemon_death": "keep", "data": [{"ip": "10.0.0.7"}]},
+            "m": {"alive": "memory_up", "down": "memory_down", "data": [{"name": "x", "isolated": "take"}, "y"]}}}
+    }"#;
+    let written = config(text, "a");
+    let items = |system: usize| {
+        let items = written.systems[system].items.iter();
+        items.map(|item| (item.name.as_str(), item.isolated)).collect::<Vec<_>>()
+    };
+    let expected =
+        [("10.0.0.9", Isolated::Take), ("fd00::9/64", Isolated::Drop), ("10.0.0.8", Isolated::Keep)];
+    assert_eq!(items(0), expected);
+    assert_eq!(items(1), [("10.0.0.7", Isolated::Keep)]);
+    assert_eq!(items(2), [("x", Isolated::Take), ("y", Isolated::Keep)]);
+    let orphans: Vec<_> = written.systems.iter().map(|system| (system.release, system.orphan)).collect();
+    let ten = Some(Duration::from_secs(10));
+    assert_eq!(orphans, [(Release::Kernel, ten), (Release::Kernel, None), (Release::Hook, None)]);
+    assert_eq!(written.lease, Duration::from_millis(3500));
+    assert_eq!(written.timing.mature, Duration::from_millis(250));
+    assert_eq!(written.witness, Some([10, 0, 0, 254].into()), "the plain form of a mapped address");
+
+    let text = r#"{"servers": {"a": {"ip": "10.0.0.1", "systems": ["ip"]}}, "cluster": {"system": {"ip":
+        {"config": {"interface": "eth0"}, "data": ["10.0.0.9"]}}}}"#;
+    let default = config(text, "a");
+    assert_eq!((default.lease, default.witness), (Duration::from_secs(4), None));
+    assert_eq!(default.systems[0].orphan, Some(Duration::from_secs(60)));
+    assert_eq!(default.systems[0].items[0].isolated, Isolated::Keep);
 }
 
 #[test]

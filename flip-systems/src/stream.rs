@@ -15,19 +15,25 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 /// Connections served at a time; more wait in the kernel's queue.
-const SERVED: usize = 16;
-/// How long one exchange may take.
-const LIMIT: Duration = Duration::from_secs(5);
+pub const SERVED: usize = 16;
+/// How long one exchange may take, on either side.
+pub const LIMIT: Duration = Duration::from_secs(5);
 
 /// What the streams hand to the loop.
+#[derive(Debug)]
 pub enum Frame {
-    /// A peer asks; the answer goes back where the rules give one.
-    Request { data: Vec<u8>, reply: oneshot::Sender<Vec<u8>> },
-    /// The answer to [`ask`].
+    /// A peer asks: `Input::StreamRequest`.
+    Request {
+        /// The frame.
+        data: Vec<u8>,
+        /// Takes the answer, where the rules give one; dropped, the connection closes without a word.
+        reply: oneshot::Sender<Vec<u8>>,
+    },
+    /// The answer to [`ask`]: `Input::StreamReply`.
     Reply(Vec<u8>),
 }
 
-/// Serves peers until it is dropped.
+/// Serves peers until it is dropped; exchanges that have begun then go on to their end.
 pub async fn serve(listener: TcpListener, frames: mpsc::Sender<Frame>) {
     let slots = Arc::new(Semaphore::new(SERVED));
     loop {
@@ -91,7 +97,7 @@ async fn read(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     if len > FRAME {
         return Err(io::Error::other(format!("a frame of {len} bytes, the limit is {FRAME}")));
     }
-    // Grows with what really arrives: a length alone costs the receiver nothing.
+    // It grows with what really arrives: a length alone costs the receiver nothing.
     let mut data = Vec::new();
     stream.take(len as u64).read_to_end(&mut data).await?;
     if data.len() < len {
@@ -99,3 +105,6 @@ async fn read(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     }
     Ok(data)
 }
+
+#[cfg(test)]
+mod tests;

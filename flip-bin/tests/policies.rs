@@ -43,6 +43,8 @@ fn settings(hold: u64) -> Settings {
 fn all(policy: Isolated, faults: &[Fault], settings: &Settings) -> Vec<(Fault, Run)> {
     let cells: Vec<_> = faults.iter().map(|fault| (policy, *fault)).collect();
     let runs = run_all(&cells, settings, flip(), 4).unwrap();
+    // Where one is out of bounds, the others tell why.
+    faults.iter().zip(&runs).for_each(|(fault, run)| println!("{policy:?}, {fault:?}: {run:?}"));
     faults.iter().copied().zip(runs).collect()
 }
 

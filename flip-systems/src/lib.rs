@@ -5,6 +5,7 @@
 //! - [`ip`] puts virtual addresses on interfaces over netlink and announces them by ARP and NDP.
 //! - [`memory`] remembers what is up and touches nothing, for demonstrations and tests.
 //! - [`UdpPort`] sends and receives datagrams, and hears that nobody listens at the other end.
+//! - [`Witness`] asks an address outside of the cluster whether it answers.
 //! - [`clock`] is the clock that nodes are driven with; [`interfaces()`] lists what an address could
 //!   be put on.
 //!
@@ -35,8 +36,10 @@ mod netlink;
 mod sys;
 pub mod system;
 pub mod udp;
+pub mod witness;
 
 pub use interfaces::{InterfaceInfo, interfaces};
 pub use memory::Memory;
 pub use system::{Drift, Leftover, OpenError, Registry, System, Systems};
 pub use udp::{BindError, Received, UdpCounters, UdpPort};
+pub use witness::Witness;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use flip_core::HookAction;
 use flip_core::config::Config;
-use flip_systems::{Leftover, Systems, interfaces};
+use flip_systems::{Leftover, Systems, Witness, interfaces};
 use net::*;
 use rustix::thread::CapabilitySet;
 use serde_json::Value;
@@ -444,5 +444,35 @@ fn a_takeover_is_quick() {
             );
             assert!(up[ROUNDS / 2] < Duration::from_millis(1));
         }
+    });
+}
+
+#[test]
+fn a_witness_is_asked_whether_ping_sockets_are_allowed_or_not() {
+    in_namespace(|| async {
+        for groups in ["1 0", "0 0"] {
+            std::fs::write("/proc/sys/net/ipv4/ping_group_range", groups).unwrap();
+            for (address, length) in [(V4, 32), (V6, 128)] {
+                let witness = Witness::open(address.parse().unwrap()).unwrap();
+                // There is no route, and the answer to a later question is not held up by it.
+                witness.ping(1);
+                timeout(Duration::from_millis(30), witness.answered()).await.expect_err("an answer");
+                ip(&format!("addr add {address}/{length} dev lo"));
+                // An IPv6 address is not there at once, even on lo.
+                let answer = loop {
+                    witness.ping(2);
+                    if let Ok(answer) = timeout(Duration::from_millis(100), witness.answered()).await {
+                        break answer.unwrap();
+                    }
+                };
+                assert_eq!(answer, 2, "{address}, {groups}");
+                ip(&format!("addr del {address}/{length} dev lo"));
+            }
+        }
+        give_up(CapabilitySet::NET_RAW);
+        assert!(Witness::open(V4.parse().unwrap()).is_ok(), "ping sockets need no privilege");
+        std::fs::write("/proc/sys/net/ipv4/ping_group_range", "1 0").unwrap();
+        let error = Witness::open(V4.parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
     });
 }

@@ -152,13 +152,12 @@ fn a_thawed_daemon_announces_nothing_that_ended() {
             bring(&systems, at, leased(1, LATE)).await.unwrap();
         }
         let mut wire = Wire::tap("v1");
-        // The announcements that are due meanwhile come when the thread goes on, before anything else
-        // can tell it what happened.
+        // No notice of the kernel was read yet, and announcements were due meanwhile.
         std::thread::sleep(Duration::from_secs(1) + LATE);
-        for address in BOTH {
+        for (at, address) in BOTH.into_iter().enumerate() {
+            systems.run(call(at, HookAction::Announce)).await.unwrap_err();
             assert_silent(&mut wire, address, Duration::from_millis(200)).await;
         }
-        drop(systems);
     });
 }
 

@@ -1,5 +1,7 @@
 //! The clock that a node is driven with, and the priority of the thread that drives it.
 
+use std::time::Duration;
+
 use flip_core::Time;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -8,11 +10,61 @@ use rustix::time::{ClockId, clock_gettime};
 /// `std::time::Instant` stops while the machine is suspended, so a node could not see that it slept.
 #[must_use]
 pub fn now() -> Time {
-    let time = clock_gettime(ClockId::Boottime);
+    read(ClockId::Boottime)
+}
+
+fn read(clock: ClockId) -> Time {
+    let time = clock_gettime(clock);
     // Neither field of a time since boot is negative.
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
     Time::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+/// Notices that the machine slept: CLOCK_BOOTTIME went on, CLOCK_MONOTONIC and the kernel's own timers
+/// stood still (rule R7).
+#[derive(Debug)]
+pub struct Sleep {
+    /// How much further CLOCK_BOOTTIME is.
+    ahead: Duration,
+}
+
+/// Less is what passes between reading one clock and the other.
+const SLEPT: Duration = Duration::from_millis(1);
+
+impl Default for Sleep {
+    fn default() -> Self {
+        Self { ahead: ahead() }
+    }
+}
+
+impl Sleep {
+    /// For how long the machine slept since this was asked last, or made; none where it did not.
+    pub fn noticed(&mut self) -> Option<Duration> {
+        self.compare(ahead())
+    }
+
+    fn compare(&mut self, ahead: Duration) -> Option<Duration> {
+        let by = ahead.checked_sub(self.ahead).filter(|by| *by >= SLEPT)?;
+        self.ahead = ahead;
+        Some(by)
+    }
+}
+
+/// How much further CLOCK_BOOTTIME is than CLOCK_MONOTONIC: never too much, and where this thread is
+/// interrupted at the wrong moment each time, too little by how long that took.
+fn ahead() -> Duration {
+    let mut best = Duration::ZERO;
+    for _ in 0..5 {
+        let before = now();
+        let monotonic = read(ClockId::Monotonic);
+        let after = now();
+        best = best.max(before.since(monotonic));
+        if after.since(before) < SLEPT / 2 {
+            break;
+        }
+    }
+    best
 }
 
 /// What [`raise_priority`] achieved.
@@ -58,6 +110,21 @@ mod tests {
             let next = now();
             assert!(next >= last);
             last = next;
+        }
+    }
+
+    #[test]
+    fn sleep_is_noticed_once() {
+        let ms = Duration::from_millis;
+        let mut sleep = Sleep { ahead: ms(500) };
+        let table = [(500, None), (500, None), (700, Some(200)), (700, None), (699, None), (701, Some(1))];
+        for (ahead, by) in table {
+            assert_eq!(sleep.compare(ms(ahead)), by.map(ms), "{ahead}");
+        }
+        // This machine is awake.
+        let mut sleep = Sleep::default();
+        for _ in 0..1000 {
+            assert_eq!(sleep.noticed(), None);
         }
     }
 

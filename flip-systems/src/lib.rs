@@ -6,6 +6,7 @@
 //! - [`memory`] remembers what is up and touches nothing, for demonstrations and tests.
 //! - [`UdpPort`] sends and receives datagrams, and hears that nobody listens at the other end.
 //! - [`stream`] exchanges frames over TCP, for what is too long for a datagram.
+//! - [`Witness`] asks an address outside of the cluster whether it answers.
 //! - [`clock`] is the clock that nodes are driven with; [`interfaces()`] lists what an address could
 //!   be put on.
 //!
@@ -37,8 +38,10 @@ pub mod stream;
 mod sys;
 pub mod system;
 pub mod udp;
+pub mod witness;
 
 pub use interfaces::{InterfaceInfo, interfaces};
 pub use memory::Memory;
 pub use system::{Drift, Leftover, OpenError, Registry, System, Systems};
 pub use udp::{BindError, Received, UdpCounters, UdpPort};
+pub use witness::Witness;

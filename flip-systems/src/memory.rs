@@ -6,8 +6,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flip_core::HookAction;
 use flip_core::id::ItemRef;
+use flip_core::{HookAction, Lifetime};
 
 use crate::system::{Assigned, Drift, Handler, HookFuture, ObserveFuture, OpenError, Opened, System};
 
@@ -92,7 +92,7 @@ impl OneMemory {
 }
 
 impl System for OneMemory {
-    fn alive(&self, item: usize) -> HookFuture {
+    fn alive(&self, item: usize, _: Lifetime) -> HookFuture {
         self.record(item, HookAction::Alive)
     }
 

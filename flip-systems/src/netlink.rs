@@ -10,12 +10,12 @@ use std::io;
 use std::time::Duration;
 
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
@@ -28,6 +28,10 @@ const ANSWER: Duration = Duration::from_secs(1);
 
 /// How often an interrupted dump is asked for again.
 const DUMP_TRIES: usize = 5;
+
+/// How many addresses [`Netlink::set_addresses`] takes: their answers fit into the socket's queue many
+/// times.
+pub(crate) const BATCH: usize = 64;
 
 /// A socket for requests.
 pub(crate) struct Netlink {
@@ -50,13 +54,65 @@ impl Netlink {
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(DATAGRAM) })
     }
 
-    /// Adds an address, or changes the one that is there to what `message` says.
+    /// Adds addresses, or changes those that are there to what is `wanted`: at most [`BATCH`], in one
+    /// system call. Tells for each how the kernel has it afterwards, or why it was not changed;
+    /// `Ok(None)` where the kernel does not say.
+    ///
+    /// IPv4 answers with the address itself (NLM_F_ECHO). IPv6 does not (inet6_ifa_notify in
+    /// net/ipv6/addrconf.c names no receiver), so each is followed by a question.
     ///
     /// # Errors
-    /// The kernel's. `Ok` is the kernel's acknowledgement.
-    pub(crate) fn add_address(&mut self, message: AddressMessage) -> io::Result<()> {
-        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.ask(&RouteNetlinkMessage::NewAddress(message), flags).map(drop)
+    /// Those of sendmsg(2) and recvmsg(2): then it is not known what was changed.
+    pub(crate) fn set_addresses(
+        &mut self,
+        wanted: Vec<AddressMessage>,
+    ) -> io::Result<Vec<io::Result<Option<AddressMessage>>>> {
+        debug_assert!(wanted.len() <= BATCH);
+        let mut answers: Vec<_> = wanted.iter().map(|_| Ok(None)).collect();
+        let mut bytes = Vec::with_capacity(wanted.len() * 160 + 16);
+        let first = self.sequence.wrapping_add(1);
+        for message in wanted {
+            let question = (message.header.family == AddressFamily::Inet6).then(|| question(&message));
+            let set = RouteNetlinkMessage::NewAddress(message);
+            let flags = NLM_F_REQUEST | NLM_F_ECHO | NLM_F_CREATE | NLM_F_REPLACE;
+            self.push(NetlinkPayload::InnerMessage(set), flags, &mut bytes);
+            match question {
+                Some(question) => {
+                    let get = RouteNetlinkMessage::GetAddress(question);
+                    self.push(NetlinkPayload::InnerMessage(get), NLM_F_REQUEST, &mut bytes);
+                }
+                // Two numbers for each, so that an answer tells its place.
+                None => self.sequence = self.sequence.wrapping_add(1),
+            }
+        }
+        // The kernel works off a datagram in order, so this is answered last.
+        self.push(NetlinkPayload::Noop, NLM_F_REQUEST | NLM_F_ACK, &mut bytes);
+        let last = self.sequence;
+        self.socket.send(&bytes, 0)?;
+        loop {
+            self.receive()?;
+            for message in messages(&self.buffer) {
+                let sequence = message.header.sequence_number;
+                // An error stays one, whatever the question after it brings.
+                let answer = answers
+                    .get_mut(sequence.wrapping_sub(first) as usize / 2)
+                    .filter(|answer| answer.is_ok());
+                match message.payload {
+                    NetlinkPayload::Error(_) if sequence == last => return Ok(answers),
+                    NetlinkPayload::Error(error) => {
+                        if let Some(answer) = answer {
+                            *answer = Err(error.to_io());
+                        }
+                    }
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => {
+                        if let Some(answer) = answer {
+                            *answer = Ok(Some(address));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// Deletes an address.
@@ -105,28 +161,14 @@ impl Netlink {
     }
 
     fn ask(&mut self, request: &RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request.clone()));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
+        let mut bytes = Vec::new();
+        self.push(NetlinkPayload::InnerMessage(request.clone()), flags, &mut bytes);
         self.socket.send(&bytes, 0)?;
 
         let mut answers = Vec::new();
         let mut interrupted = false;
         loop {
-            self.buffer.clear();
-            match self.socket.recv(&mut self.buffer, 0) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel did not answer"));
-                }
-                Err(error) => return Err(error),
-            }
+            self.receive()?;
             for message in messages(&self.buffer) {
                 // An answer to a request that timed out earlier.
                 if message.header.sequence_number != self.sequence {
@@ -154,6 +196,44 @@ impl Netlink {
             }
         }
     }
+
+    /// Appends a request under a number of its own.
+    fn push(&mut self, payload: NetlinkPayload<RouteNetlinkMessage>, flags: u16, bytes: &mut Vec<u8>) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, payload);
+        message.finalize();
+        let start = bytes.len();
+        bytes.resize((start + message.buffer_len()).next_multiple_of(4), 0);
+        message.serialize(&mut bytes[start..]);
+    }
+
+    /// Takes the next datagram into the buffer.
+    fn receive(&mut self) -> io::Result<()> {
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, 0) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel did not answer"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The request that asks for one address alone.
+fn question(set: &AddressMessage) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header = set.header.clone();
+    let named =
+        |a: &&AddressAttribute| matches!(a, AddressAttribute::Local(_) | AddressAttribute::Address(_));
+    message.attributes = set.attributes.iter().filter(named).cloned().collect();
+    message
 }
 
 /// The messages of one datagram. One that is not understood is left out.

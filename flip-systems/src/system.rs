@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flip_core::config::Config;
 use flip_core::id::ItemRef;
-use flip_core::{HookAction, HookCall};
+use flip_core::{HookAction, HookCall, Lifetime, RefreshCall};
 use tokio::sync::Notify;
 
 use crate::ip::Ip;
@@ -26,8 +26,17 @@ pub type ObserveFuture = Pin<Box<dyn Future<Output = Result<Vec<usize>, String>>
 /// Everything here must be safe to repeat: bringing up what is up and taking down what is down
 /// succeed. A future that is dropped, because its time is over, may have been obeyed or not.
 pub trait System: Send + Sync {
-    /// Brings the item up here and starts to announce it. Ends when it is up and announced once.
-    fn alive(&self, item: usize) -> HookFuture;
+    /// Brings the item up here and starts to announce it. Ends when it is up and announced once. Systems
+    /// of which nothing ends by itself need not look at the lifetime.
+    fn alive(&self, item: usize, lifetime: Lifetime) -> HookFuture;
+
+    /// Gives items that [`System::alive`] brought up, or [`System::observe`] found, a new lifetime, within
+    /// this call. Gives back those that were not here any more or whose `latest` had passed; they are not
+    /// here when it returns. Nothing to do where nothing ends by itself.
+    fn refresh(&self, items: &[usize], lifetime: Lifetime) -> Vec<usize> {
+        let _ = (items, lifetime);
+        Vec::new()
+    }
 
     /// Takes the item down and stops to announce it. Ends when it is gone.
     fn down(&self, item: usize) -> HookFuture;
@@ -207,7 +216,7 @@ impl Systems {
                 return Err(format!("this server has no item {item} of system {system}"));
             };
             let (name, hook) = match call.action {
-                HookAction::Alive => ("alive", found.alive(item)),
+                HookAction::Alive => ("alive", found.alive(item, call.lifetime)),
                 HookAction::Down => ("down", found.down(item)),
                 HookAction::Announce => ("announce", found.announce(item)),
             };
@@ -216,6 +225,16 @@ impl Systems {
                 Err(_) => Err(format!("{name} took longer than {:?} and was ended", call.timeout)),
             }
         }
+    }
+
+    /// Carries out `Output::Refresh` within this call; gives back what to hand in as
+    /// `Input::Refreshed::gone`. Items that this server does not have are gone.
+    #[must_use]
+    pub fn refresh(&self, call: &RefreshCall) -> Vec<usize> {
+        let Some((found, count)) = self.systems.get(&call.system) else { return call.items.clone() };
+        let (items, mut gone): (Vec<_>, Vec<_>) = call.items.iter().copied().partition(|item| item < count);
+        gone.extend(found.refresh(&items, call.lifetime));
+        gone
     }
 
     /// All items of this server's systems, and whether they are really here, whoever brought them.
@@ -251,6 +270,11 @@ impl Drift {
     pub fn put(&self, item: ItemRef, present: bool) {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).insert(item, present);
         self.notify.notify_one();
+    }
+
+    /// What was told of `item` and not taken yet is out of date: its system changed it meanwhile.
+    pub fn forget(&self, item: ItemRef) {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).remove(&item);
     }
 
     async fn next(&self) -> (ItemRef, bool) {

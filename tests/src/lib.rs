@@ -7,6 +7,7 @@ pub mod failover;
 pub mod keepalived;
 pub mod lab;
 pub mod local;
+pub mod matrix;
 pub mod membership;
 pub mod membership_bench;
 pub mod probe;

@@ -37,9 +37,6 @@ const LABEL: &str = ":flip";
 /// The longest label, in bytes: IFNAMSIZ without its terminating zero.
 const LABEL_MAX: usize = 15;
 
-/// No end (INFINITY_LIFE_TIME).
-const FOREVER: u32 = u32::MAX;
-
 /// The label of an IPv4 address on `interface`, where it fits.
 ///
 /// It shows the origin in `ip address` and `ifconfig`, and marks the address on kernels without
@@ -48,8 +45,9 @@ fn label(interface: &str) -> Option<String> {
     (interface.len() + LABEL.len() <= LABEL_MAX).then(|| format!("{interface}{LABEL}"))
 }
 
-/// The request that adds `net` to an interface.
-pub(super) fn add(net: IpNet, index: u32, interface: &str, mark: u8) -> AddressMessage {
+/// The request that adds `net` to an interface for `seconds` (`Lifetime::FOREVER` for no end), or gives it
+/// that lifetime where it is.
+pub(super) fn add(net: IpNet, index: u32, interface: &str, mark: u8, seconds: u32) -> AddressMessage {
     let mut message = delete(net, index);
     message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(mark)));
     // Deprecated from the start: an address that may leave at any time must not become the source
@@ -57,7 +55,7 @@ pub(super) fn add(net: IpNet, index: u32, interface: &str, mark: u8) -> AddressM
     // the /32 keeps it from being chosen for any other destination.
     let mut lifetime = CacheInfo::default();
     lifetime.ifa_preferred = 0;
-    lifetime.ifa_valid = FOREVER;
+    lifetime.ifa_valid = seconds;
     message.attributes.push(AddressAttribute::CacheInfo(lifetime));
     match net {
         IpNet::V4(_) => {
@@ -95,6 +93,9 @@ pub(super) struct Bound {
     pub(super) net: IpNet,
     pub(super) index: u32,
     pub(super) maker: Maker,
+    /// When the kernel made it, in hundredths of a second on a clock of its own. A new lifetime leaves it
+    /// as it is; an address that was gone and is back has another one.
+    pub(super) born: u32,
 }
 
 impl Bound {
@@ -116,7 +117,12 @@ impl Bound {
             Some(_) | None if labelled => Maker::Us,
             Some(_) | None => Maker::Other,
         };
-        Some(Self { net: address_of(message)?, index: message.header.index, maker })
+        let born = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::CacheInfo(info) => Some(info.cstamp),
+            _ => None,
+        });
+        let (net, index) = (address_of(message)?, message.header.index);
+        Some(Self { net, index, maker, born: born.unwrap_or(0) })
     }
 }
 
@@ -166,14 +172,17 @@ mod tests {
         for net in ["192.0.2.7/32", "2001:db8::7/128"] {
             let net: IpNet = net.parse().unwrap();
             for (siblings, maker) in [(0, Maker::Us), (1, Maker::Sibling), (99, Maker::Sibling)] {
-                let message = add(net, 3, "a-very-long-one", mark(siblings));
-                assert_eq!(Bound::from_message(&message, PROTOCOL), Some(Bound { net, index: 3, maker }));
+                let message = add(net, 3, "a-very-long-one", mark(siblings), 2);
+                assert_eq!(
+                    Bound::from_message(&message, PROTOCOL),
+                    Some(Bound { net, index: 3, maker, born: 0 })
+                );
             }
             let foreign = Bound::from_message(&delete(net, 3), PROTOCOL);
-            assert_eq!(foreign, Some(Bound { net, index: 3, maker: Maker::Other }));
+            assert_eq!(foreign, Some(Bound { net, index: 3, maker: Maker::Other, born: 0 }));
         }
         // A kernel without IFA_PROTO gives the label only.
-        let mut message = add("192.0.2.7/32".parse().unwrap(), 3, "eth0", PROTOCOL);
+        let mut message = add("192.0.2.7/32".parse().unwrap(), 3, "eth0", PROTOCOL, u32::MAX);
         message.attributes.retain(|a| !matches!(a, AddressAttribute::Protocol(_)));
         assert_eq!(Bound::from_message(&message, PROTOCOL).unwrap().maker, Maker::Us);
     }

@@ -13,6 +13,9 @@
 //! with a link table that notices keep up to date: some tens of microseconds. All of it is
 //! synchronous, because the kernel answers within the system call.
 //!
+//! **Lifetimes.** The kernel itself takes an address away whose lifetime ends, whether this process
+//! lives or not; see the module `lifetime`.
+//!
 //! **Drift.** Notices only say that something may have changed; what is reported comes from the
 //! kernel's list, read under the lock that hooks hold too. So own changes are never reported, in
 //! whatever order notices arrive.
@@ -20,6 +23,7 @@
 pub mod announce;
 
 mod address;
+mod lifetime;
 mod monitor;
 
 use std::collections::BTreeMap;
@@ -27,14 +31,15 @@ use std::fs;
 use std::future::ready;
 use std::io;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use flip_core::config::parse_vip;
 use flip_core::id::ItemRef;
+use flip_core::{Lifetime, Time};
 use ipnet::IpNet;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
 use tokio::task::AbortHandle;
@@ -42,17 +47,14 @@ use tokio::time::Instant;
 
 pub use self::address::PROTOCOL;
 use self::address::{Bound, Maker};
+use self::lifetime::Installed;
 use self::monitor::Monitor;
 use crate::interfaces::{Link, address_of, missing};
 use crate::netlink::{Netlink, messages};
 use crate::sys;
 use crate::system::{
     Assigned, Drift, Handler, HookFuture, Leftover, ObserveFuture, OpenError, Opened, System,
-    capability_missing,
 };
-
-/// How many rounds of deleting and looking a down hook makes while somebody keeps adding.
-const DELETE_ROUNDS: usize = 5;
 
 /// The handler of `ip_up` and `ip_down`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,6 +87,7 @@ impl Handler for Ip {
                     interface: interface.to_owned(),
                     net,
                     present: false,
+                    installed: None,
                     announcing: None,
                 });
             }
@@ -119,7 +122,11 @@ struct IpSystem {
 }
 
 impl IpSystem {
-    fn hook(&self, item: usize, run: fn(&Arc<World>, usize) -> Result<(), String>) -> HookFuture {
+    fn hook(
+        &self,
+        item: usize,
+        run: impl FnOnce(&Arc<World>, usize) -> Result<(), String> + Send + 'static,
+    ) -> HookFuture {
         if item >= self.count {
             return Box::pin(ready(Err(format!("no item {item}"))));
         }
@@ -129,23 +136,28 @@ impl IpSystem {
 }
 
 impl System for IpSystem {
-    fn alive(&self, item: usize) -> HookFuture {
-        self.hook(item, World::alive)
+    fn alive(&self, item: usize, lifetime: Lifetime) -> HookFuture {
+        self.hook(item, move |world, item| world.alive(item, lifetime))
+    }
+
+    fn refresh(&self, items: &[usize], lifetime: Lifetime) -> Vec<usize> {
+        let items: Vec<_> = items.iter().map(|item| self.first + item).collect();
+        self.world.refresh(&items, lifetime).into_iter().map(|item| item - self.first).collect()
     }
 
     fn down(&self, item: usize) -> HookFuture {
-        self.hook(item, World::down)
+        self.hook(item, |world, item| world.down(item))
     }
 
     fn announce(&self, item: usize) -> HookFuture {
-        self.hook(item, World::announce)
+        self.hook(item, |world, item| world.announce(item))
     }
 
     fn observe(&self) -> ObserveFuture {
         let (world, first, count) = (Arc::clone(&self.world), self.first, self.count);
         Box::pin(async move {
-            let present = world.observe()?;
-            Ok((0..count).filter(|item| present[first + item]).collect())
+            let present = world.observe(first..first + count)?;
+            Ok((0..count).filter(|item| present[*item]).collect())
         })
     }
 }
@@ -168,6 +180,8 @@ struct State {
     items: Vec<Held>,
     /// Counts bursts, so that each has a name.
     bursts: u64,
+    /// When a failing refresh was last told of.
+    warned: Option<Time>,
 }
 
 struct Held {
@@ -176,6 +190,8 @@ struct Held {
     net: IpNet,
     /// Whether the kernel has it, as far as is known.
     present: bool,
+    /// What `alive` put there or `observe` found: what a refresh may go on with.
+    installed: Option<Installed>,
     announcing: Option<Burst>,
 }
 
@@ -209,9 +225,9 @@ impl World {
             }
         })?;
         // Before the first list is read, so that nothing happens unseen in between.
-        let monitor = Monitor::open().map_err(kernel("subscribe to address changes"))?;
+        let monitor = Monitor::open(mark).map_err(kernel("subscribe to address changes"))?;
         let netlink = Netlink::open().map_err(kernel("open a netlink socket"))?;
-        let mut state = State { netlink, mark, links: BTreeMap::new(), items, bursts: 0 };
+        let mut state = State { netlink, mark, links: BTreeMap::new(), items, bursts: 0, warned: None };
         state.load_links().map_err(kernel("list the interfaces"))?;
         let leftovers = state.sort_leftovers().map_err(kernel("list the addresses"))?;
         for held in &state.items {
@@ -231,80 +247,51 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn alive(self: &Arc<Self>, item: usize) -> Result<(), String> {
+    fn alive(self: &Arc<Self>, item: usize, lifetime: Lifetime) -> Result<(), String> {
         let mut state = self.lock();
-        let held = &state.items[item];
-        let (net, interface) = (held.net, held.interface.clone());
-        let link = state.usable_link(&interface)?;
-        if let IpNet::V4(v4) = net
-            && v4.prefix_len() < 32
-        {
-            promote_secondaries(&interface);
-        }
-        let request = address::add(net, link.index, &interface, state.mark);
-        if let Err(error) = state.netlink.add_address(request) {
-            return Err(state.explain_add(net, &interface, &error));
-        }
-        state.items[item].present = true;
+        self.drift.forget(state.items[item].at);
+        state.install(item, lifetime)?;
         self.start_announcing(&mut state, item);
         Ok(())
     }
 
     fn down(self: &Arc<Self>, item: usize) -> Result<(), String> {
         let mut state = self.lock();
-        // Before anything can fail: who is told to let go must not call the neighbours any more.
-        state.items[item].stop_announcing();
-        let (net, interface) = (state.items[item].net, state.items[item].interface.clone());
-        if state.link(&interface).is_none() {
-            state.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
-        }
-        let Some(index) = state.link(&interface).map(|link| link.index) else {
-            state.items[item].present = false;
-            return Ok(());
-        };
-        // Whatever prefix somebody else chose, it is the address that answers. Looking again is what
-        // makes "gone" true.
-        for _ in 0..DELETE_ROUNDS {
-            let bound = state.bound().map_err(|error| format!("cannot list the addresses: {error}"))?;
-            let there: Vec<_> = state.find(&state.items[item], &bound).map(|bound| bound.net).collect();
-            if there.is_empty() {
-                state.items[item].present = false;
-                return Ok(());
-            }
-            for net in there {
-                match state.netlink.delete_address(address::delete(net, index)) {
-                    Ok(()) => {}
-                    Err(error) => match Errno::from_io_error(&error) {
-                        Some(Errno::ADDRNOTAVAIL | Errno::NODEV) => {}
-                        Some(_) | None => return Err(explain_delete(net, &interface, &error)),
-                    },
-                }
-            }
-        }
-        Err(format!("{net} is still on {interface}: something else adds it again and again"))
+        self.drift.forget(state.items[item].at);
+        state.remove(item)
+    }
+
+    fn refresh(self: &Arc<Self>, items: &[usize], lifetime: Lifetime) -> Vec<usize> {
+        let mut state = self.lock();
+        let gone = state.refresh(items, lifetime);
+        gone.iter().for_each(|item| self.drift.forget(state.items[*item].at));
+        gone
     }
 
     fn announce(self: &Arc<Self>, item: usize) -> Result<(), String> {
         let mut state = self.lock();
         let held = &state.items[item];
-        if !held.present {
+        if !held.present || held.is_over() {
             return Err(format!("{} is not on {}", held.net, held.interface));
         }
         self.start_announcing(&mut state, item);
         Ok(())
     }
 
-    fn observe(&self) -> Result<Vec<bool>, String> {
+    /// Which of these items are here.
+    fn observe(&self, items: Range<usize>) -> Result<Vec<bool>, String> {
         let mut state = self.lock();
         let bound = state.bound().map_err(|error| format!("cannot list the addresses: {error}"))?;
-        let present = state.present(&bound);
-        for (held, present) in state.items.iter_mut().zip(&present) {
-            held.present = *present;
-            if !present {
-                held.stop_announcing();
+        let found = state.found(&bound);
+        for (held, found) in state.items[items.clone()].iter_mut().zip(&found[items.clone()]) {
+            held.present = found.is_some();
+            match found {
+                // Whoever asked knows of this one.
+                Some(bound) => held.installed = held.installed.filter(|i| i.is(bound)).or(Some(bound.into())),
+                None => held.is_gone(),
             }
         }
-        Ok(present)
+        Ok(found[items].iter().map(Option::is_some).collect())
     }
 
     /// Sends the first announcement, and the rest in a task that ends with the burst.
@@ -319,9 +306,13 @@ impl World {
         state.items[item].announcing = Some(Burst { id, task });
     }
 
-    /// Sends one announcement. False when its link has no neighbours to tell.
+    /// Sends one announcement. False when its link has no neighbours to tell, or when the time of the
+    /// address is over: a process that was stopped learns of it by this clock first.
     fn send(&self, state: &State, item: usize) -> bool {
         let held = &state.items[item];
+        if held.is_over() {
+            return false;
+        }
         let Some(link) = state.link(&held.interface).filter(|link| link.announces()) else {
             return false;
         };
@@ -362,6 +353,7 @@ impl World {
                 }
                 RouteNetlinkMessage::NewAddress(message) => {
                     look |= address_of(&message).is_some_and(|net| state.surprised(net.addr(), true));
+                    state.notice_sibling(&message);
                 }
                 RouteNetlinkMessage::DelAddress(message) => {
                     look |= address_of(&message).is_some_and(|net| state.surprised(net.addr(), false));
@@ -398,12 +390,13 @@ impl World {
                 return;
             }
         };
-        let present = state.present(&bound);
-        for (held, present) in state.items.iter_mut().zip(present) {
+        let found = state.found(&bound);
+        for (held, found) in state.items.iter_mut().zip(found) {
+            let present = found.is_some();
             if held.present != present {
                 held.present = present;
                 if !present {
-                    held.stop_announcing();
+                    held.is_gone();
                 }
                 self.drift.put(held.at, present);
             }
@@ -427,6 +420,18 @@ async fn go_on_announcing(world: Weak<World>, item: usize, id: u64) {
 }
 
 impl Held {
+    /// It is not here.
+    fn is_gone(&mut self) {
+        self.present = false;
+        self.installed = None;
+        self.stop_announcing();
+    }
+
+    /// Whether the time that it was given is over.
+    fn is_over(&self) -> bool {
+        self.installed.is_some_and(|installed| installed.is_over())
+    }
+
     fn stop_announcing(&mut self) {
         if let Some(burst) = self.announcing.take() {
             burst.task.abort();
@@ -467,17 +472,17 @@ impl State {
         Ok(addresses.iter().filter_map(|message| Bound::from_message(message, self.mark)).collect())
     }
 
-    /// For each item whether it is there. The prefix does not matter: the address answers.
-    fn present(&self, bound: &[Bound]) -> Vec<bool> {
-        self.items.iter().map(|held| self.find(held, bound).next().is_some()).collect()
-    }
-
-    fn find<'a>(&self, held: &Held, bound: &'a [Bound]) -> impl Iterator<Item = &'a Bound> {
-        let index = self.link(&held.interface).map(|link| link.index);
-        let address = held.net.addr();
-        bound
-            .iter()
-            .filter(move |b| Some(b.index) == index && b.net.addr() == address && b.maker != Maker::Sibling)
+    /// For each item what is there of it, our own first. The prefix does not matter: the address answers.
+    fn found(&self, bound: &[Bound]) -> Vec<Option<Bound>> {
+        let mut by_place: BTreeMap<(u32, IpAddr), Bound> = BTreeMap::new();
+        for bound in bound.iter().filter(|bound| bound.maker != Maker::Sibling) {
+            let place = (bound.index, bound.net.addr());
+            if bound.maker == Maker::Us || !by_place.contains_key(&place) {
+                by_place.insert(place, *bound);
+            }
+        }
+        let place = |held: &Held| Some((self.link(&held.interface)?.index, held.net.addr()));
+        self.items.iter().map(|held| by_place.get(&place(held)?).copied()).collect()
     }
 
     /// Whether a notice says something else than what is known.
@@ -507,9 +512,10 @@ impl State {
             leftovers.push(Leftover { what, adopted });
         }
         let bound = self.bound()?;
-        let present = self.present(&bound);
-        for (held, &present) in self.items.iter().zip(&present) {
-            if present && self.find(held, &bound).all(|b| b.maker != Maker::Us) {
+        let found = self.found(&bound);
+        for (held, found) in self.items.iter_mut().zip(found) {
+            held.present = found.is_some();
+            if found.is_some_and(|bound| bound.maker != Maker::Us) {
                 tracing::info!(
                     "{} is on {} and was not put there by flip: tolerated",
                     held.net,
@@ -517,53 +523,12 @@ impl State {
                 );
             }
         }
-        for (held, present) in self.items.iter_mut().zip(present) {
-            held.present = present;
-        }
         Ok(leftovers)
     }
-
-    fn explain_add(&mut self, net: IpNet, interface: &str, error: &io::Error) -> String {
-        let what = match Errno::from_io_error(error) {
-            Some(Errno::PERM) => capability_missing("CAP_NET_ADMIN"),
-            Some(Errno::NODEV) => match self.load_links() {
-                Ok(()) => self.missing(interface),
-                Err(error) => error.to_string(),
-            },
-            Some(Errno::ACCESS) if net.addr().is_ipv6() => {
-                format!("IPv6 is disabled there (sysctl net.ipv6.conf.{interface}.disable_ipv6)")
-            }
-            Some(_) | None => error.to_string(),
-        };
-        format!("cannot add {net} to {interface}: {what}")
-    }
-}
-
-fn explain_delete(net: IpNet, interface: &str, error: &io::Error) -> String {
-    let what = match Errno::from_io_error(error) {
-        Some(Errno::PERM) => capability_missing("CAP_NET_ADMIN"),
-        Some(_) | None => error.to_string(),
-    };
-    format!("cannot delete {net} from {interface}: {what}")
 }
 
 /// Whether this host is a router on `interface`, which its advertisements must say.
 fn forwards_ipv6(interface: &str) -> bool {
     let path = format!("/proc/sys/net/ipv6/conf/{interface}/forwarding");
     fs::read_to_string(path).is_ok_and(|text| text.trim() != "0")
-}
-
-/// Sees to it that deleting an address with a prefix does not take the host's other addresses of
-/// that network along, as Linux does by default when it was the first of them
-/// (Documentation/networking/ip-sysctl.rst, promote_secondaries).
-fn promote_secondaries(interface: &str) {
-    let path = format!("/proc/sys/net/ipv4/conf/{interface}/promote_secondaries");
-    if fs::read_to_string(&path).is_ok_and(|text| text.trim() == "0") {
-        match fs::write(&path, "1") {
-            Ok(()) => tracing::info!("set {path} to 1, because an item has a prefix"),
-            Err(error) => {
-                tracing::warn!(%error, "cannot set {path} to 1; deleting the item may delete other addresses")
-            }
-        }
-    }
 }

@@ -3,7 +3,6 @@
 use std::future::pending;
 use std::time::Duration;
 
-use flip_core::Lifetime;
 use flip_core::config::{ClusterKey, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, SystemKind};
 use flip_core::event::Reason;
 use flip_core::id::{ItemId, ShortId};
@@ -136,7 +135,7 @@ impl Handler for Stuck {
 }
 
 impl System for Stuck {
-    fn alive(&self, _: usize) -> HookFuture {
+    fn alive(&self, _: usize, _: Lifetime) -> HookFuture {
         Box::pin(pending())
     }
     fn down(&self, _: usize) -> HookFuture {

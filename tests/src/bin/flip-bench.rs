@@ -1,10 +1,12 @@
-//! The benchmarks: `scripts/dev/bench failover` and `scripts/dev/bench membership`.
+//! The benchmarks: `scripts/dev/bench failover`, `scripts/dev/bench matrix` and `scripts/dev/bench membership`.
 
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use flip_core::config::Isolated;
 use flip_tests::cluster::flip_binary;
 use flip_tests::failover::{self, Kind, What};
+use flip_tests::matrix::{self, Fault};
 use flip_tests::membership_bench;
 
 /// Measures flip. Prints Markdown.
@@ -18,6 +20,8 @@ struct Cli {
 enum Command {
     /// What a client notices, in a lab of network namespaces. Needs root and nftables.
     Failover(Failover),
+    /// How long an address has two holders and how long none, by policy and fault, in the same lab.
+    Matrix(Matrix),
     /// How fast nodes find each other and notice a death, and what they cost, on loopback.
     Membership(Membership),
 }
@@ -44,6 +48,43 @@ struct Failover {
     span: u64,
 }
 
+#[derive(Args)]
+struct Matrix {
+    /// How often every cell is done.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// How many runs of a cell at a time, each in a lab of its own.
+    #[arg(long, default_value_t = 1)]
+    at_once: usize,
+    /// What servers do where they see no quorum.
+    #[arg(long, value_delimiter = ',', default_value = "keep,take,drop", value_parser = policy)]
+    policy: Vec<Isolated>,
+    /// Only these faults.
+    #[arg(long, value_delimiter = ',', value_parser = fault)]
+    only: Vec<Fault>,
+    /// The profile of flip.
+    #[arg(long, default_value = "balanced")]
+    profile: String,
+    /// Servers.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=50))]
+    hosts: u8,
+    /// The lease, milliseconds.
+    #[arg(long, default_value_t = 4000)]
+    lease: u64,
+    /// Seconds after which the address of a dead daemon expires, unless the policy is drop.
+    #[arg(long, default_value_t = 60)]
+    orphan: u64,
+    /// Seconds that a fault lasts.
+    #[arg(long, default_value_t = 10)]
+    hold: u64,
+    /// Seconds that datagrams are lost.
+    #[arg(long, default_value_t = 60)]
+    loss: u64,
+    /// Prints JSON with every single figure.
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Peer {
     /// Debian's keepalived.
@@ -64,8 +105,20 @@ struct Membership {
 }
 
 fn what(name: &str) -> Result<What, String> {
-    let found = What::ALL.iter().find(|(each, _)| *each == name);
-    let names: Vec<_> = What::ALL.iter().map(|(name, _)| *name).collect();
+    one_of(&What::ALL, name)
+}
+
+fn fault(name: &str) -> Result<Fault, String> {
+    one_of(&Fault::ALL, name)
+}
+
+fn policy(name: &str) -> Result<Isolated, String> {
+    one_of(&Isolated::NAMES, name)
+}
+
+fn one_of<T: Copy>(all: &[(&str, T)], name: &str) -> Result<T, String> {
+    let found = all.iter().find(|(each, _)| *each == name);
+    let names: Vec<_> = all.iter().map(|(name, _)| *name).collect();
     found.map(|(_, what)| *what).ok_or_else(|| format!("expected one of {}", names.join(", ")))
 }
 
@@ -81,6 +134,26 @@ fn main() -> anyhow::Result<()> {
             let options =
                 failover::Options { runs: args.runs, kinds, what, span: Duration::from_secs(args.span) };
             failover::run(&options, &flip_binary()?)
+        }
+        Command::Matrix(args) => {
+            let all = || Fault::ALL.iter().map(|(_, fault)| *fault).collect();
+            let options = matrix::Options {
+                settings: matrix::Settings {
+                    hosts: args.hosts.into(),
+                    profile: args.profile,
+                    lease: Duration::from_millis(args.lease),
+                    orphan: Duration::from_secs(args.orphan),
+                    hold: Duration::from_secs(args.hold),
+                    loss: Duration::from_secs(args.loss),
+                    ..matrix::Settings::default()
+                },
+                runs: args.runs,
+                at_once: args.at_once,
+                policies: args.policy,
+                faults: if args.only.is_empty() { all() } else { args.only },
+                json: args.json,
+            };
+            matrix::bench(&options, &flip_binary()?)
         }
         Command::Membership(args) => membership_bench::run(&membership_bench::Options {
             nodes: args.nodes,

@@ -1,7 +1,9 @@
 //! What a cluster is to be, and the config that says so.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use flip_core::config::Isolated;
 use serde_json::{Map, Value, json};
 
 use super::name;
@@ -24,6 +26,12 @@ pub struct ClusterSpec {
     pub ip6: bool,
     /// The config's `profile`.
     pub profile: String,
+    /// What servers do with their addresses where they see no quorum; none leaves it to the default.
+    pub isolated: Option<Isolated>,
+    /// The config's `lease`, for addresses with `Isolated::Drop`; none leaves it to the default.
+    pub lease: Option<Duration>,
+    /// `on_daemon_death`, as an expiry; none leaves it to the default.
+    pub orphan: Option<Duration>,
     /// More keys of the config; they replace those made from the fields above.
     pub extra: Map<String, Value>,
     /// More arguments for every daemon.
@@ -40,6 +48,9 @@ impl ClusterSpec {
             vips,
             ip6: false,
             profile: profile.to_owned(),
+            isolated: None,
+            lease: None,
+            orphan: None,
             extra: Map::new(),
             args: Vec::new(),
         }
@@ -75,6 +86,17 @@ impl ClusterSpec {
                 "data": self.addresses(),
             }}},
         });
+        let system = &mut config["cluster"]["system"]["ip"];
+        if let Some(isolated) = self.isolated {
+            let word = Isolated::NAMES.iter().find(|(_, each)| *each == isolated).map(|(word, _)| *word);
+            system["isolated"] = json!(word);
+        }
+        if let Some(orphan) = self.orphan {
+            system["on_daemon_death"] = json!(format!("expire:{}", orphan.as_secs()));
+        }
+        if let Some(lease) = self.lease {
+            config["lease"] = json!(lease.as_millis());
+        }
         for (key, value) in &self.extra {
             config[key] = value.clone();
         }

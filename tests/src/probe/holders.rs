@@ -126,9 +126,12 @@ fn poll_fds(sockets: &[Socket]) -> Vec<PollFd<'_>> {
     sockets.iter().map(|s| PollFd::from_borrowed_fd(borrow(s), PollFlags::IN)).collect()
 }
 
-/// Takes what is there from all sockets.
+/// Takes what is there from all sockets. It happened at once, as far as can be told: the hosts have no
+/// clock in common but the moment of reading, and by that of each socket an address that went from a
+/// later host to an earlier one would seem to have been on both.
 fn take_changes(sockets: &[Socket], changes: &mut Vec<Change>) -> anyhow::Result<()> {
     let mut buffer = Vec::with_capacity(DATAGRAM);
+    let at = Instant::now();
     for (host, socket) in sockets.iter().enumerate() {
         loop {
             buffer.clear();
@@ -138,7 +141,6 @@ fn take_changes(sockets: &[Socket], changes: &mut Vec<Change>) -> anyhow::Result
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => bail!("the observer of host {host} has missed changes: {error}"),
             }
-            let at = Instant::now();
             for message in messages(&buffer) {
                 let NetlinkPayload::InnerMessage(message) = &message.payload else { continue };
                 if let Some((ip, present)) = changed_address(message) {

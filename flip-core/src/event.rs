@@ -156,7 +156,7 @@ pub enum Event {
         /// Whether nobody may take it.
         unclean: bool,
     },
-    /// A datagram was refused. Counted, and logged at debug level.
+    /// A datagram was refused. All are counted; this tells of one in a second for each reason.
     Refused {
         /// Where it came from.
         from: SocketAddr,
@@ -204,14 +204,34 @@ pub enum Refusal {
     Cluster,
     /// No server of the config has this short id.
     Sender,
+    /// More from this source than is opened.
+    Budget,
     /// The counter was seen before or is too old.
     Replay,
     /// The seal does not open: forged or damaged.
     Seal,
+    /// Opened, but of a session that has not proven that it is alive.
+    Session,
     /// Opened, but not understood.
     Malformed,
     /// This node's own id from elsewhere.
     OwnId,
+}
+
+impl Refusal {
+    /// All reasons, in the order of the work on a datagram.
+    pub const ALL: [Self; 10] = [
+        Self::Length,
+        Self::Version,
+        Self::Cluster,
+        Self::Sender,
+        Self::Budget,
+        Self::Replay,
+        Self::Seal,
+        Self::Session,
+        Self::Malformed,
+        Self::OwnId,
+    ];
 }
 
 /// The state of an item on one node.

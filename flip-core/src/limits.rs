@@ -2,12 +2,36 @@
 
 use std::time::Duration;
 
+use crate::wire::message::HELLO;
+use crate::wire::seal::OVERHEAD;
+
 /// Largest datagram that is sent or accepted, in bytes: fits every path MTU from 1280 up.
 pub const DATAGRAM: usize = 1200;
 /// Largest stream frame, in bytes.
 pub const FRAME: usize = 1 << 20;
+/// Smallest datagram that is accepted, in bytes: as long as the challenge that may answer it, so that no
+/// answer to an unknown session is longer than what asked for it.
+pub const SHORTEST: usize = OVERHEAD + HELLO;
 /// Sessions of one sender whose replay windows are kept: the running daemon's and the one before.
 pub const SESSIONS: usize = 2;
+/// How long a challenge may be answered, and so how long an answer may be held up on its way.
+pub const CHALLENGE_LIFE: Duration = Duration::from_secs(10);
+/// Shortest time between two answers to a session that has not proven itself, per sender.
+pub const CHALLENGE_PAUSE: Duration = Duration::from_millis(10);
+/// How old a datagram may be that is repeated once its receiver knows this session.
+pub const REPEAT_WITHIN: Duration = Duration::from_millis(500);
+/// Datagrams a second that are opened per source.
+pub const RATE: u32 = 2_000;
+/// Datagrams that are opened at once per source.
+pub const BURST: u32 = 4_000;
+/// Shortest time between two events about refusals for the same reason.
+pub const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+/// For how long a server that was heard counts as running where another claims its id.
+pub const DUPLICATE_MEMORY: Duration = Duration::from_secs(10);
+/// How long a hint outlives its cause.
+pub const HINT_LIFE: Duration = Duration::from_secs(60);
+/// Keys in the ring.
+pub const KEYS: usize = 3;
 /// Voters in a cluster of more than [`ALL_VOTE`] servers: the lowest rendezvous hashes.
 pub const VOTERS: usize = 31;
 /// Up to this many servers, all vote.

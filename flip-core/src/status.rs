@@ -25,6 +25,9 @@ pub struct Status {
     pub items: Vec<ItemStatus>,
     /// Refused datagrams by reason since the start.
     pub refused: std::collections::BTreeMap<String, u64>,
+    /// Troubles that a person has to look at, one sentence each, seen within the last minute.
+    #[serde(default)]
+    pub hints: Vec<String>,
     /// Datagrams sent since the start.
     pub sent_datagrams: u64,
     /// Payload bytes sent since the start.

@@ -246,6 +246,7 @@ mod tests {
                 },
             ],
             refused: Default::default(),
+            hints: Vec::new(),
             sent_datagrams: 0,
             sent_bytes: 0,
         };

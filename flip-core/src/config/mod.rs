@@ -259,7 +259,7 @@ impl Profile {
 }
 
 /// The secret that packet keys are derived from.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ClusterKey(pub [u8; 32]);
 
 impl std::fmt::Debug for ClusterKey {

@@ -306,7 +306,12 @@ impl Node {
     }
 
     pub(super) fn on_hint(&mut self, about: About, now: Time) {
-        if let Some(server) = self.server_of(about)
+        if about.id == self.config.my().short.0 {
+            // Somebody knows a later life under this id, which this one must outbid to be heard.
+            if about.generation > self.generation {
+                self.rebirth(about.generation, now);
+            }
+        } else if let Some(server) = self.server_of(about)
             && about.generation >= self.view.get(server).generation
         {
             self.view.heard_of(server, about.generation);

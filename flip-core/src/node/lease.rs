@@ -561,11 +561,13 @@ impl Node {
         }
     }
 
-    /// The first thing that happens with every input.
-    pub(super) fn check_leases_in_time(&mut self, now: Time) {
-        if self.leases.ends.is_some_and(|ends| ends <= now) {
+    /// The first thing that happens with every input. True when there was something to look at.
+    pub(super) fn check_leases_in_time(&mut self, now: Time) -> bool {
+        let ended = self.leases.ends.is_some_and(|ends| ends <= now);
+        if ended {
             self.check_leases(now);
         }
+        ended
     }
 
     fn note_held(&mut self, position: usize, held: bool) {

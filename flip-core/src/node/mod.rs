@@ -5,20 +5,26 @@
 //! sent or decided between two calls.
 
 mod act;
+mod admit;
 mod cases;
 mod damping;
 mod isolation;
+mod keys;
 mod lease;
 mod marks;
 mod probing;
 mod receive;
 mod report;
+mod sessions;
 mod spread;
 mod stall;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wire_tests;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +33,7 @@ use rand::{Rng, RngExt, SeedableRng};
 
 use crate::ballot::Ballots;
 use crate::config::Config;
-use crate::event::{Event, Refusal};
+use crate::event::Event;
 use crate::facts::Facts;
 use crate::id::{ItemRef, Peer};
 use crate::io::{Input, Output};
@@ -39,15 +45,18 @@ use crate::swim::Swim;
 use crate::time::Time;
 use crate::timer::Timers;
 use crate::view::View;
-use crate::wire::message::{About, Message};
-use crate::wire::seal::{OVERHEAD, Opener, Sealer};
+use crate::wire::message::{self, About, Hello, Message};
+use crate::wire::ring::Ring;
+use crate::wire::seal::{OVERHEAD, Seals};
 
 use act::Items;
+use admit::Refused;
 use cases::Case;
 use damping::Flaps;
 use isolation::{Alone, Witness};
 use lease::Leases;
 use marks::Marks;
+use sessions::Sessions;
 use spread::Spread;
 use stall::Asking;
 
@@ -66,8 +75,8 @@ pub struct Node {
     config: Arc<Config>,
     generation: u64,
     rng: StdRng,
-    sealer: Sealer,
-    opener: Opener,
+    seals: Seals,
+    sessions: Sessions,
     swim: Swim,
     view: View,
     ballots: Ballots,
@@ -103,10 +112,11 @@ pub struct Node {
     /// Bodies under construction, by destination.
     bodies: BTreeMap<usize, Vec<u8>>,
     outputs: VecDeque<Output>,
-    refused: BTreeMap<Refusal, u64>,
+    refused: Refused,
     sent: (u64, u64),
-    /// Last time that a second daemon under somebody's id was reported.
-    duplicate_reported: Option<Time>,
+    started: Time,
+    /// The time of the input that is worked off.
+    now: Time,
 }
 
 /// What can be due.
@@ -146,13 +156,15 @@ enum Timer {
     Item(ItemRef),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Leaving {
     /// Since when.
     since: Time,
     /// Members that have not acknowledged; none before the down hooks ended.
     waiting: Option<std::collections::BTreeSet<usize>>,
     tries: u32,
+    /// Another daemon has this id: there is no goodbye, and this is where the other one is.
+    refused: Option<SocketAddr>,
     done: bool,
 }
 
@@ -171,8 +183,8 @@ impl Node {
         let swim = Swim::new(me, &config.timing, everybody, StdRng::from_seed(rng.random()));
         let mut node = Self {
             generation: start.generation,
-            sealer: Sealer::new(&config, rng.next_u64()),
-            opener: Opener::new(&config),
+            seals: Seals::new(Arc::clone(&config), Ring::new(config.key.clone()), rng.next_u64()),
+            sessions: Sessions::default(),
             swim,
             view: View::new(servers, now),
             ballots: Ballots::default(),
@@ -202,9 +214,10 @@ impl Node {
             content: config.content_hash(),
             bodies: BTreeMap::new(),
             outputs: VecDeque::new(),
-            refused: BTreeMap::new(),
+            refused: Refused::new(&config),
             sent: (0, 0),
-            duplicate_reported: None,
+            started: now,
+            now,
             rng,
             config,
         };
@@ -224,10 +237,16 @@ impl Node {
 
     /// Works off one input. `now` must not go back.
     pub fn handle(&mut self, input: Input<'_>, now: Time) {
-        self.check_leases_in_time(now);
-        self.notice_stall(now);
+        self.now = now;
+        let ended = self.check_leases_in_time(now);
+        let stalled = self.notice_stall(now);
         match input {
-            Input::Datagram { from, data } => self.on_datagram(from, data, now),
+            Input::Datagram { from, data } => {
+                // What is refused changes nothing, and must not cost as much as what counts.
+                if !self.on_datagram(from, data, now) && !stalled && !ended {
+                    return;
+                }
+            }
             Input::Timeout => self.run_timers(now),
             Input::Unreachable { addr } => self.on_unreachable(addr, now),
             Input::HookDone { hook, result } => self.on_hook_done(hook, result, now),
@@ -373,25 +392,44 @@ impl Node {
 
     /// Queues a message; it leaves when the input is worked off.
     fn send(&mut self, to: usize, message: &Message) {
+        if !self.bodies.contains_key(&to) && !self.sessions.is_live(to) {
+            // Whoever does not know this session either will not listen to the rest.
+            let hello = Message::Hello(self.hello(to, [0; 8]));
+            hello.encode(self.bodies.entry(to).or_default());
+        }
         let body = self.bodies.entry(to).or_default();
         let before = body.len();
         message.encode(body);
         if body.len() + OVERHEAD > limits::DATAGRAM && before > 0 {
             let last = body.split_off(before);
             let full = std::mem::replace(body, last);
-            self.emit(to, &full);
+            self.emit(to, full);
         }
+    }
+
+    /// What proves this session to `to`, and asks it to prove its own unless that is known.
+    fn hello(&mut self, to: usize, proof: [u8; 8]) -> Hello {
+        let random = self.rng.next_u64();
+        let challenge =
+            if self.sessions.is_live(to) { [0; 8] } else { self.sessions.challenge(to, random, self.now) };
+        Hello { challenge, proof, wire: self.seals.newest() }
     }
 
     fn flush(&mut self) {
         for (to, body) in std::mem::take(&mut self.bodies) {
-            self.emit(to, &body);
+            self.emit(to, body);
         }
     }
 
-    fn emit(&mut self, to: usize, body: &[u8]) {
-        let random = self.rng.next_u64();
-        let data = self.sealer.seal(body, random);
+    fn emit(&mut self, to: usize, mut body: Vec<u8>) {
+        if !self.sessions.is_live(to) {
+            let content = message::without_hello(&body);
+            if !content.is_empty() {
+                self.sessions.keep(to, content, self.now);
+            }
+        }
+        message::pad(&mut body);
+        let data = self.seal(to, &body);
         debug_assert!(data.len() <= limits::DATAGRAM, "a message of {} bytes", data.len());
         self.sent.0 += 1;
         self.sent.1 += data.len() as u64;

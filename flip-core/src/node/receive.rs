@@ -1,76 +1,34 @@
 //! What arrives, and what it changes.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use super::{Node, Timer};
-use crate::event::{CaseCause, Event, Refusal};
+use crate::event::{CaseCause, Event};
 use crate::id::{Peer, ShortId};
 use crate::io::Output;
-use crate::limits;
 use crate::swim::SwimOutput;
 use crate::time::Time;
 use crate::view::{Life, Sign};
 use crate::wire::codec;
-use crate::wire::message::{About, Leave, Message, Verdict, decode_all};
-use crate::wire::seal::Opened;
-
-/// A second daemon under one id is reported once in this time.
-const DUPLICATE_PAUSE: Duration = Duration::from_secs(10);
+use crate::wire::message::{About, Leave, Message, Verdict};
 
 impl Node {
-    pub(super) fn on_datagram(&mut self, from: SocketAddr, data: &[u8], now: Time) {
-        match self.opener.open(data, limits::DATAGRAM) {
-            Ok(opened) => self.on_opened(Some(from), &opened, now),
-            Err(why) => self.refuse(from, why, now),
-        }
-    }
-
     pub(super) fn on_stream_request(&mut self, conn: u64, data: &[u8], now: Time) {
-        let Some((server, state)) = self.open_state(data) else { return };
+        let Some((server, state)) = self.open_state(data, now) else { return };
         let answer = state.answer;
         self.on_state(server, state, now);
         if answer {
-            let data = self.sealed_state(false, now);
+            let data = self.sealed_state(server, false, now);
             self.outputs.push_back(Output::StreamReply { conn, data });
         }
     }
 
     pub(super) fn on_stream_reply(&mut self, data: &[u8], now: Time) {
-        if let Some((server, state)) = self.open_state(data) {
+        if let Some((server, state)) = self.open_state(data, now) {
+            self.spread.answered(server);
             self.on_state(server, state, now);
         }
     }
 
-    fn open_state(&mut self, data: &[u8]) -> Option<(usize, crate::wire::message::State)> {
-        let opened = self.opener.open(data, limits::FRAME).ok()?;
-        let server = self.config.server_index(opened.sender)?;
-        match decode_all(&opened.body).ok()?.pop()? {
-            Message::State(state) => Some((server, state)),
-            _ => None,
-        }
-    }
-
-    fn on_opened(&mut self, from: Option<SocketAddr>, opened: &Opened, now: Time) {
-        let Some(server) = self.config.server_index(opened.sender) else { return };
-        if let Some(from) = from
-            && from != self.config.servers[server].addr
-        {
-            self.report_duplicate(server, from, now);
-        }
-        let Ok(messages) = decode_all(&opened.body) else {
-            if let Some(from) = from {
-                self.refuse(from, Refusal::Malformed, now);
-            }
-            return;
-        };
-        self.spread.heard(server, now);
-        for message in messages {
-            self.on_message(server, message, now);
-        }
-    }
-
-    fn on_message(&mut self, server: usize, message: Message, now: Time) {
+    pub(super) fn on_message(&mut self, server: usize, message: Message, now: Time) {
         match message {
             Message::Swim(data) => {
                 if codec::swim_source(&data).is_some_and(|peer| peer.id == self.config.servers[server].short)
@@ -115,6 +73,8 @@ impl Node {
             Message::Flaps(flaps) => self.learn_flaps(self.config.me, &flaps, now),
             // States travel by stream only.
             Message::State(_) => {}
+            // The front has looked at these.
+            Message::Hello(_) | Message::Duplicate(_) => {}
         }
     }
 
@@ -131,7 +91,13 @@ impl Node {
                 self.tell_what_is_known(server, server);
                 false
             }
-            Sign::Old => false,
+            Sign::Old => {
+                // Its session is the live one, so the later life that is known was that of a second
+                // daemon, or its disk lost count.
+                let about = self.about(server);
+                self.send(server, &Message::Hint(about));
+                false
+            }
         }
     }
 
@@ -228,9 +194,10 @@ impl Node {
     pub(super) fn accept_verdict(&mut self, server: usize, verdict: Verdict, now: Time) {
         let generation = verdict.about.generation;
         if server == self.config.me {
-            if generation == self.generation {
+            // A larger one is that of a second daemon that ran under this id, or of a lost disk.
+            if generation >= self.generation {
                 self.note_flap(server, generation, now);
-                self.rebirth(now);
+                self.rebirth(generation, now);
             }
             return;
         }
@@ -260,9 +227,9 @@ impl Node {
 
     /// This life was declared over by a quorum: the next one begins at once, with the same items in
     /// hand, and asks the others what became of them.
-    fn rebirth(&mut self, now: Time) {
+    pub(super) fn rebirth(&mut self, over: u64, now: Time) {
         let old = self.generation;
-        self.generation += 1;
+        self.generation = over.saturating_add(1);
         let me = self.config.me;
         self.view.alive(me, self.generation, now);
         self.outputs.push_back(Output::StoreGeneration(self.generation));
@@ -301,21 +268,6 @@ impl Node {
     pub(super) fn note_difference(&mut self, server: usize) {
         if !std::mem::replace(&mut self.differs[server], true) {
             self.event(Event::ConfigDiffers { server });
-        }
-    }
-
-    fn refuse(&mut self, from: SocketAddr, why: Refusal, now: Time) {
-        *self.refused.entry(why).or_default() += 1;
-        if why == Refusal::OwnId {
-            self.report_duplicate(self.config.me, from, now);
-        }
-        self.event(Event::Refused { from, why });
-    }
-
-    fn report_duplicate(&mut self, server: usize, from: SocketAddr, now: Time) {
-        if self.duplicate_reported.is_none_or(|last| now.since(last) >= DUPLICATE_PAUSE) {
-            self.duplicate_reported = Some(now);
-            self.event(Event::DuplicateId { server, from });
         }
     }
 

@@ -21,11 +21,8 @@ impl Node {
             has_quorum: self.has_quorum,
             members: servers.map(|server| self.member_status(server, now)).collect(),
             items: self.item_refs().map(|at| self.item_status(at, now)).collect(),
-            refused: self
-                .refused
-                .iter()
-                .map(|(why, count)| (format!("{why:?}").to_lowercase(), *count))
-                .collect(),
+            refused: self.refused.counts(),
+            hints: self.hints(now),
             sent_datagrams: self.sent.0,
             sent_bytes: self.sent.1,
         }

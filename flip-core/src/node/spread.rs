@@ -27,6 +27,8 @@ pub(super) struct Spread {
     contacted: bool,
     /// When a full state was last requested.
     requested: Option<Time>,
+    /// Who has not answered that.
+    asked: Option<usize>,
     /// A digest waits for a datagram to go with.
     digest_due: bool,
     /// When facts were last asked for, by server.
@@ -40,6 +42,11 @@ impl Spread {
 
     pub(super) fn last_heard(&self, server: usize) -> Option<Time> {
         self.heard.get(&server).copied()
+    }
+
+    /// A state came.
+    pub(super) fn answered(&mut self, server: usize) {
+        self.asked.take_if(|asked| *asked == server);
     }
 
     /// True once in each life.
@@ -232,11 +239,20 @@ impl Node {
             return;
         }
         self.spread.requested = Some(now);
-        let data = self.sealed_state(true, now);
+        self.spread.asked = Some(server);
+        let data = self.sealed_state(server, true, now);
         self.outputs.push_back(Output::Stream { to: self.config.servers[server].addr, data });
     }
 
-    pub(super) fn sealed_state(&mut self, answer: bool, now: Time) -> Vec<u8> {
+    /// `server` may have refused to answer because it did not know this session: asks again at once.
+    pub(super) fn request_again(&mut self, server: usize, now: Time) {
+        if self.spread.asked == Some(server) {
+            self.spread.requested = None;
+            self.request_state(server, now);
+        }
+    }
+
+    pub(super) fn sealed_state(&mut self, to: usize, answer: bool, now: Time) -> Vec<u8> {
         let servers = 0..self.config.servers.len();
         let state = State {
             answer,
@@ -250,8 +266,7 @@ impl Node {
         };
         let mut body = Vec::new();
         Message::State(state).encode(&mut body);
-        let random = self.rng.random();
-        self.sealer.seal(&body, random)
+        self.seal(to, &body)
     }
 
     fn known(&self, server: usize, now: Time) -> Known {
@@ -303,7 +318,7 @@ impl Node {
     /// Shut down: first the items are handed over, then the goodbye.
     pub(super) fn on_leave(&mut self, now: Time) {
         if self.leaving.is_none() {
-            self.leaving = Some(Leaving { since: now, waiting: None, tries: 0, done: false });
+            self.leaving = Some(Leaving { since: now, ..Leaving::default() });
             self.timers.set(Timer::Handover, now + limits::HANDOVER);
             self.state_facts(now);
             self.replace_items(now);
@@ -317,6 +332,12 @@ impl Node {
     pub(super) fn say_goodbye(&mut self, now: Time) {
         let up: BTreeSet<_> = self.up_others().into_iter().collect();
         if let Some(leaving) = &mut self.leaving
+            && let Some(other) = leaving.refused
+        {
+            if !std::mem::replace(&mut leaving.done, true) {
+                self.outputs.push_back(Output::Refused { other });
+            }
+        } else if let Some(leaving) = &mut self.leaving
             && leaving.waiting.is_none()
         {
             leaving.waiting = Some(up);

@@ -44,13 +44,13 @@ impl Asking {
 
 impl Node {
     /// A loop that was late by more than half a window cannot tell a dead peer from its own absence:
-    /// whatever it was waiting for starts anew, and nothing heard before counts.
-    pub(super) fn notice_stall(&mut self, now: Time) {
-        let Some(due) = self.poll_timeout() else { return };
+    /// whatever it was waiting for starts anew, and nothing heard before counts. True when it was late.
+    pub(super) fn notice_stall(&mut self, now: Time) -> bool {
+        let Some(due) = self.poll_timeout() else { return false };
         // Inputs that waited through the same stall do not make it another one.
         let late = now.since(self.distrust_before.map_or(due, |noticed| noticed.max(due)));
         if late <= self.config.timing.window() / 2 {
-            return;
+            return false;
         }
         self.event(Event::Stalled { late });
         self.distrust_before = Some(now);
@@ -60,6 +60,7 @@ impl Node {
         self.timers.cancel(Timer::RoundCheck);
         self.void_cases(now);
         self.timers.set_earlier(Timer::Ask, self.asking.due(now));
+        true
     }
 
     /// Asks all voters that were not heard since the stall, because an old pong proves nothing now, and

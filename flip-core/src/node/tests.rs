@@ -102,7 +102,9 @@ fn a_large_cluster_comes_together_with_few_greetings() {
     for node in &net.nodes {
         assert!(node.view.iter().all(|record| record.life == Life::Up));
     }
-    assert!(net.datagrams < 24_000, "{} datagrams", net.datagrams);
+    // Four for each pair, two of which prove the sessions to each other, and as many again where two
+    // greetings cross.
+    assert!(net.datagrams < 42_000, "{} datagrams", net.datagrams);
 }
 
 /// Cases that outlived a stall could not be closed by the pongs to what was sent before it, so nodes

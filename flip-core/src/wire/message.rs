@@ -1,5 +1,8 @@
 //! The messages of flip. A sealed body is a sequence of `kind u8, len u16 (big-endian), bytes`;
-//! unknown kinds are skipped by their length, so that a newer node can add some.
+//! unknown kinds are skipped by their length, so that a newer node can add some. Kinds from 32 up are the
+//! wire's own: sessions, duplicates, keys.
+
+use std::net::SocketAddr;
 
 use bincode::{Decode, Encode};
 
@@ -50,6 +53,33 @@ pub enum Message {
     Marks(Vec<Mark>),
     /// To a member that has returned: the recent verdicts on it, as in [`Known::flaps`].
     Flaps(Vec<(u64, u32)>),
+    /// Proves that the sender's session is alive, and asks the receiver to do the same.
+    Hello(Hello),
+    /// The receiver is the second daemon under its id.
+    Duplicate(Duplicate),
+}
+
+/// Challenge and proof. It is the only message of a session that the receiver has not seen prove itself
+/// that counts, and a body that carries nothing else is the shortest there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Hello {
+    /// To be returned in `proof`; zero when the sender knows the receiver's session.
+    pub challenge: [u8; 8],
+    /// The receiver's challenge; zero when the sender has seen none.
+    pub proof: [u8; 8],
+    /// The newest wire version that the sender speaks.
+    pub wire: u8,
+}
+
+/// The receiver's session is not the one that the sender knows alive under the receiver's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Duplicate {
+    /// The receiver's session, chosen at random at its start: who says so has heard this very process.
+    pub session: u64,
+    /// For how long the sender knows the other one, in milliseconds.
+    pub known_ms: u32,
+    /// Where the other one is; none where the datagram would be longer than the one that it answers.
+    pub other: Option<SocketAddr>,
 }
 
 /// A ping or a pong.
@@ -282,6 +312,8 @@ impl Message {
             Self::Release(m) => codec::encode(m, body),
             Self::Marks(m) => codec::encode(m, body),
             Self::Flaps(m) => codec::encode(m, body),
+            Self::Hello(m) => codec::encode(m, body),
+            Self::Duplicate(m) => codec::encode(m, body),
         }
         // A state travels alone in a frame that carries its own length; its field stays zero.
         let len = u16::try_from(body.len() - start - 3).unwrap_or(0);
@@ -310,9 +342,60 @@ impl Message {
             Self::Release(_) => 18,
             Self::Marks(_) => 19,
             Self::Flaps(_) => 20,
+            Self::Hello(_) => 32,
+            Self::Duplicate(_) => 33,
         }
     }
 }
+
+/// Bytes of a body that is a [`Hello`] alone.
+pub const HELLO: usize = 3 + 8 + 8 + 1;
+
+/// Lengthens a body to the shortest that is accepted, so that whoever asks has sent at least as much as
+/// the challenge that answers.
+pub fn pad(body: &mut Vec<u8>) {
+    if body.len() < HELLO {
+        let len = HELLO.saturating_sub(body.len() + 3);
+        body.extend_from_slice(&[PADDING, 0, u8::try_from(len).unwrap_or(0)]);
+        body.resize(body.len() + len, 0);
+    }
+}
+
+/// The [`Hello`] at the start of a body.
+#[must_use]
+pub fn hello(body: &[u8]) -> Option<Hello> {
+    match first(body)? {
+        (32, content) => codec::decode(content).ok(),
+        _ => None,
+    }
+}
+
+/// The [`Duplicate`] at the start of a body.
+#[must_use]
+pub fn duplicate(body: &[u8]) -> Option<Duplicate> {
+    match first(body)? {
+        (33, content) => codec::decode(content).ok(),
+        _ => None,
+    }
+}
+
+/// Kind and content of the first message of a body.
+fn first(body: &[u8]) -> Option<(u8, &[u8])> {
+    let [kind, high, low, rest @ ..] = body else { return None };
+    rest.get(..usize::from(u16::from_be_bytes([*high, *low]))).map(|content| (*kind, content))
+}
+
+/// What a body carries beside a [`Hello`] at its start.
+#[must_use]
+pub fn without_hello(body: &[u8]) -> &[u8] {
+    match body {
+        [32, 0, len, rest @ ..] => rest.get(usize::from(*len)..).unwrap_or_default(),
+        _ => body,
+    }
+}
+
+/// A kind that nobody knows, and that everybody skips therefore.
+const PADDING: u8 = 0;
 
 /// Splits a body into its messages. Either all of them are understood (or skipped by length), or none
 /// is taken.
@@ -347,6 +430,8 @@ pub fn decode_all(mut body: &[u8]) -> Result<Vec<Message>, DecodeError> {
             18 => Message::Release(codec::decode(content)?),
             19 => Message::Marks(codec::decode(content)?),
             20 => Message::Flaps(codec::decode(content)?),
+            32 => Message::Hello(codec::decode(content)?),
+            33 => Message::Duplicate(codec::decode(content)?),
             _ => continue,
         });
     }
@@ -397,6 +482,12 @@ mod tests {
             Message::Release(Release { session: 1, items: vec![(2, 3)] }),
             Message::Marks(vec![Mark { server: 1, item: Some(2), version: 3, set: true }]),
             Message::Flaps(vec![(1, 2)]),
+            Message::Hello(Hello { challenge: [1; 8], proof: [0; 8], wire: 1 }),
+            Message::Duplicate(Duplicate {
+                session: 5,
+                known_ms: 6,
+                other: Some(([192, 0, 2, 1], 2200).into()),
+            }),
         ];
         let mut body = Vec::new();
         for message in &all {
@@ -407,6 +498,23 @@ mod tests {
         assert_eq!(decode_all(&body), Ok(all), "an unknown kind is skipped");
         body.extend_from_slice(&[2, 0, 9, 1]);
         assert_eq!(decode_all(&body), Err(DecodeError), "a length beyond the end");
+    }
+
+    #[test]
+    fn no_body_is_shorter_than_a_hello() {
+        let mut hello = Vec::new();
+        Message::Hello(Hello { challenge: [255; 8], proof: [255; 8], wire: 1 }).encode(&mut hello);
+        assert_eq!(hello.len(), HELLO);
+        for len in 0..40 {
+            let mut body = Vec::new();
+            if len >= 3 {
+                Message::Swim(vec![7; len - 3]).encode(&mut body);
+            }
+            let before = decode_all(&body);
+            pad(&mut body);
+            assert!(body.len() >= HELLO);
+            assert_eq!(decode_all(&body), before);
+        }
     }
 
     #[test]

@@ -3,4 +3,5 @@
 pub mod codec;
 pub mod message;
 pub mod replay;
+pub mod ring;
 pub mod seal;

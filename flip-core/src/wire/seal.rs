@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0  u8   version = 0xF1
-//!  1  u8   key id                first byte of blake3(cluster key)
+//!  1  u8   key id                first byte of blake3(cluster key): picks the key, nothing is tried
 //!  2  u16  sender                short id of the sending server
 //!  4  [4]  cluster tag           noise filter, compared before anything costs time
 //!  8  u64  session               random at process start
@@ -14,162 +14,228 @@
 //!
 //! XChaCha20-Poly1305 with nonce = bytes 8..32 and one key per sender, so that a packet cannot be
 //! passed off as another member's, nor carried into a cluster with another id.
+//!
+//! The work on a datagram is ordered by what it costs, so that a flood of noise costs a comparison
+//! each: [`Seals::header`] looks at length, version, tag and sender and allocates nothing; between it
+//! and [`Seals::open`] the caller looks at its budget and at the replay window.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 
-use super::replay::Window;
-use crate::config::Config;
+use super::ring::{Ring, key_id};
+use crate::config::{ClusterKey, Config};
 use crate::event::Refusal;
 use crate::id::ShortId;
-use crate::limits;
 
-/// The first byte of everything that this version sends.
-pub const VERSION: u8 = 0xF1;
+/// The wire version that this release speaks.
+pub const WIRE: u8 = 1;
+/// The one after it, which does not exist outside tests: version byte and key derivation differ.
+#[cfg(any(test, feature = "sim"))]
+pub const NEXT_WIRE: u8 = 2;
+/// The first byte of everything is this plus the wire version.
+const VERSION_BASE: u8 = 0xF0;
 /// Bytes before the ciphertext.
 pub const HEADER: usize = 32;
 /// Bytes that a seal adds to the plain text.
 pub const OVERHEAD: usize = HEADER + TAG;
 const TAG: usize = 16;
 
-/// Seals what this process sends.
-pub struct Sealer {
-    cipher: XChaCha20Poly1305,
-    prefix: [u8; 8],
+/// Seals what this process sends and opens what others send.
+pub struct Seals {
+    config: Arc<Config>,
+    positions: BTreeMap<ShortId, usize>,
+    ring: Ring,
+    /// One for each key of the ring and each wire version that is spoken.
+    keyed: Vec<Keyed>,
+    /// The newest wire version that this node speaks and understands.
+    newest: u8,
     session: u64,
     counter: u64,
 }
 
-/// Opens what others send, and remembers what it has seen of each.
-pub struct Opener {
-    prefix: [u8; 8],
-    me: ShortId,
-    senders: BTreeMap<ShortId, Sender>,
+struct Keyed {
+    wire: u8,
+    id: u8,
+    tag: [u8; 4],
+    key: ClusterKey,
+    /// Made when first needed.
+    ciphers: BTreeMap<ShortId, XChaCha20Poly1305>,
 }
 
-struct Sender {
-    cipher: XChaCha20Poly1305,
-    /// Newest first.
-    sessions: Vec<(u64, Window)>,
+/// What stands before the ciphertext, unproven until the seal is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Wire version.
+    pub wire: u8,
+    /// Id of the key.
+    pub key: u8,
+    /// Position of the sender in the config.
+    pub server: usize,
+    /// Random number of the sender's process.
+    pub session: u64,
+    /// Number of the packet in its session.
+    pub counter: u64,
 }
 
-/// An opened datagram.
-pub struct Opened {
-    /// Who sealed it.
-    pub sender: ShortId,
-    /// True when it is the first of a session that was not known before.
-    pub new_session: bool,
-    /// The plain text.
-    pub body: Vec<u8>,
-}
-
-impl Sealer {
-    /// A sealer for this node. `session` must be random and never used before.
+impl Seals {
+    /// Seals for this node. `session` must be random and never used before.
     #[must_use]
-    pub fn new(config: &Config, session: u64) -> Self {
-        let me = config.my();
-        Self { cipher: cipher(config, &me.id), prefix: prefix(config, me.short), session, counter: 0 }
+    pub fn new(config: Arc<Config>, ring: Ring, session: u64) -> Self {
+        let positions = config.servers.iter().enumerate().map(|(n, server)| (server.short, n)).collect();
+        let mut seals = Self {
+            config,
+            positions,
+            ring: ring.clone(),
+            keyed: Vec::new(),
+            newest: WIRE,
+            session,
+            counter: 0,
+        };
+        seals.set_ring(ring);
+        seals
     }
 
-    /// Seals `body`; `random` must be fresh for every call.
-    pub fn seal(&mut self, body: &[u8], random: u64) -> Vec<u8> {
+    /// Goes on with another ring.
+    pub fn set_ring(&mut self, ring: Ring) {
+        self.ring = ring;
+        let wires = WIRE..=self.newest;
+        self.keyed = wires
+            .flat_map(|wire| self.ring.keys().iter().map(move |key| (wire, key)))
+            .map(|(wire, key)| Keyed {
+                wire,
+                id: key_id(key),
+                tag: tag(wire, key, &self.config.cluster_id),
+                key: key.clone(),
+                ciphers: BTreeMap::new(),
+            })
+            .collect();
+    }
+
+    /// Speaks every wire version up to this one.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn speak(&mut self, newest: u8) {
+        self.newest = newest;
+        self.set_ring(self.ring.clone());
+    }
+
+    /// The newest wire version that this node speaks.
+    #[must_use]
+    pub const fn newest(&self) -> u8 {
+        self.newest
+    }
+
+    /// The ring.
+    #[must_use]
+    pub const fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// The random number of this process.
+    #[must_use]
+    pub const fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// Seals `body` with the key `key`, or the ring's own when it has none of that id, in version `wire`,
+    /// or its own newest; `random` must be fresh for every call.
+    pub fn seal(&mut self, wire: u8, key: u8, body: &[u8], random: u64) -> Vec<u8> {
         self.counter += 1;
+        let me = self.config.my().short;
+        let (counter, session) = (self.counter, self.session);
+        let keyed = self.keyed(wire, key);
         let mut out = Vec::with_capacity(body.len() + OVERHEAD);
-        out.extend_from_slice(&self.prefix);
-        out.extend_from_slice(&self.session.to_be_bytes());
-        out.extend_from_slice(&self.counter.to_be_bytes());
+        out.extend_from_slice(&[VERSION_BASE + keyed.wire, keyed.id]);
+        out.extend_from_slice(&me.0.to_be_bytes());
+        out.extend_from_slice(&keyed.tag);
+        out.extend_from_slice(&session.to_be_bytes());
+        out.extend_from_slice(&counter.to_be_bytes());
         out.extend_from_slice(&random.to_be_bytes());
         out.extend_from_slice(body);
+        let at = self.config.me;
+        let cipher = self.cipher(wire, key, at);
         let (header, text) = out.split_at_mut(HEADER);
-        let tag = self
-            .cipher
+        let tag = cipher
             .encrypt_inout_detached(&nonce(header), header, text.into())
             .expect("a frame is far below the 256 GiB that the cipher allows");
         out.extend_from_slice(&tag);
         out
     }
-}
 
-impl Opener {
-    /// An opener for all servers of the config.
-    #[must_use]
-    pub fn new(config: &Config) -> Self {
-        let me = config.my().short;
-        let senders = config
-            .servers
-            .iter()
-            .map(|server| (server.short, Sender { cipher: cipher(config, &server.id), sessions: Vec::new() }))
-            .collect();
-        Self { prefix: prefix(config, me), me, senders }
-    }
-
-    /// Opens a datagram or frame of at most `limit` bytes. Cheap refusals come first, so that a
-    /// flood of noise costs a comparison each.
+    /// Looks at what costs nothing: length (`shortest` to `longest` bytes), version, key and tag, sender.
     ///
     /// # Errors
-    /// The reason of the refusal; nothing has changed then.
-    pub fn open(&mut self, data: &[u8], limit: usize) -> Result<Opened, Refusal> {
-        if data.len() < OVERHEAD || data.len() > limit {
+    /// The reason of the refusal.
+    pub fn header(&self, data: &[u8], shortest: usize, longest: usize) -> Result<Header, Refusal> {
+        if data.len() < shortest.max(OVERHEAD) || data.len() > longest {
             return Err(Refusal::Length);
         }
-        if data[0] != VERSION {
+        let wire = data[0].wrapping_sub(VERSION_BASE);
+        if !(WIRE..=self.newest).contains(&wire) {
             return Err(Refusal::Version);
         }
-        if data[4..8] != self.prefix[4..8] || data[1] != self.prefix[1] {
+        let known = |keyed: &Keyed| keyed.wire == wire && keyed.id == data[1] && keyed.tag == data[4..8];
+        if !self.keyed.iter().any(known) {
             return Err(Refusal::Cluster);
         }
         let sender = ShortId(u16::from_be_bytes([data[2], data[3]]));
-        let from = self.senders.get_mut(&sender).ok_or(Refusal::Sender)?;
-        let session = be64(&data[8..16]);
-        let counter = be64(&data[16..24]);
-        let known = from.sessions.iter().position(|(id, _)| *id == session);
-        if let Some(index) = known
-            && !from.sessions[index].1.is_new(counter)
-        {
-            return Err(Refusal::Replay);
-        }
-        let (header, rest) = data.split_at(HEADER);
-        let (text, tag) = rest.split_at(rest.len() - TAG);
+        let server = *self.positions.get(&sender).ok_or(Refusal::Sender)?;
+        Ok(Header { wire, key: data[1], server, session: be64(&data[8..16]), counter: be64(&data[16..24]) })
+    }
+
+    /// Opens a packet of which [`Seals::header`] returned `header`.
+    ///
+    /// # Errors
+    /// When it was forged or damaged.
+    pub fn open(&mut self, header: &Header, data: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let (head, rest) = data.split_at_checked(HEADER).ok_or(Refusal::Length)?;
+        let (text, tag) = rest.split_at_checked(rest.len().wrapping_sub(TAG)).ok_or(Refusal::Length)?;
         let tag = Tag::try_from(tag).map_err(|_| Refusal::Length)?;
         let mut body = text.to_vec();
-        from.cipher
-            .decrypt_inout_detached(&nonce(header), header, body.as_mut_slice().into(), &tag)
+        self.cipher(header.wire, header.key, header.server)
+            .decrypt_inout_detached(&nonce(head), head, body.as_mut_slice().into(), &tag)
             .map_err(|_| Refusal::Seal)?;
-        // This node never sends to itself: somebody else runs under its id, and knows the key.
-        if sender == self.me {
-            return Err(Refusal::OwnId);
-        }
-        let index = known.unwrap_or_else(|| {
-            from.sessions.truncate(limits::SESSIONS - 1);
-            from.sessions.insert(0, (session, Window::default()));
-            0
-        });
-        from.sessions[index].1.mark(counter);
-        Ok(Opened { sender, new_session: known.is_none(), body })
+        Ok(body)
+    }
+
+    /// The key of this id in this version; the ring's own in the oldest version where there is none.
+    fn keyed(&mut self, wire: u8, key: u8) -> &mut Keyed {
+        let find = |wire, key| self.keyed.iter().position(|keyed| keyed.wire == wire && keyed.id == key);
+        let active = self.ring.active();
+        let at = find(wire, key).or_else(|| find(wire, active)).or_else(|| find(WIRE, active)).unwrap_or(0);
+        &mut self.keyed[at]
+    }
+
+    fn cipher(&mut self, wire: u8, key: u8, server: usize) -> &XChaCha20Poly1305 {
+        let config = Arc::clone(&self.config);
+        let server = &config.servers[server];
+        let keyed = self.keyed(wire, key);
+        let (wire, key) = (keyed.wire, &keyed.key);
+        keyed.ciphers.entry(server.short).or_insert_with(|| cipher(wire, key, &config.cluster_id, &server.id))
     }
 }
 
-fn cipher(config: &Config, sender: &str) -> XChaCha20Poly1305 {
-    let mut hasher = blake3::Hasher::new_derive_key("flip packet v1");
-    hasher.update(&config.key.0);
-    hasher.update(&(config.cluster_id.len() as u64).to_be_bytes());
-    hasher.update(config.cluster_id.as_bytes());
+fn cipher(wire: u8, key: &ClusterKey, cluster_id: &str, sender: &str) -> XChaCha20Poly1305 {
+    let context = if wire == WIRE { "flip packet v1" } else { "flip packet v2, of tests alone" };
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    hasher.update(&key.0);
+    hasher.update(&(cluster_id.len() as u64).to_be_bytes());
+    hasher.update(cluster_id.as_bytes());
     hasher.update(sender.as_bytes());
     let key: [u8; 32] = hasher.finalize().into();
     XChaCha20Poly1305::new(&key.into())
 }
 
-fn prefix(config: &Config, sender: ShortId) -> [u8; 8] {
-    let mut hasher = blake3::Hasher::new_derive_key("flip cluster tag v1");
-    hasher.update(&config.key.0);
-    hasher.update(config.cluster_id.as_bytes());
-    let tag = hasher.finalize();
-    let tag = tag.as_bytes();
-    let id = sender.0.to_be_bytes();
-    let key_id = blake3::hash(&config.key.0).as_bytes()[0];
-    [VERSION, key_id, id[0], id[1], tag[0], tag[1], tag[2], tag[3]]
+fn tag(wire: u8, key: &ClusterKey, cluster_id: &str) -> [u8; 4] {
+    let context = if wire == WIRE { "flip cluster tag v1" } else { "flip cluster tag v2, of tests alone" };
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    hasher.update(&key.0);
+    hasher.update(cluster_id.as_bytes());
+    let hash = hasher.finalize();
+    let hash = hash.as_bytes();
+    [hash[0], hash[1], hash[2], hash[3]]
 }
 
 fn nonce(header: &[u8]) -> XNonce {
@@ -187,57 +253,98 @@ fn be64(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
+    use crate::{limits, testing};
+
+    fn seals(ids: &str, me: &str) -> Seals {
+        let config = Arc::new(testing::config(ids, me));
+        let ring = Ring::new(config.key.clone());
+        Seals::new(config, ring, 7)
+    }
+
+    fn open(seals: &mut Seals, data: &[u8]) -> Result<(Header, Vec<u8>), Refusal> {
+        let header = seals.header(data, OVERHEAD, limits::DATAGRAM)?;
+        seals.open(&header, data).map(|body| (header, body))
+    }
+
+    fn packet(from: &mut Seals, body: &[u8]) -> Vec<u8> {
+        let key = from.ring.active();
+        from.seal(WIRE, key, body, 1)
+    }
 
     #[test]
-    fn what_a_sealed_is_opened_by_b_once() {
-        let (a, b) = (testing::config("abc", "a"), testing::config("abc", "b"));
-        let mut sealer = Sealer::new(&a, 7);
-        let mut opener = Opener::new(&b);
-        let packet = sealer.seal(b"hello", 1);
-        assert_eq!(packet.len(), 5 + OVERHEAD);
-        let opened = opener.open(&packet, limits::DATAGRAM).expect("opens");
-        assert_eq!(
-            (opened.sender, &opened.body[..], opened.new_session),
-            (ShortId::of("a"), &b"hello"[..], true)
-        );
-        assert_eq!(opener.open(&packet, limits::DATAGRAM).err(), Some(Refusal::Replay));
-        assert!(!opener.open(&sealer.seal(b"x", 2), limits::DATAGRAM).expect("opens").new_session);
+    fn what_a_sealed_is_opened_by_b() {
+        let (mut a, mut b) = (seals("abc", "a"), seals("abc", "b"));
+        let data = packet(&mut a, b"hello");
+        assert_eq!(data.len(), 5 + OVERHEAD);
+        let (header, body) = open(&mut b, &data).expect("opens");
+        assert_eq!((header.server, header.session, header.counter, &body[..]), (0, 7, 1, &b"hello"[..]));
+        assert_eq!(open(&mut b, &packet(&mut a, b"")).expect("opens").0.counter, 2);
     }
 
     #[test]
     fn every_changed_byte_is_refused() {
-        let (a, b) = (testing::config("abc", "a"), testing::config("abc", "b"));
-        let packet = Sealer::new(&a, 7).seal(b"hello", 1);
-        for at in 0..packet.len() {
+        let (mut a, mut b) = (seals("abc", "a"), seals("abc", "b"));
+        let data = packet(&mut a, b"hello");
+        for at in 0..data.len() {
             for bit in 0..8 {
-                let mut forged = packet.clone();
+                let mut forged = data.clone();
                 forged[at] ^= 1 << bit;
-                assert!(Opener::new(&b).open(&forged, limits::DATAGRAM).is_err(), "byte {at} bit {bit}");
+                assert!(open(&mut b, &forged).is_err(), "byte {at} bit {bit}");
             }
         }
-        for len in 0..packet.len() {
-            assert!(Opener::new(&b).open(&packet[..len], limits::DATAGRAM).is_err(), "{len} bytes");
+        for len in 0..data.len() {
+            assert!(open(&mut b, &data[..len]).is_err(), "{len} bytes");
         }
     }
 
     #[test]
     fn strangers_are_refused_before_the_cipher() {
-        let a = testing::config("abc", "a");
-        let mut b = testing::config("abc", "b");
-        let packet = Sealer::new(&a, 7).seal(b"hello", 1);
-        let mut own = Opener::new(&a);
-        assert_eq!(own.open(&packet, limits::DATAGRAM).err(), Some(Refusal::OwnId));
-        let mut forged = packet.clone();
-        forged[40] ^= 1;
-        assert_eq!(own.open(&forged, limits::DATAGRAM).err(), Some(Refusal::Seal), "an alarm needs the key");
-        b.cluster_id = "other".into();
-        assert_eq!(Opener::new(&b).open(&packet, limits::DATAGRAM).err(), Some(Refusal::Cluster));
-        let mut stranger = Opener::new(&testing::config("bcd", "b"));
-        assert_eq!(stranger.open(&packet, limits::DATAGRAM).err(), Some(Refusal::Sender));
-        assert_eq!(stranger.open(&packet, 40).err(), Some(Refusal::Length));
-        let mut old = packet;
+        let data = packet(&mut seals("abc", "a"), b"hello");
+        let mut other = testing::config("abc", "b");
+        other.cluster_id = "other".into();
+        let ring = Ring::new(other.key.clone());
+        let mut other = Seals::new(Arc::new(other), ring, 7);
+        assert_eq!(open(&mut other, &data).err(), Some(Refusal::Cluster));
+        let mut stranger = seals("bcd", "b");
+        assert_eq!(open(&mut stranger, &data).err(), Some(Refusal::Sender));
+        assert_eq!(stranger.header(&data, OVERHEAD, 40).err(), Some(Refusal::Length));
+        assert_eq!(stranger.header(&data, 60, 100).err(), Some(Refusal::Length));
+        let mut old = data;
         old[0] = 0xF0;
-        assert_eq!(stranger.open(&old, limits::DATAGRAM).err(), Some(Refusal::Version));
+        assert_eq!(open(&mut stranger, &old).err(), Some(Refusal::Version));
+        old[0] = 0xF2;
+        assert_eq!(open(&mut stranger, &old).err(), Some(Refusal::Version));
+    }
+
+    #[test]
+    fn any_key_of_the_ring_opens() {
+        let (mut a, mut b) = (seals("abc", "a"), seals("abc", "b"));
+        let second = ClusterKey([9; 32]);
+        let ring = a.ring.with(second.clone()).expect("room").using(key_id(&second)).expect("there");
+        let old = packet(&mut a, b"old");
+        a.set_ring(ring.clone());
+        let new = packet(&mut a, b"new");
+        assert_eq!(open(&mut b, &new).err(), Some(Refusal::Cluster));
+        b.set_ring(ring.clone());
+        assert_eq!(open(&mut b, &new).expect("opens").1, b"new");
+        assert_eq!(open(&mut b, &old).expect("opens").1, b"old");
+        b.set_ring(ring.without(ring.ids().next().expect("two")).expect("not in use"));
+        assert_eq!(open(&mut b, &old).err(), Some(Refusal::Cluster), "a removed key is dead");
+    }
+
+    #[test]
+    fn the_next_version_is_understood_where_it_is_spoken() {
+        let (mut a, mut b) = (seals("abc", "a"), seals("abc", "b"));
+        a.speak(NEXT_WIRE);
+        let key = a.ring.active();
+        let data = a.seal(NEXT_WIRE, key, b"new", 1);
+        assert_eq!(data[0], 0xF2);
+        assert_eq!(open(&mut b, &data).err(), Some(Refusal::Version));
+        b.speak(NEXT_WIRE);
+        assert_eq!(open(&mut b, &data).expect("opens").1, b"new");
+        assert_eq!(open(&mut b, &packet(&mut a, b"old")).expect("opens").1, b"old");
+        let mut disguised = data;
+        disguised[0] = 0xF1;
+        assert!(open(&mut b, &disguised).is_err());
     }
 }

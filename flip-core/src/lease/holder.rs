@@ -125,6 +125,8 @@ impl Holder {
         let session = self.session;
         let Some(granted) = self.voters.get_mut(&voter) else { return };
         match answer {
+            // A refusal may be overtaken by the grant of a later claim.
+            Answer::Refused if granted.sent(at).is_some_and(|newer| newer > sent) => {}
             Answer::Refused => granted.drop_item(at, id, session),
             // What arrives after it has ended says nothing about now.
             Answer::Granted if now.since(sent) >= self.lease => {}
@@ -238,6 +240,8 @@ mod tests {
         grant(&mut holder, 2, 1400, 1900);
         assert_eq!(holder.deadline(0), Some(at(1400) + L));
         holder.answered(2, X, 1, at(1300), Answer::Refused, at(2000));
+        assert_eq!(holder.deadline(0), Some(at(1400) + L), "an older refusal says nothing");
+        holder.answered(2, X, 1, at(1400), Answer::Refused, at(2000));
         assert_eq!(holder.deadline(0), Some(at(1200) + L));
     }
 

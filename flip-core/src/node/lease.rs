@@ -27,6 +27,8 @@ use crate::wire::message::{Claim, Grant, Message, Release as Released, Renew, Re
 
 /// How often a release is said. One that is lost all the same costs a lease's length, nothing else.
 const RELEASES: u32 = 3;
+/// The pace of claims on what was just released.
+const EAGER: Duration = Duration::from_millis(5);
 /// With more items than this, addresses are refreshed as seldom as their lifetime allows: the kernel
 /// walks all of an interface's IPv6 addresses for each.
 const MANY: usize = 200;
@@ -61,6 +63,15 @@ struct Wish {
     granted: Option<Time>,
     /// When it is said again.
     next: Time,
+    /// How often it is said at a quick pace: the former holder has let go, and its word may reach a voter
+    /// after the claim.
+    eager: u32,
+}
+
+impl Wish {
+    const fn new(next: Time) -> Self {
+        Self { granted: None, next, eager: 0 }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -186,7 +197,7 @@ impl Node {
                 return false;
             }
             self.leases.holder.claim(position);
-            self.leases.wishes.insert(position, Wish { granted: None, next: now });
+            self.leases.wishes.insert(position, Wish::new(now));
             self.timers.set(Timer::Lease, now);
         }
         self.may_take(at, now)
@@ -197,6 +208,7 @@ impl Node {
         let Some(at) = self.leases.row.find(id) else { return };
         if let Some(wish) = self.leases.wishes.get_mut(&at) {
             wish.next = now;
+            wish.eager = 4;
             self.timers.set(Timer::Lease, now);
         }
     }
@@ -216,7 +228,14 @@ impl Node {
             }
             _ => self.leases.releases.push((vec![(id.0, epoch.counter)], RELEASES)),
         }
-        self.timers.set(Timer::Lease, now);
+        self.timers.set_earlier(Timer::Lease, now + self.leases.step());
+    }
+
+    /// What was given up by this input is said with what else it has to say.
+    pub(super) fn say_new_releases(&mut self) {
+        if self.leases.releases.last().is_some_and(|(_, left)| *left == RELEASES) {
+            self.say_releases();
+        }
     }
 
     fn other_voters(&self) -> Vec<usize> {
@@ -243,7 +262,9 @@ impl Node {
             || !self.leases.releases.is_empty()
             || self.leases.kernel.iter().any(Option::is_some);
         if busy {
-            self.timers.set_earlier(Timer::Lease, now + self.leases.step());
+            let next = self.leases.wishes.values().map(|wish| wish.next).filter(|next| *next > now).min();
+            let step = now + self.leases.step();
+            self.timers.set_earlier(Timer::Lease, next.map_or(step, |next| next.min(step)));
         }
     }
 
@@ -272,7 +293,8 @@ impl Node {
         let step = self.leases.step();
         for at in &due {
             if let Some(wish) = self.leases.wishes.get_mut(at) {
-                wish.next = now + step;
+                wish.next = now + if wish.eager > 0 { EAGER } else { step };
+                wish.eager = wish.eager.saturating_sub(1);
             }
         }
         let again: Vec<_> =
@@ -373,7 +395,7 @@ impl Node {
             let item = self.leases.row.item(at);
             self.release_lease(item, now);
             let pause = Duration::from_millis(self.rng.random_range(0..500));
-            self.leases.wishes.insert(at, Wish { granted: None, next: now + pause });
+            self.leases.wishes.insert(at, Wish::new(now + pause));
             self.timers.set(Timer::Item(item), now + pause);
         }
     }
@@ -481,9 +503,12 @@ impl Node {
             self.leases.holder.answered(voter, (at, ItemId(*id)), *counter, sent, Answer::Refused, now);
             if self.leases.holder.epoch(at).is_some() {
                 let pause = Duration::from_millis(u64::from(*wait)).min(most);
-                let wish = self.leases.wishes.entry(at).or_insert(Wish { granted: None, next: now });
-                wish.next = wish.next.max(now + pause);
-                self.timers.set_earlier(Timer::Lease, now + pause);
+                let again = now + pause;
+                let wish = self.leases.wishes.entry(at).or_insert(Wish::new(again));
+                if wish.eager == 0 {
+                    wish.next = wish.next.max(again);
+                }
+                self.timers.set_earlier(Timer::Lease, wish.next);
             }
         }
         self.items.touch();

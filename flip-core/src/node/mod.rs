@@ -262,6 +262,7 @@ impl Node {
         self.drain_swim(now);
         self.update_quorum(now);
         self.reconcile(now);
+        self.say_new_releases();
         self.flush();
     }
 

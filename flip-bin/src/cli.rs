@@ -67,6 +67,20 @@ pub enum Command {
     ///
     /// Exit code: 0 healthy, 1 degraded, 2 no daemon.
     Status(StatusArgs),
+    /// Takes all items from a server, before it is maintained.
+    ///
+    /// They move as in any planned move, and none comes back before `flip undrain`; the server stays a
+    /// member and votes. Exit code: 0 done, 1 refused, 2 no daemon.
+    Drain(ServerArgs),
+    /// Lets a server have items again.
+    ///
+    /// Exit code: 0 done, 1 refused, 2 no daemon.
+    Undrain(ServerArgs),
+    /// Says that an item in state unclean is released, so that others may take it.
+    ///
+    /// An item is unclean when its down hook did not end in time: it may still be on its server. Make sure
+    /// that it is not, because nobody else looks. Exit code: 0 done, 1 refused, 2 no daemon.
+    ConfirmReleased(ItemArgs),
     /// Kills a server of a small cluster and shows what happens.
     ///
     /// As root, three daemons run in network namespaces with two virtual IPs, and a client measures the
@@ -105,6 +119,34 @@ pub struct StatusArgs {
     /// Shows every change until interrupted.
     #[arg(short, long)]
     pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// The server's id. Default: the server of the daemon that is asked.
+    #[arg(value_name = "SERVER")]
+    pub server: Option<String>,
+    #[command(flatten)]
+    pub daemon: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ItemArgs {
+    /// The item's name, as in `data` of the config.
+    #[arg(value_name = "ITEM")]
+    pub item: String,
+    #[command(flatten)]
+    pub daemon: AskArgs,
+}
+
+/// Which daemon is asked.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Which daemon to ask, where several run under one state dir.
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
 }
 
 #[derive(Debug, Args)]

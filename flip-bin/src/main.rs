@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod daemon;
 mod demo;
+mod operate;
 mod paths;
 mod status;
 
@@ -37,6 +38,9 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Status(args)) => status::run(&args),
+        Some(Command::Drain(args)) => operate::drain(args),
+        Some(Command::Undrain(args)) => operate::undrain(args),
+        Some(Command::ConfirmReleased(args)) => operate::confirm_released(args),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Keygen) => keygen(),
         Some(Command::Man) => man(),

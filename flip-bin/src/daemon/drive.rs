@@ -1,23 +1,27 @@
 //! The loop. One input is worked off, with all its outputs, before the next is taken.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use flip_core::event::Event;
+use flip_core::id::ItemRef;
 use flip_core::status::Status;
 use flip_core::{Input, Node, Output, Time};
+use flip_systems::clock::Sleep;
 use flip_systems::stream::{self, Frame};
 use flip_systems::udp::BUFFER;
-use flip_systems::{Received, Systems, UdpPort, clock};
+use flip_systems::{Received, Systems, UdpPort, Witness, clock};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::socket::{Question, Socket};
+use super::log::Log;
+use super::socket::{Answer, Question, Socket};
 use super::state::State;
 use super::timer::Alarm;
+use crate::Failure;
 
 /// Profiles that probe at least this often need the processor before others.
 pub const URGENT: Duration = Duration::from_millis(50);
@@ -29,10 +33,26 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// A supervisor may signal a process and its group: signals that come together are one wish.
 const SAME_WISH: Duration = Duration::from_millis(500);
 
+/// The exit code of a daemon whose id another one has.
+const REFUSED: u8 = 3;
+
 /// What tasks hand back to the loop.
 struct HookEnd {
     hook: u64,
     result: Result<(), String>,
+}
+
+/// What ended a wait.
+enum Wake {
+    Terminate,
+    Hangup,
+    HookEnd(HookEnd),
+    Drift(ItemRef, bool),
+    Frame(Frame),
+    Question(Question),
+    Witness(u16),
+    /// The alarm, or datagrams: both are looked at in each turn.
+    Look,
 }
 
 pub struct Drive {
@@ -40,39 +60,71 @@ pub struct Drive {
     state: State,
     port: UdpPort,
     systems: Systems,
+    witness: Option<Witness>,
+    sleep: Sleep,
     alarm: Alarm,
     hooks: (mpsc::UnboundedSender<HookEnd>, mpsc::UnboundedReceiver<HookEnd>),
+    /// Hooks that run, to end them before their time.
+    running: HashMap<u64, oneshot::Sender<()>>,
     frames: (mpsc::Sender<Frame>, mpsc::Receiver<Frame>),
     replies: HashMap<u64, oneshot::Sender<Vec<u8>>>,
     connections: u64,
     questions: (mpsc::Sender<Question>, mpsc::Receiver<Question>),
+    /// Who waits for `Output::Done`.
+    askers: HashMap<u64, oneshot::Sender<Answer>>,
+    asked: u64,
+    /// Refreshes that were carried out and not yet told of.
+    refreshed: VecDeque<(u64, Vec<usize>)>,
     changes: watch::Sender<Arc<str>>,
     /// What watchers were shown last, without what changes by itself.
     shown: Option<Status>,
+    log: Log,
+    /// When this daemon was asked to end.
+    ending: Option<Time>,
     left: bool,
+    /// Where another daemon with this one's id is.
+    refused: Option<SocketAddr>,
 }
 
 impl Drive {
-    pub fn new(node: Node, state: State, port: UdpPort, systems: Systems) -> anyhow::Result<Self> {
+    pub fn new(
+        node: Node,
+        state: State,
+        port: UdpPort,
+        systems: Systems,
+        witness: Option<Witness>,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             node,
             state,
             port,
             systems,
+            witness,
+            sleep: Sleep::default(),
             alarm: Alarm::new()?,
             hooks: mpsc::unbounded_channel(),
+            running: HashMap::new(),
             frames: mpsc::channel(32),
             replies: HashMap::new(),
             connections: 0,
             questions: mpsc::channel(32),
+            askers: HashMap::new(),
+            asked: 0,
+            refreshed: VecDeque::new(),
             changes: watch::Sender::new(Arc::from("")),
             shown: None,
+            log: Log::default(),
+            ending: None,
             left: false,
+            refused: None,
         })
     }
 
     /// Runs until the node has left; the exit code.
-    pub async fn run(mut self, listener: TcpListener, mut socket: Socket) -> anyhow::Result<u8> {
+    ///
+    /// A turn is: what is due by the clock, then what was waited for, then datagrams, but only so many.
+    /// So no flood of any kind delays what must be let go of in time.
+    pub async fn run(mut self, listener: TcpListener, mut socket: Socket) -> Result<u8, Failure> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -86,71 +138,132 @@ impl Drive {
         for (item, present) in present {
             self.feed(Input::Observed { item, present })?;
         }
-        self.feed(Input::Timeout)?;
 
-        let mut asked: Option<Time> = None;
         let mut buffer = [0; BUFFER];
-        while !self.left {
+        let mut wake = Wake::Look;
+        self.feed(Input::Timeout)?;
+        loop {
+            self.look_at_the_clock()?;
+            self.take(wake)?;
+            let more = self.receive(&mut buffer)?;
+            if let Some(other) = self.refused {
+                return Err(Failure { code: REFUSED, error: self.twin(other) });
+            }
+            if self.left {
+                return Ok(0);
+            }
             self.show_changes();
-            let limit = self.node.config().timing.hook_timeout + GOODBYE;
-            let deadline = asked.map(|asked| asked + limit);
-            let next = [self.node.poll_timeout(), deadline].into_iter().flatten().min();
-            self.alarm.set(next)?;
-            tokio::select! {
+            self.alarm.set(self.next())?;
+            wake = tokio::select! {
                 biased;
-                Some(()) = either(&mut terminate, &mut interrupt) => {
-                    let now = clock::now();
-                    match asked {
-                        None => {
-                            tracing::info!("asked to end: releasing all items and saying goodbye");
-                            asked = Some(now);
-                            self.feed(Input::Leave)?;
-                        }
-                        Some(first) if now.since(first) < SAME_WISH => {}
-                        Some(_) => bail!("asked twice to end: items may be left behind on this host"),
-                    }
-                }
+                Some(()) = either(&mut terminate, &mut interrupt) => Wake::Terminate,
                 // Unheard it would end the daemon without a goodbye, and leave the addresses behind.
-                Some(()) = hangup.recv() => {
-                    tracing::warn!("SIGHUP changes nothing: restart the daemon to use another config");
-                }
+                Some(()) = hangup.recv() => Wake::Hangup,
+                Some(end) = self.hooks.1.recv() => Wake::HookEnd(end),
+                (item, present) = self.systems.drift() => Wake::Drift(item, present),
+                nonce = answered(self.witness.as_ref()) => Wake::Witness(nonce?),
+                Some(frame) = self.frames.1.recv() => Wake::Frame(frame),
+                Some(question) = self.questions.1.recv() => Wake::Question(question),
                 result = self.alarm.ring() => {
                     result?;
-                    // Answers that waited while this process did not run are answers in time.
-                    self.receive(&mut buffer)?;
-                    self.feed(Input::Timeout)?;
-                    if deadline.is_some_and(|deadline| deadline <= clock::now()) && !self.left {
-                        bail!("could not release all items in time: some may be left behind on this host");
-                    }
+                    Wake::Look
                 }
-                Some(HookEnd { hook, result }) = self.hooks.1.recv() => self.feed(Input::HookDone { hook, result })?,
-                (item, present) = self.systems.drift() => self.feed(Input::Observed { item, present })?,
-                readable = self.port.readable() => {
+                readable = self.port.readable(), if !more => {
                     readable?;
-                    self.receive(&mut buffer)?;
+                    Wake::Look
                 }
-                Some(frame) = self.frames.1.recv() => self.frame(frame)?,
-                Some(question) = self.questions.1.recv() => {
-                    let line = line(&self.node.status(clock::now()))?;
-                    // The tool may be gone.
-                    let _ = question.send(line);
-                }
-            }
+                // The others of this thread get their turn, hooks among them.
+                () = tokio::task::yield_now(), if more => Wake::Look,
+            };
         }
-        Ok(0)
     }
 
-    fn receive(&mut self, buffer: &mut [u8]) -> anyhow::Result<()> {
+    /// Hands in what is due, before anything that waited beside it.
+    fn look_at_the_clock(&mut self) -> anyhow::Result<()> {
+        let now = clock::now();
+        if self.node.poll_timeout().is_some_and(|due| due <= now) {
+            self.feed(Input::Timeout)?;
+        }
+        if self.deadline().is_some_and(|deadline| deadline <= now) && !self.left {
+            bail!("could not release all items in time: some may be left behind on this host");
+        }
+        Ok(())
+    }
+
+    /// When something is due.
+    fn next(&self) -> Option<Time> {
+        [self.node.poll_timeout(), self.deadline()].into_iter().flatten().min()
+    }
+
+    /// When a goodbye has taken too long.
+    fn deadline(&self) -> Option<Time> {
+        self.ending.map(|asked| asked + self.node.config().timing.hook_timeout + GOODBYE)
+    }
+
+    fn take(&mut self, wake: Wake) -> anyhow::Result<()> {
+        match wake {
+            Wake::Look => Ok(()),
+            Wake::Terminate => self.terminate(),
+            Wake::Hangup => {
+                tracing::warn!("SIGHUP changes nothing: restart the daemon to use another config");
+                Ok(())
+            }
+            Wake::HookEnd(HookEnd { hook, result }) => {
+                self.running.remove(&hook);
+                self.feed(Input::HookDone { hook, result })
+            }
+            Wake::Drift(item, present) => self.feed(Input::Observed { item, present }),
+            Wake::Witness(nonce) => self.feed(Input::WitnessAnswered { nonce }),
+            Wake::Frame(frame) => self.frame(frame),
+            Wake::Question(question) => self.question(question),
+        }
+    }
+
+    fn terminate(&mut self) -> anyhow::Result<()> {
+        let now = clock::now();
+        match self.ending {
+            None => {
+                tracing::info!("asked to end: releasing all items and saying goodbye");
+                self.ending = Some(now);
+                self.feed(Input::Leave)
+            }
+            Some(first) if now.since(first) < SAME_WISH => Ok(()),
+            Some(_) => bail!("asked twice to end: items may be left behind on this host"),
+        }
+    }
+
+    fn question(&mut self, question: Question) -> anyhow::Result<()> {
+        match question {
+            Question::Status(reply) => {
+                let line = line(&self.node.status(clock::now()))?;
+                // The tool may be gone.
+                let _ = reply.send(line);
+                Ok(())
+            }
+            Question::Do(command, reply) => {
+                // Those who asked and went away get no answer.
+                self.askers.retain(|_, reply| !reply.is_closed());
+                self.asked += 1;
+                let asker = self.asked;
+                self.askers.insert(asker, reply);
+                tracing::info!(?command, "an operator's word");
+                self.feed(Input::Command { asker, command })
+            }
+        }
+    }
+
+    /// Takes datagrams, at most [`BATCH`]. True when there may be more.
+    fn receive(&mut self, buffer: &mut [u8]) -> anyhow::Result<bool> {
         for _ in 0..BATCH {
             match self.port.try_recv(buffer) {
                 Some(Received::Datagram { from, len }) => {
                     self.feed(Input::Datagram { from, data: &buffer[..len] })?;
                 }
                 Some(Received::Unreachable { addr }) => self.feed(Input::Unreachable { addr })?,
-                None => break,
+                None => return Ok(false),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn frame(&mut self, frame: Frame) -> anyhow::Result<()> {
@@ -169,8 +282,25 @@ impl Drive {
         }
     }
 
+    /// Hands in one input, and carries out all that follows from it.
     fn feed(&mut self, input: Input<'_>) -> anyhow::Result<()> {
+        if let Some(by) = self.sleep.noticed() {
+            self.hand_in(Input::Suspended { by })?;
+        }
+        self.hand_in(input)
+    }
+
+    fn hand_in(&mut self, input: Input<'_>) -> anyhow::Result<()> {
         self.node.handle(input, clock::now());
+        self.drain()?;
+        while let Some((id, gone)) = self.refreshed.pop_front() {
+            self.node.handle(Input::Refreshed { id, gone }, clock::now());
+            self.drain()?;
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) -> anyhow::Result<()> {
         while let Some(output) = self.node.poll_output() {
             self.carry_out(output)?;
         }
@@ -184,13 +314,25 @@ impl Drive {
                 let hook = call.id;
                 let run = self.systems.run(call);
                 let ends = self.hooks.0.clone();
+                let (cancel, cancelled) = oneshot::channel::<()>();
+                self.running.insert(hook, cancel);
                 tokio::spawn(async move {
-                    let result = run.await;
+                    let result = tokio::select! {
+                        result = run => result,
+                        // Dropping the hook's future ends it.
+                        Ok(()) = cancelled => Err("ended: the lease to hold the item ends".to_owned()),
+                    };
                     // The loop is gone only when the daemon ends.
                     let _ = ends.send(HookEnd { hook, result });
                 });
             }
-            Output::Event(event) => self.note(&event),
+            Output::Cancel { hook } => {
+                if let Some(cancel) = self.running.remove(&hook) {
+                    // It may have ended just now.
+                    let _ = cancel.send(());
+                }
+            }
+            Output::Event(event) => self.log.event(&event, self.node.config(), clock::now()),
             Output::StoreGeneration(generation) => self.state.store(generation)?,
             Output::Stream { to, data } => {
                 tokio::spawn(stream::ask(to, data, self.frames.0.clone()));
@@ -202,17 +344,33 @@ impl Drive {
                 }
             }
             Output::Left => self.left = true,
-            Output::Refresh(_)
-            | Output::Cancel { .. }
-            | Output::PingWitness { .. }
-            | Output::Done { .. }
-            | Output::Refused { .. } => {}
+            Output::Refresh(call) => {
+                let gone = self.systems.refresh(&call);
+                self.refreshed.push_back((call.id, gone));
+            }
+            Output::PingWitness { nonce } => {
+                if let Some(witness) = &self.witness {
+                    witness.ping(nonce);
+                }
+            }
+            Output::Done { asker, result } => {
+                if let Some(reply) = self.askers.remove(&asker) {
+                    // The tool may be gone.
+                    let _ = reply.send(result);
+                }
+            }
+            Output::Refused { other } => self.refused = Some(other),
         }
         Ok(())
     }
 
-    fn note(&self, event: &Event) {
-        super::log::event(event, self.node.config());
+    /// Why this daemon must not run.
+    fn twin(&self, other: SocketAddr) -> anyhow::Error {
+        let id = &self.node.config().my().id;
+        anyhow::anyhow!(
+            "another daemon runs as server {id:?}, heard from {other}: stop that one, or start this one as the \
+             server that it is (--id); no item was taken here"
+        )
     }
 
     /// Tells watchers when something but ages and counters is different from what they were shown.
@@ -231,6 +389,14 @@ impl Drive {
         if let Ok(line) = line(&status) {
             self.changes.send_replace(line);
         }
+    }
+}
+
+/// The witness's next answer; never without a witness.
+async fn answered(witness: Option<&Witness>) -> std::io::Result<u16> {
+    match witness {
+        Some(witness) => witness.answered().await,
+        None => std::future::pending().await,
     }
 }
 

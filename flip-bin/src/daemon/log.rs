@@ -1,7 +1,11 @@
 //! Events as log lines: one line each, names instead of positions.
 
-use flip_core::config::{Config, LogLevel, Problem};
-use flip_core::event::{Event, ItemState, Reason};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use flip_core::Time;
+use flip_core::config::{Config, Isolated, LogLevel, Problem};
+use flip_core::event::{Event, ItemState, Reason, Refusal};
 use flip_core::id::ItemRef;
 use tracing::{debug, error, info, warn};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -47,8 +51,81 @@ pub fn warning(problem: &Problem) {
     warn!(file, line, column, key = path, help, "{message}");
 }
 
-/// Writes one event.
-pub fn event(event: &Event, config: &Config) {
+/// How long a line that would repeat is held back after it was written.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Writes events. Those that may come many times a second are written once in a while, with how many were
+/// left out: who floods the network must not flood the disk.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// When each was written last, and how many came since.
+    repeats: BTreeMap<Repeat, (Time, u64)>,
+}
+
+/// What may repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Repeat {
+    Stalled,
+    Refused(Refusal),
+}
+
+impl Log {
+    /// Writes one event.
+    pub fn event(&mut self, event: &Event, config: &Config, now: Time) {
+        match event {
+            Event::Stalled { late } => {
+                if let Some(left_out) = self.due(Repeat::Stalled, now) {
+                    warn!(?late, left_out, "this process was stopped, suspended or starved");
+                }
+            }
+            Event::Refused { from, why } => {
+                debug!(%from, ?why, "refused a datagram");
+                if let Some(hint) = hint(*why)
+                    && let Some(left_out) = self.due(Repeat::Refused(*why), now)
+                {
+                    warn!(%from, left_out, "refused a datagram: {hint}");
+                }
+            }
+            event => self::event(event, config),
+        }
+    }
+
+    /// How many were left out before this one; none when this one is left out too.
+    fn due(&mut self, what: Repeat, now: Time) -> Option<u64> {
+        match self.repeats.get_mut(&what) {
+            Some((written, left_out)) if now.since(*written) < QUIET => {
+                *left_out += 1;
+                None
+            }
+            Some((written, left_out)) => {
+                *written = now;
+                Some(std::mem::take(left_out))
+            }
+            None => {
+                self.repeats.insert(what, (now, 0));
+                Some(0)
+            }
+        }
+    }
+}
+
+/// What an operator should look at, where a refused datagram tells of more than chance or an attack.
+fn hint(why: Refusal) -> Option<&'static str> {
+    if why == Refusal::Cluster {
+        Some(
+            "another key or another cluster_id; compare \"key\", \"key_file\" and \"cluster_id\" of both configs",
+        )
+    } else if why == Refusal::Sender {
+        Some("its sender is no server of this config; compare \"servers\" of both configs")
+    } else if why == Refusal::Version {
+        Some("another version of the wire format; run versions of flip that fit together")
+    } else {
+        None
+    }
+}
+
+/// Writes one event that does not repeat.
+fn event(event: &Event, config: &Config) {
     let name = |server: usize| config.servers[server].id.as_str();
     match event {
         Event::Started { generation } => info!(node = name(config.me), generation, "started"),
@@ -70,7 +147,7 @@ pub fn event(event: &Event, config: &Config) {
             warn!(old, new, "the others declared this node down; going on as a new generation");
         }
         Event::Isolated => {
-            warn!(quorum = config.quorum, "sees no quorum: keeps what it holds, takes nothing");
+            warn!(quorum = config.quorum, "sees no quorum: {}", without_quorum(config));
         }
         Event::QuorumSeen => info!(quorum = config.quorum, "sees a quorum"),
         Event::Stalled { late } => warn!(?late, "this process was stopped, suspended or starved"),
@@ -101,7 +178,10 @@ pub fn event(event: &Event, config: &Config) {
             debug!(item = config.systems[item.system].items[item.item].name, held, "lease")
         }
         Event::Suspended { by } => warn!(?by, "this machine slept"),
-        Event::Drained { server, drained } => info!(member = name(*server), drained, "drain"),
+        Event::Drained { server, drained: true } => {
+            info!(member = name(*server), "drained: gets no items until flip undrain");
+        }
+        Event::Drained { server, drained: false } => info!(member = name(*server), "may have items again"),
         Event::Unclean { server, item, unclean } => {
             let item = &config.systems[item.system].items[item.item].name;
             if *unclean {
@@ -118,6 +198,16 @@ fn item(config: &Config, at: ItemRef, from: ItemState, to: ItemState, reason: Re
     let (system, item) = names(config, at);
     if to == ItemState::Failing {
         error!(system, item, ?from, ?to, ?reason, "item cannot be held here");
+    } else if to == ItemState::Unclean {
+        error!(
+            system,
+            item,
+            ?from,
+            ?to,
+            ?reason,
+            "the item could not be released in time: it may still be here, and nobody takes it; make sure that \
+             it is released, then run: flip confirm-released {item}"
+        );
     } else if matches!(to, ItemState::Active | ItemState::Standby) {
         info!(system, item, ?from, ?to, ?reason, "item");
     } else {
@@ -125,7 +215,39 @@ fn item(config: &Config, at: ItemRef, from: ItemState, to: ItemState, reason: Re
     }
 }
 
+/// What becomes of items without a quorum.
+fn without_quorum(config: &Config) -> &'static str {
+    let any = |policy| {
+        let mut items = config.systems.iter().flat_map(|system| &system.items);
+        items.any(|item| item.isolated == policy)
+    };
+    match (any(Isolated::Drop), any(Isolated::Take)) {
+        (false, false) => "keeps what it holds, takes nothing",
+        (true, false) => "lets go of items with \"isolated\": \"drop\", keeps others, takes nothing",
+        (false, true) => {
+            "keeps what it holds, takes items with \"isolated\": \"take\" that nobody in sight holds"
+        }
+        (true, true) => "each item goes by its \"isolated\": keep, take or drop",
+    }
+}
+
 fn names(config: &Config, at: ItemRef) -> (&str, &str) {
     let system = &config.systems[at.system];
     (&system.name, &system.items[at.item].name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_repeats_is_told_once_in_a_while() {
+        let mut log = Log::default();
+        let at = |seconds| Time::ZERO + Duration::from_secs(seconds);
+        let table = [(0, Some(0)), (1, None), (59, None), (60, Some(2)), (119, None), (500, Some(1))];
+        for (seconds, left_out) in table {
+            assert_eq!(log.due(Repeat::Refused(Refusal::Cluster), at(seconds)), left_out, "{seconds}");
+        }
+        assert_eq!(log.due(Repeat::Stalled, at(500)), Some(0), "each for itself");
+    }
 }

@@ -4,8 +4,9 @@
 //!  UDP ─┐                                   ┌─ UDP
 //!  TCP ─┤                                   ├─ TCP (a task per exchange)
 //!  timerfd ─► Node::handle ─► poll_output ──┼─ hooks (a task each) ─► HookDone
-//!  signals ─┤        one at a time          ├─ log, status
-//!  hooks, drift ─┘                          └─ state dir
+//!  signals ─┤        one at a time          ├─ refreshes, at once ─► Refreshed
+//!  tools ───┤                               ├─ log, status, answers to tools
+//!  hooks, drift, witness ─┘                 └─ state dir
 //! ```
 //!
 //! Tasks may be dropped at any point: an exchange is asked for again by the rules, a hook is safe to
@@ -25,12 +26,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use flip_core::config::LogLevel;
 use flip_core::{Node, Start};
-use flip_systems::{Systems, UdpPort, clock};
+use flip_systems::{Systems, UdpPort, Witness, clock};
 use tokio::net::TcpListener;
 
 use crate::cli::{ConfigArgs, DaemonArgs, LogFormat};
 use crate::config::{self, Read, Refused};
-use crate::{Failure, Outcome, paths};
+use crate::{Outcome, paths};
 
 /// Fills a buffer from the kernel's random source.
 pub fn entropy(mut buffer: &mut [u8]) -> std::io::Result<()> {
@@ -78,6 +79,7 @@ async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>) -> Outc
         let done = if leftover.adopted { "kept" } else { "removed" };
         tracing::info!(what = leftover.what, done, "left behind by an earlier life");
     }
+    let witness = config.witness.map(open_witness).transpose()?;
     let mut seed = [0; 32];
     entropy(&mut seed)?;
     let generation = state.next_generation()?;
@@ -91,9 +93,14 @@ async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>) -> Outc
         }
     }
     let node = Node::new(Arc::clone(&config), Start { generation, seed }, clock::now());
-    drive::Drive::new(node, state, port, systems)?
-        .run(listener, socket)
-        .await
-        .map(ExitCode::from)
-        .map_err(Failure::from)
+    drive::Drive::new(node, state, port, systems, witness)?.run(listener, socket).await.map(ExitCode::from)
+}
+
+fn open_witness(addr: std::net::IpAddr) -> anyhow::Result<Witness> {
+    Witness::open(addr).with_context(|| {
+        format!(
+            "cannot open an ICMP socket to ask the witness {addr}; give flip CAP_NET_RAW, or allow ping sockets \
+             to its group (sysctl net.ipv4.ping_group_range), or remove \"witness\" from the config"
+        )
+    })
 }

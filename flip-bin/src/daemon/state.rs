@@ -1,4 +1,14 @@
 //! What survives the daemon: its generation, and the lock that keeps a second one away.
+//!
+//! # What is promised of generations
+//!
+//! - With its disk, each start has a larger generation than all before, whatever the clock says. The
+//!   number is kept twice, so that this holds when one of the files is damaged or missing.
+//! - Without its disk, or with both files damaged, the clock alone decides: a generation is the wall clock
+//!   in seconds, or one more than the last where that is more. So it grows unless the clock is behind an
+//!   earlier life's. Where it is, the others take this server for an earlier life of itself and do not
+//!   count it in before the clock is right and the daemon was started again. Nobody else is harmed: what
+//!   an earlier life promised is waited out (rule R4) and not known by its number.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -8,6 +18,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
+
+/// Where the generation is, and where it is once more.
+const FILES: [&str; 2] = ["generation", "generation.copy"];
 
 /// The folder of one server, locked as long as this lives.
 pub struct State {
@@ -52,9 +65,19 @@ impl State {
     /// does not bring an old generation back.
     pub fn next_generation(&self) -> anyhow::Result<u64> {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
-        let next = match self.stored()? {
+        self.next_generation_at(wall)
+    }
+
+    /// As [`State::next_generation`] when the clock says `wall` seconds.
+    fn next_generation_at(&self, wall: u64) -> anyhow::Result<u64> {
+        let stored = FILES.map(|name| self.stored(name));
+        let mut last = None;
+        for stored in stored {
+            last = last.max(stored?);
+        }
+        let next = match last {
             // The largest number is no generation: nothing could come after it.
-            Some(stored) => wall.max(stored.saturating_add(1)).min(u64::MAX - 1),
+            Some(last) => wall.max(last.saturating_add(1)).min(u64::MAX - 1),
             None => wall.max(1),
         };
         self.store(next)?;
@@ -63,22 +86,29 @@ impl State {
 
     /// Replaces the stored generation durably.
     pub fn store(&self, generation: u64) -> anyhow::Result<()> {
-        let path = self.file();
-        self.replace(generation).with_context(|| format!("cannot store the generation in {}", path.display()))
+        self.replace(generation).with_context(|| {
+            let [file, copy] = FILES;
+            format!("cannot store the generation in {file} and {copy} in {}", self.dir.display())
+        })
     }
 
     fn replace(&self, generation: u64) -> io::Result<()> {
-        let new = self.dir.join("generation.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        writeln!(file, "{generation}")?;
-        file.sync_all()?;
-        std::fs::rename(&new, self.file())?;
+        let new = |name: &str| self.dir.join(format!("{name}.new"));
+        for name in FILES {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(new(name))?;
+            writeln!(file, "{generation}")?;
+            file.sync_all()?;
+        }
+        for name in FILES {
+            std::fs::rename(new(name), self.dir.join(name))?;
+        }
         File::open(&self.dir)?.sync_all()
     }
 
     /// What an earlier life stored. A damaged file is set aside under another name.
-    fn stored(&self) -> anyhow::Result<Option<u64>> {
-        let path = self.file();
+    fn stored(&self, name: &str) -> anyhow::Result<Option<u64>> {
+        let path = self.dir.join(name);
         let mut bytes = Vec::new();
         match File::open(&path) {
             Ok(file) => file.take(64).read_to_end(&mut bytes),
@@ -95,7 +125,7 @@ impl State {
         std::fs::rename(&path, &aside).with_context(|| format!("cannot set {} aside", path.display()))?;
         tracing::warn!(
             file = %path.display(), set_aside = %aside.display(),
-            "the stored generation is damaged; going on with one made from the clock"
+            "a stored generation is damaged; going on with its copy and the clock"
         );
         Ok(None)
     }
@@ -103,10 +133,6 @@ impl State {
     fn aside(&self) -> PathBuf {
         let name = |n: usize| self.dir.join(format!("generation.damaged.{n}"));
         (1..1000).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(1000))
-    }
-
-    fn file(&self) -> PathBuf {
-        self.dir.join("generation")
     }
 }
 
@@ -123,6 +149,33 @@ mod tests {
         assert!(state.next_generation().unwrap() > first);
         state.store(first + 1_000_000_000).unwrap();
         assert_eq!(state.next_generation().unwrap(), first + 1_000_000_001);
+    }
+
+    #[test]
+    fn generations_grow_with_a_clock_far_back_and_one_file_damaged() {
+        /// A machine without a battery for its clock.
+        const EPOCH: u64 = 3;
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let mut last = state.next_generation_at(1_800_000_000).unwrap();
+        for damage in ["", "1", "18446744073709551615", "garbage", "\u{0}\u{0}\u{0}"] {
+            for name in FILES {
+                std::fs::write(dir.path().join(name), damage).unwrap();
+                let next = state.next_generation_at(EPOCH).unwrap();
+                assert_eq!(next, last + 1, "{name} holds {damage:?}");
+                last = next;
+                std::fs::remove_file(dir.path().join(name)).unwrap();
+                last += 1;
+                assert_eq!(state.next_generation_at(EPOCH).unwrap(), last, "{name} is gone");
+            }
+        }
+        // Both damaged: nothing but the clock is left, and what is said of it holds.
+        for name in FILES {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        assert_eq!(state.next_generation_at(EPOCH).unwrap(), EPOCH);
+        assert_eq!(state.next_generation_at(0).unwrap(), EPOCH + 1);
+        assert_eq!(state.next_generation_at(1_900_000_000).unwrap(), 1_900_000_000);
     }
 
     #[test]

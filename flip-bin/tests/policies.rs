@@ -60,6 +60,8 @@ fn drop_never_has_two_holders() {
     let settings = settings(6);
     for (fault, run) in all(Isolated::Drop, &every_fault(), &settings) {
         assert_eq!(run.two, Duration::ZERO, "{fault:?}: {run:?}");
+        // There and back. An address whose lifetime nobody renewed would come and go all the time.
+        assert!(run.taken <= 2 || fault == Fault::Split, "{fault:?}: {run:?}");
         // L(1+delta) with a clock drift of 1 %, and the pause before a claim.
         let taken = settings.lease.mul_f64(1.0203) + BACKOFF + SLACK;
         match fault {
@@ -118,6 +120,7 @@ fn keep_loses_nothing_and_its_orphans_expire() {
     let settings = settings(13);
     let faults = [Fault::Sigkill, Fault::Isolated, Fault::Split, Fault::HostCut];
     for (fault, run) in all(Isolated::Keep, &faults, &settings) {
+        assert!(run.taken <= 2, "there and back: {fault:?}: {run:?}");
         match fault {
             Fault::Sigkill => {
                 assert_eq!(run.none, Duration::ZERO, "{run:?}");

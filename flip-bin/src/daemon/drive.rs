@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use flip_core::id::ItemRef;
+use flip_core::limits::HANDOVER;
 use flip_core::status::Status;
 use flip_core::{Input, Node, Output, Time};
 use flip_systems::clock::Sleep;
@@ -197,7 +198,7 @@ impl Drive {
 
     /// When a goodbye has taken too long.
     fn deadline(&self) -> Option<Time> {
-        self.ending.map(|asked| asked + self.node.config().timing.hook_timeout + GOODBYE)
+        self.ending.map(|asked| asked + HANDOVER + self.node.config().timing.hook_timeout + GOODBYE)
     }
 
     fn take(&mut self, wake: Wake) -> anyhow::Result<()> {

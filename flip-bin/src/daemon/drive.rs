@@ -192,6 +192,7 @@ impl Drive {
             }
             Output::Event(event) => self.note(&event),
             Output::StoreGeneration(generation) => self.state.store(generation)?,
+            Output::StoreKeys(keys) => self.state.store_keys(&keys)?,
             Output::Stream { to, data } => {
                 tokio::spawn(stream::ask(to, data, self.frames.0.clone()));
             }

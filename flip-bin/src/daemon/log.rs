@@ -102,6 +102,10 @@ pub fn event(event: &Event, config: &Config) {
         }
         Event::Suspended { by } => warn!(?by, "this machine slept"),
         Event::Drained { server, drained } => info!(member = name(*server), drained, "drain"),
+        Event::KeysChanged { ids, active } => {
+            let ids: Vec<_> = ids.iter().map(|id| format!("{id:02x}")).collect();
+            info!(keys = ids.join(","), in_use = format!("{active:02x}"), "keys changed");
+        }
         Event::Refused { from, why } => debug!(%from, ?why, "refused a datagram"),
     }
 }

@@ -1,5 +1,7 @@
 //! What survives the daemon: its generation, and the lock that keeps a second one away.
 
+mod keys;
+
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};

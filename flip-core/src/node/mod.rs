@@ -37,17 +37,18 @@ use crate::limits;
 use crate::loss::Pings;
 use crate::quorum;
 use crate::status::Status;
+use crate::stored::StoredKeys;
 use crate::swim::Swim;
 use crate::time::Time;
 use crate::timer::Timers;
 use crate::view::View;
 use crate::wire::message::{self, About, Hello, Message};
-use crate::wire::ring::Ring;
 use crate::wire::seal::{OVERHEAD, Seals};
 
 use act::Items;
 use admit::Refused;
 use cases::Case;
+use keys::KeyRing;
 use sessions::Sessions;
 use spread::Spread;
 use stall::Asking;
@@ -60,6 +61,8 @@ pub struct Start {
     /// Entropy for session, nonces and random choices. The same config, seed, inputs and times give
     /// the same outputs.
     pub seed: [u8; 32],
+    /// What an earlier life wanted to be stored with `Output::StoreKeys`, last.
+    pub keys: Option<StoredKeys>,
 }
 
 /// One node of the cluster: all rules, no effects.
@@ -69,6 +72,7 @@ pub struct Node {
     rng: StdRng,
     seals: Seals,
     sessions: Sessions,
+    keys: KeyRing,
     swim: Swim,
     view: View,
     ballots: Ballots,
@@ -127,6 +131,10 @@ enum Timer {
     Digest,
     /// Repeat the goodbye.
     Leave,
+    /// Repeat a change of the keys.
+    Keys,
+    /// Removed keys open no longer.
+    RetireKeys,
     /// A hook is to be tried again, or `Failing` ends.
     Item(ItemRef),
 }
@@ -150,14 +158,16 @@ impl Node {
     pub fn new(config: Arc<Config>, start: Start, now: Time) -> Self {
         assert!(start.generation > 0, "generation zero means never seen");
         let mut rng = StdRng::from_seed(start.seed);
+        let ring = StoredKeys::ring_for(start.keys, &config.key);
         let me = Peer { id: config.my().short, generation: start.generation };
         let servers = config.servers.len();
         let everybody = config.timing.pings_per_interval + 1 >= servers;
         let swim = Swim::new(me, &config.timing, everybody, StdRng::from_seed(rng.random()));
         let mut node = Self {
             generation: start.generation,
-            seals: Seals::new(Arc::clone(&config), Ring::new(config.key.clone()), rng.next_u64()),
+            seals: Seals::new(Arc::clone(&config), ring, rng.next_u64()),
             sessions: Sessions::default(),
+            keys: KeyRing::default(),
             swim,
             view: View::new(servers, now),
             ballots: Ballots::default(),
@@ -220,7 +230,8 @@ impl Node {
             Input::StreamReply { data } => self.on_stream_reply(data, now),
             Input::Leave => self.on_leave(now),
             Input::Suspended { by } => self.event(Event::Suspended { by }),
-            Input::Refreshed { .. } | Input::WitnessAnswered { .. } | Input::Command { .. } => {}
+            Input::Command { asker, command } => self.on_key_command(asker, &command, now),
+            Input::Refreshed { .. } | Input::WitnessAnswered { .. } => {}
         }
         self.drain_swim(now);
         self.update_quorum(now);
@@ -285,6 +296,8 @@ impl Node {
                 Timer::Facts => self.repeat_facts(now),
                 Timer::Digest => self.send_digest(now),
                 Timer::Leave => self.repeat_leave(now),
+                Timer::Keys => self.repeat_keys(now),
+                Timer::RetireKeys => self.retire_keys(),
                 Timer::Item(item) => self.item_turn(item, now),
             }
         }
@@ -375,7 +388,14 @@ impl Node {
     }
 
     fn flush(&mut self) {
-        for (to, body) in std::mem::take(&mut self.bodies) {
+        for (to, mut body) in std::mem::take(&mut self.bodies) {
+            if let Some(keys) = self.keys_to_go_along(to) {
+                let before = body.len();
+                keys.encode(&mut body);
+                if body.len() + OVERHEAD > limits::DATAGRAM {
+                    body.truncate(before);
+                }
+            }
             self.emit(to, body);
         }
     }

@@ -156,6 +156,13 @@ pub enum Event {
         /// Whether nobody may take it.
         unclean: bool,
     },
+    /// The key ring changed, here or on another server.
+    KeysChanged {
+        /// Ids of the keys.
+        ids: Vec<u8>,
+        /// Id of the key that seals.
+        active: u8,
+    },
     /// A datagram was refused. All are counted; this tells of one in a second for each reason.
     Refused {
         /// Where it came from.

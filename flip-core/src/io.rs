@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::config::ClusterKey;
 use crate::event::{Event, Reason};
 use crate::id::ItemRef;
+use crate::stored::StoredKeys;
 use crate::time::Time;
 
 /// What the driver hands to `Node::handle`.
@@ -99,6 +101,21 @@ pub enum Command {
         /// The item's name.
         item: String,
     },
+    /// Adds a key to the ring of the whole cluster. It opens from then on and seals nothing yet.
+    KeyAdd {
+        /// The key.
+        key: ClusterKey,
+    },
+    /// Seals with another key of the ring.
+    KeyUse {
+        /// `wire::ring::key_id` of the key.
+        id: u8,
+    },
+    /// Removes a key from the ring.
+    KeyRemove {
+        /// `wire::ring::key_id` of the key.
+        id: u8,
+    },
 }
 
 /// What the driver takes from `Node::poll_output`.
@@ -122,6 +139,8 @@ pub enum Output {
     Event(Event),
     /// Remember this generation durably; the next start must use a larger one.
     StoreGeneration(u64),
+    /// Remember these keys durably, before later outputs; the next start gets them.
+    StoreKeys(StoredKeys),
     /// Connect to `to` over TCP, send one frame (u32 big-endian length, then the bytes), read one
     /// frame and hand it in as `Input::StreamReply`. Failures are dropped: the core asks again.
     Stream {

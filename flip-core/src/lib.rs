@@ -26,7 +26,7 @@
 //! for id in ["a", "b"] {
 //!     let overrides = Overrides { id: Some(id), ..Overrides::default() };
 //!     let loaded = config::load(&source, &overrides).expect("a config without errors");
-//!     let start = Start { generation: 1, seed: [7; 32] };
+//!     let start = Start { generation: 1, seed: [7; 32], keys: None };
 //!     nodes.push(Node::new(Arc::new(loaded.config), start, now));
 //! }
 //! let addrs = nodes.iter().map(|node| node.config().my().addr).collect::<Vec<_>>();
@@ -86,6 +86,7 @@ pub mod quorum;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod status;
+pub mod stored;
 pub mod swim;
 pub mod time;
 pub mod timer;

@@ -32,6 +32,12 @@ pub const DUPLICATE_MEMORY: Duration = Duration::from_secs(10);
 pub const HINT_LIFE: Duration = Duration::from_secs(60);
 /// Keys in the ring.
 pub const KEYS: usize = 3;
+/// How long members may take to confirm a change of the keys.
+pub const KEY_WAIT: Duration = Duration::from_secs(4);
+/// Pause between two words about it to the same member.
+pub const KEY_REPEAT: Duration = Duration::from_millis(200);
+/// How long a removed key still opens, for those that have not heard of its end.
+pub const KEY_GRACE: Duration = Duration::from_secs(10);
 /// Voters in a cluster of more than [`ALL_VOTE`] servers: the lowest rendezvous hashes.
 pub const VOTERS: usize = 31;
 /// Up to this many servers, all vote.

@@ -28,10 +28,26 @@ pub struct Status {
     /// Troubles that a person has to look at, one sentence each, seen within the last minute.
     #[serde(default)]
     pub hints: Vec<String>,
+    /// The keys of the cluster, in the order in which they were added.
+    #[serde(default)]
+    pub keys: Vec<KeyStatus>,
     /// Datagrams sent since the start.
     pub sent_datagrams: u64,
     /// Payload bytes sent since the start.
     pub sent_bytes: u64,
+}
+
+/// One key of the ring.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct KeyStatus {
+    /// Two hexadecimal digits.
+    pub id: String,
+    /// True for the one that seals.
+    pub in_use: bool,
+    /// True for the one that stands in this server's config.
+    pub in_config: bool,
+    /// Ids of the servers that are known to have it.
+    pub servers: Vec<String>,
 }
 
 /// One server.

@@ -123,7 +123,7 @@ pub async fn start(config: Arc<Config>, generation: u64, seed: u64) -> anyhow::R
     let listener = tokio::spawn(stream::serve(listener, frames.0.clone()));
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
-    let node = Node::new(config, Start { generation, seed: bytes }, clock::now());
+    let node = Node::new(config, Start { generation, seed: bytes, keys: None }, clock::now());
     let driver = Driver { node, port, seen: seen.clone(), frames, replies: Vec::new() };
     let task = tokio::task::spawn_local(driver.run(inbox));
     Ok(Running { seen, orders, task, listener })
@@ -228,6 +228,7 @@ impl Driver {
             | Output::Refresh(_)
             | Output::PingWitness { .. }
             | Output::Done { .. }
+            | Output::StoreKeys(_)
             | Output::Refused { .. } => {}
         }
     }

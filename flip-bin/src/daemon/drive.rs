@@ -335,6 +335,7 @@ impl Drive {
             }
             Output::Event(event) => self.log.event(&event, self.node.config(), clock::now()),
             Output::StoreGeneration(generation) => self.state.store(generation)?,
+            Output::StoreKeys(keys) => self.state.store_keys(&keys)?,
             Output::Stream { to, data } => {
                 tokio::spawn(stream::ask(to, data, self.frames.0.clone()));
             }

@@ -190,6 +190,10 @@ fn event(event: &Event, config: &Config) {
                 info!(item, server = name(*server), "is released");
             }
         }
+        Event::KeysChanged { ids, active } => {
+            let ids: Vec<_> = ids.iter().map(|id| format!("{id:02x}")).collect();
+            info!(keys = ids.join(","), in_use = format!("{active:02x}"), "keys changed");
+        }
         Event::Refused { from, why } => debug!(%from, ?why, "refused a datagram"),
     }
 }

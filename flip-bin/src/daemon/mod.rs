@@ -92,7 +92,7 @@ async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>) -> Outc
             );
         }
     }
-    let node = Node::new(Arc::clone(&config), Start { generation, seed }, clock::now());
+    let node = Node::new(Arc::clone(&config), Start { generation, seed, keys: state.keys()? }, clock::now());
     drive::Drive::new(node, state, port, systems, witness)?.run(listener, socket).await.map(ExitCode::from)
 }
 

@@ -10,6 +10,8 @@
 //!   count it in before the clock is right and the daemon was started again. Nobody else is harmed: what
 //!   an earlier life promised is waited out (rule R4) and not known by its number.
 
+mod keys;
+
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};

@@ -247,6 +247,7 @@ mod tests {
             ],
             refused: Default::default(),
             hints: Vec::new(),
+            keys: Vec::new(),
             sent_datagrams: 0,
             sent_bytes: 0,
         };

@@ -153,6 +153,9 @@ impl Node {
             None => Proof::Nothing,
         };
         let proved = !matches!(proof, Proof::Nothing);
+        if proved {
+            self.forget_keys(server);
+        }
         if let Proof::Both { second, from } = proof {
             let at = from.unwrap_or(self.config.servers[server].addr);
             self.report_duplicate(server, at, now);

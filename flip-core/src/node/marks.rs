@@ -149,6 +149,9 @@ impl Node {
             Command::Drain { server } => self.drain(server, true, now),
             Command::Undrain { server } => self.drain(server, false, now),
             Command::ConfirmReleased { item } => self.confirm_released(item, now),
+            Command::KeyAdd { .. } | Command::KeyUse { .. } | Command::KeyRemove { .. } => {
+                return self.on_key_command(asker, command, now);
+            }
         };
         self.outputs.push_back(Output::Done { asker, result });
     }

@@ -41,12 +41,12 @@ use crate::limits;
 use crate::loss::Pings;
 use crate::quorum;
 use crate::status::Status;
+use crate::stored::StoredKeys;
 use crate::swim::Swim;
 use crate::time::Time;
 use crate::timer::Timers;
 use crate::view::View;
 use crate::wire::message::{self, About, Hello, Message};
-use crate::wire::ring::Ring;
 use crate::wire::seal::{OVERHEAD, Seals};
 
 use act::Items;
@@ -54,6 +54,7 @@ use admit::Refused;
 use cases::Case;
 use damping::Flaps;
 use isolation::{Alone, Witness};
+use keys::KeyRing;
 use lease::Leases;
 use marks::Marks;
 use sessions::Sessions;
@@ -68,6 +69,8 @@ pub struct Start {
     /// Entropy for session, nonces and random choices. The same config, seed, inputs and times give
     /// the same outputs.
     pub seed: [u8; 32],
+    /// What an earlier life wanted to be stored with `Output::StoreKeys`, last.
+    pub keys: Option<StoredKeys>,
 }
 
 /// One node of the cluster: all rules, no effects.
@@ -77,6 +80,7 @@ pub struct Node {
     rng: StdRng,
     seals: Seals,
     sessions: Sessions,
+    keys: KeyRing,
     swim: Swim,
     view: View,
     ballots: Ballots,
@@ -152,6 +156,10 @@ enum Timer {
     Marks,
     /// A server has been up for long enough to get items.
     Mature,
+    /// Repeat a change of the keys.
+    Keys,
+    /// Removed keys open no longer.
+    RetireKeys,
     /// A hook is to be tried again, or `Failing` ends.
     Item(ItemRef),
 }
@@ -177,14 +185,16 @@ impl Node {
     pub fn new(config: Arc<Config>, start: Start, now: Time) -> Self {
         assert!(start.generation > 0, "generation zero means never seen");
         let mut rng = StdRng::from_seed(start.seed);
+        let ring = StoredKeys::ring_for(start.keys, &config.key);
         let me = Peer { id: config.my().short, generation: start.generation };
         let servers = config.servers.len();
         let everybody = config.timing.pings_per_interval + 1 >= servers;
         let swim = Swim::new(me, &config.timing, everybody, StdRng::from_seed(rng.random()));
         let mut node = Self {
             generation: start.generation,
-            seals: Seals::new(Arc::clone(&config), Ring::new(config.key.clone()), rng.next_u64()),
+            seals: Seals::new(Arc::clone(&config), ring, rng.next_u64()),
             sessions: Sessions::default(),
+            keys: KeyRing::default(),
             swim,
             view: View::new(servers, now),
             ballots: Ballots::default(),
@@ -327,6 +337,8 @@ impl Node {
                 Timer::Lease => self.lease_turn(now),
                 Timer::Marks => self.tell_marks(now),
                 Timer::Mature => self.replace_items(now),
+                Timer::Keys => self.repeat_keys(now),
+                Timer::RetireKeys => self.retire_keys(),
                 Timer::Item(item) => self.item_turn(item, now),
             }
         }
@@ -417,7 +429,14 @@ impl Node {
     }
 
     fn flush(&mut self) {
-        for (to, body) in std::mem::take(&mut self.bodies) {
+        for (to, mut body) in std::mem::take(&mut self.bodies) {
+            if let Some(keys) = self.keys_to_go_along(to) {
+                let before = body.len();
+                keys.encode(&mut body);
+                if body.len() + OVERHEAD > limits::DATAGRAM {
+                    body.truncate(before);
+                }
+            }
             self.emit(to, body);
         }
     }

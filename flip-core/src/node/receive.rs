@@ -75,6 +75,8 @@ impl Node {
             Message::State(_) => {}
             // The front has looked at these.
             Message::Hello(_) | Message::Duplicate(_) => {}
+            Message::Keys(keys) => self.on_keys(server, keys, now),
+            Message::Ring(ring) => self.on_ring(server, ring, now),
         }
     }
 

@@ -23,6 +23,7 @@ impl Node {
             items: self.item_refs().map(|at| self.item_status(at, now)).collect(),
             refused: self.refused.counts(),
             hints: self.hints(now),
+            keys: self.key_status(),
             sent_datagrams: self.sent.0,
             sent_bytes: self.sent.1,
         }

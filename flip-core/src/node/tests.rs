@@ -29,7 +29,11 @@ impl Net {
         let now = Time::from_millis(1000);
         let node = |(n, id): (usize, char)| {
             let config = Arc::new(testing::config(ids, &id.to_string()));
-            Node::new(config, Start { generation: 1, seed: [u8::try_from(n).expect("few"); 32] }, now)
+            Node::new(
+                config,
+                Start { generation: 1, seed: [u8::try_from(n).expect("few"); 32], keys: None },
+                now,
+            )
         };
         let nodes: Vec<_> = ids.chars().enumerate().map(node).collect();
         let mut net =
@@ -172,7 +176,7 @@ fn hearsay_opens_no_case_where_it_can_tell_nothing() {
     let mut config = testing::config("abcde", "a");
     config.voters = vec![1, 2, 3];
     config.quorum = 2;
-    let mut node = Node::new(Arc::new(config), Start { generation: 1, seed: [1; 32] }, now);
+    let mut node = Node::new(Arc::new(config), Start { generation: 1, seed: [1; 32], keys: None }, now);
     node.view.alive(1, 1, now);
     node.on_suspected(1, 1, now + SECOND);
     assert!(node.cases.is_empty(), "it has no vote");

@@ -11,10 +11,12 @@ use rand::{RngExt, SeedableRng};
 use super::{Node, Start};
 use crate::config::{ClusterKey, Config};
 use crate::event::{Event, Refusal};
-use crate::io::{Input, Output};
+use crate::io::{Command, Input, Output};
+use crate::stored::StoredKeys;
 use crate::time::Time;
 use crate::view::Life;
-use crate::wire::seal::HEADER;
+use crate::wire::ring::key_id;
+use crate::wire::seal::{HEADER, NEXT_WIRE};
 use crate::{limits, testing};
 
 /// A datagram, or a frame of a stream.
@@ -35,10 +37,14 @@ struct Lan {
     record: Vec<Packet>,
     events: Vec<(usize, Event)>,
     refused: Vec<(usize, SocketAddr)>,
+    /// Links that carry nothing, both ways.
+    cut: Vec<(SocketAddr, SocketAddr)>,
+    done: Vec<Result<String, String>>,
+    stored: BTreeMap<usize, StoredKeys>,
 }
 
 fn node(config: Config, seed: u8, now: Time) -> Node {
-    Node::new(Arc::new(config), Start { generation: u64::from(seed), seed: [seed; 32] }, now)
+    Node::new(Arc::new(config), Start { generation: u64::from(seed), seed: [seed; 32], keys: None }, now)
 }
 
 impl Lan {
@@ -50,6 +56,9 @@ impl Lan {
             record: Vec::new(),
             events: Vec::new(),
             refused: Vec::new(),
+            cut: Vec::new(),
+            done: Vec::new(),
+            stored: BTreeMap::new(),
         }
     }
 
@@ -75,10 +84,23 @@ impl Lan {
         n
     }
 
+    /// Gives a command and waits for what comes of it, for eight seconds at most.
+    fn command(&mut self, n: usize, command: Command) -> Result<String, String> {
+        self.feed(n, Input::Command { asker: 5, command });
+        let end = self.now + 8 * SECOND;
+        while self.done.is_empty() && self.now < end {
+            self.run(Duration::from_millis(10));
+        }
+        assert_eq!(self.done.len(), 1, "one answer");
+        self.done.remove(0)
+    }
+
     /// Replaces a node by a new life of it, which has not spoken yet.
     fn restart(&mut self, n: usize, seed: u8) {
         let config = self.nodes[n].1.config().clone();
-        self.nodes[n].1 = node(config, seed, self.now);
+        let keys = self.stored.get(&n).cloned();
+        let start = Start { generation: seed.into(), seed: [seed; 32], keys };
+        self.nodes[n].1 = Node::new(Arc::new(config), start, self.now);
         self.air.clear();
     }
 
@@ -98,6 +120,8 @@ impl Lan {
                 }
                 Output::Event(event) => self.events.push((n, event)),
                 Output::Refused { other } => self.refused.push((n, other)),
+                Output::Done { result, .. } => self.done.push(result),
+                Output::StoreKeys(keys) => drop(self.stored.insert(n, keys)),
                 _ => {}
             }
         }
@@ -118,7 +142,9 @@ impl Lan {
     fn hop(&mut self) {
         for packet in std::mem::take(&mut self.air) {
             self.record.push(packet.clone());
-            if let Some(n) = self.nodes.iter().position(|(addr, _)| *addr == packet.to) {
+            let (from, to) = (packet.from, packet.to);
+            let cut = self.cut.contains(&(from, to)) || self.cut.contains(&(to, from));
+            if let Some(n) = self.nodes.iter().position(|(addr, _)| *addr == to).filter(|_| !cut) {
                 self.receive(n, &packet);
             }
         }
@@ -434,4 +460,119 @@ fn refusals_come_in_the_order_of_the_work() {
     assert_eq!(send(&real.data), "replay");
     assert_eq!(send(&changed(HEADER)), "replay", "the window is asked before the cipher");
     assert_eq!(send(&changed(8)), "seal");
+}
+
+const NEW: ClusterKey = ClusterKey([42; 32]);
+
+impl Lan {
+    fn unopened(&self) -> u64 {
+        let each = |n| self.count(n, Refusal::Cluster) + self.count(n, Refusal::Seal);
+        (0..self.nodes.len()).map(each).sum()
+    }
+
+    fn verdicts(&self) -> usize {
+        let is = |event: &Event| matches!(event, Event::BallotCast { .. } | Event::MemberDown { .. });
+        self.events.iter().filter(|(_, event)| is(event)).count()
+    }
+}
+
+/// Fault matrix row 40: everybody talks on, nothing is refused, and the old key is dead in the end.
+#[test]
+fn keys_rotate_under_load_without_a_gap() {
+    let mut lan = Lan::new("abcde");
+    let (old, new) = (key_id(&testing::config("a", "a").key), key_id(&NEW));
+    let recorded = lan.record.last().expect("some").clone();
+    let said = lan.command(0, Command::KeyAdd { key: NEW.clone() });
+    assert_eq!(said, Ok(format!("key {new:02x} added on all servers that are up")));
+    assert!(lan.command(1, Command::KeyRemove { id: old }).is_err(), "it is in use");
+    assert_eq!(
+        lan.command(1, Command::KeyUse { id: new }),
+        Ok(format!("key {new:02x} is in use on all servers that are up"))
+    );
+    assert!(lan.command(2, Command::KeyRemove { id: old }).is_ok());
+    lan.run(20 * SECOND);
+    assert_eq!((lan.unopened(), lan.verdicts()), (0, 0));
+    for (n, (_, node)) in lan.nodes.iter().enumerate() {
+        assert_eq!(node.seals.ring().ids().collect::<Vec<_>>(), [new]);
+        let status = node.status(lan.now).keys;
+        assert!(status.len() == 1 && status[0].in_use && status[0].servers.len() == 5, "{n}: {status:?}");
+    }
+    assert!(lan.record.last().expect("some").data[1] == new);
+    let n = lan.nodes.iter().position(|(addr, _)| *addr == recorded.to).expect("a node");
+    lan.receive(n, &recorded);
+    assert_eq!(lan.count(n, Refusal::Cluster), 1, "the old key is dead");
+    // A restart goes on with the stored ring, though the config has the old key.
+    lan.restart(3, 33);
+    lan.feed(3, Input::Timeout);
+    lan.run(3 * SECOND);
+    assert!(lan.nodes[0].1.view.get(3).generation == 33 && lan.verdicts() == 0);
+}
+
+/// A member that was away learns the ring from those with which it shares a key.
+#[test]
+fn who_was_away_learns_the_keys() {
+    let mut lan = Lan::new("abcde");
+    let (away, new) = (lan.nodes[4].0, key_id(&NEW));
+    lan.cut = (0..4).map(|n| (lan.nodes[n].0, away)).collect();
+    lan.run(5 * SECOND);
+    assert!(!lan.nodes[0].1.view.is_up(4));
+    let said = lan.command(0, Command::KeyAdd { key: NEW.clone() }).expect("added");
+    assert!(
+        said.ends_with("e will learn it when back, as long as a key there is still in the ring"),
+        "{said}"
+    );
+    assert!(lan.command(0, Command::KeyUse { id: new }).is_ok());
+    let alone = lan.command(4, Command::KeyAdd { key: ClusterKey([43; 32]) });
+    assert!(alone.is_err_and(|error| error.contains("no quorum")));
+    lan.cut.clear();
+    lan.run(10 * SECOND);
+    assert!(lan.nodes.iter().all(|(_, node)| node.view.iter().all(|record| record.life == Life::Up)));
+    assert_eq!(lan.nodes[4].1.seals.ring(), lan.nodes[0].1.seals.ring());
+    assert_eq!(lan.nodes[4].1.seals.ring().active(), new);
+}
+
+/// Nothing is used before all who are up have it, and the error names who has not confirmed.
+#[test]
+fn a_key_that_somebody_lacks_is_not_used() {
+    let mut lan = Lan::new("abcde");
+    // The others hear both, so nobody is down.
+    lan.cut = vec![(lan.nodes[0].0, lan.nodes[2].0)];
+    let error = lan.command(0, Command::KeyAdd { key: NEW.clone() }).expect_err("c cannot confirm");
+    assert!(error.contains("but c did not confirm it"), "{error}");
+    let error = lan.command(0, Command::KeyUse { id: key_id(&NEW) }).expect_err("c cannot confirm");
+    assert!(error.starts_with("nothing was changed: c did not confirm"), "{error}");
+    assert!(lan.nodes.iter().all(|(_, node)| node.seals.ring().active() != key_id(&NEW)));
+    assert_eq!(lan.nodes[2].1.seals.ring(), lan.nodes[0].1.seals.ring(), "c learned it from the others");
+    lan.cut.clear();
+    assert!(lan.command(2, Command::KeyUse { id: key_id(&NEW) }).is_ok());
+}
+
+/// A rolling upgrade: who speaks the next version speaks the old one until all voters speak the new.
+#[test]
+fn a_rolling_upgrade_loses_nothing() {
+    let mut lan = Lan::new("abc");
+    let versions = |lan: &Lan| {
+        let tail = lan.record.iter().rev().take(30);
+        tail.map(|packet| packet.data[0]).collect::<std::collections::BTreeSet<_>>()
+    };
+    for n in 0..3 {
+        assert_eq!(versions(&lan), [0xF1].into(), "before {n} is upgraded");
+        lan.restart(n, u8::try_from(40 + n).expect("few"));
+        lan.nodes[n].1.seals.speak(NEXT_WIRE);
+        lan.feed(n, Input::Timeout);
+        lan.run(3 * SECOND);
+        assert!(
+            lan.nodes.iter().all(|(_, node)| node.has_quorum && node.view.iter().all(|r| r.life == Life::Up))
+        );
+    }
+    lan.run(3 * SECOND);
+    assert_eq!(versions(&lan), [0xF2].into());
+    assert_eq!(lan.verdicts(), 0);
+    assert_eq!((0..3).map(|n| lan.count(n, Refusal::Version)).sum::<u64>(), 0);
+    // And back: one that speaks only the old one is understood, and makes all others speak it again.
+    lan.restart(1, 60);
+    lan.feed(1, Input::Timeout);
+    lan.run(3 * SECOND);
+    assert_eq!(versions(&lan), [0xF1].into());
+    assert_eq!(lan.verdicts(), 0);
 }

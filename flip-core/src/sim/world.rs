@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::id::ItemRef;
 use crate::io::{HookAction, Input, Output};
 use crate::node::{Node, Start};
+use crate::stored::StoredKeys;
 use crate::time::Time;
 
 /// One simulated host.
@@ -21,6 +22,8 @@ pub struct Host {
     pub node: Option<Node>,
     /// The generation on its disk.
     stored: u64,
+    /// The keys on its disk.
+    keys: Option<StoredKeys>,
     /// Items bound in its kernel: they outlive the daemon, not the host.
     pub bound: BTreeSet<ItemRef>,
     /// Counts the lives of the daemon, so that late events of an earlier one are dropped.
@@ -89,6 +92,7 @@ impl World {
             config: Arc::new(config),
             node: None,
             stored: 0,
+            keys: None,
             bound: BTreeSet::new(),
             life: 0,
             frozen_until: None,
@@ -128,7 +132,11 @@ impl World {
         host.left = false;
         host.hooks.clear();
         host.frozen_until = None;
-        host.node = Some(Node::new(host.config.clone(), Start { generation: host.stored, seed }, now));
+        host.node = Some(Node::new(
+            host.config.clone(),
+            Start { generation: host.stored, seed, keys: host.keys.clone() },
+            now,
+        ));
         for item in host.bound.clone() {
             self.feed(index, Input::Observed { item, present: true });
         }
@@ -348,6 +356,7 @@ impl World {
                 self.checker.generation(index, host.stored, generation);
                 host.stored = generation;
             }
+            Output::StoreKeys(keys) => self.hosts[index].keys = Some(keys),
             Output::Stream { to, data } => {
                 self.trace.update(&data);
                 let Some(to) = self.host_of(to) else { return };

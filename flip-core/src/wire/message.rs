@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 
 use super::codec::{self, DecodeError};
+use super::ring::Stamp;
 use crate::event::ItemState;
 use crate::limits;
 
@@ -57,6 +58,10 @@ pub enum Message {
     Hello(Hello),
     /// The receiver is the second daemon under its id.
     Duplicate(Duplicate),
+    /// Which keys the sender has.
+    Keys(Keys),
+    /// The ring of the sender, which is newer than what the receiver said it has.
+    Ring(NewRing),
 }
 
 /// Challenge and proof. It is the only message of a session that the receiver has not seen prove itself
@@ -69,6 +74,42 @@ pub struct Hello {
     pub proof: [u8; 8],
     /// The newest wire version that the sender speaks.
     pub wire: u8,
+}
+
+/// The keys of a ring, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Keys {
+    /// Which ring.
+    pub stamp: Stamp,
+    /// Ids of its keys.
+    pub ids: Vec<u8>,
+    /// Id of the key that seals.
+    pub active: u8,
+    /// Whether the sender wants to know the same of the receiver.
+    pub want: bool,
+}
+
+/// A whole ring.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+pub struct NewRing {
+    /// As in [`Stamp`].
+    pub version: u32,
+    /// Id of the key that seals.
+    pub active: u8,
+    /// The keys.
+    pub keys: Vec<[u8; 32]>,
+}
+
+impl std::fmt::Debug for NewRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NewRing v{} of {} keys", self.version, self.keys.len())
+    }
+}
+
+impl Drop for NewRing {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.keys);
+    }
 }
 
 /// The receiver's session is not the one that the sender knows alive under the receiver's id.
@@ -314,6 +355,8 @@ impl Message {
             Self::Flaps(m) => codec::encode(m, body),
             Self::Hello(m) => codec::encode(m, body),
             Self::Duplicate(m) => codec::encode(m, body),
+            Self::Keys(m) => codec::encode(m, body),
+            Self::Ring(m) => codec::encode(m, body),
         }
         // A state travels alone in a frame that carries its own length; its field stays zero.
         let len = u16::try_from(body.len() - start - 3).unwrap_or(0);
@@ -344,6 +387,8 @@ impl Message {
             Self::Flaps(_) => 20,
             Self::Hello(_) => 32,
             Self::Duplicate(_) => 33,
+            Self::Keys(_) => 34,
+            Self::Ring(_) => 35,
         }
     }
 }
@@ -432,6 +477,8 @@ pub fn decode_all(mut body: &[u8]) -> Result<Vec<Message>, DecodeError> {
             20 => Message::Flaps(codec::decode(content)?),
             32 => Message::Hello(codec::decode(content)?),
             33 => Message::Duplicate(codec::decode(content)?),
+            34 => Message::Keys(codec::decode(content)?),
+            35 => Message::Ring(codec::decode(content)?),
             _ => continue,
         });
     }
@@ -488,6 +535,13 @@ mod tests {
                 known_ms: 6,
                 other: Some(([192, 0, 2, 1], 2200).into()),
             }),
+            Message::Keys(Keys {
+                stamp: Stamp { version: 1, hash: 2 },
+                ids: vec![1, 2, 3],
+                active: 2,
+                want: true,
+            }),
+            Message::Ring(NewRing { version: 1, active: 2, keys: vec![[3; 32]; 3] }),
         ];
         let mut body = Vec::new();
         for message in &all {

@@ -98,8 +98,9 @@ impl Seals {
         seals
     }
 
-    /// Goes on with another ring.
+    /// Goes on with another ring. Keys that are not in it open until [`Seals::retire`].
     pub fn set_ring(&mut self, ring: Ring) {
+        let old = std::mem::take(&mut self.keyed);
         self.ring = ring;
         let wires = WIRE..=self.newest;
         self.keyed = wires
@@ -112,6 +113,14 @@ impl Seals {
                 ciphers: BTreeMap::new(),
             })
             .collect();
+        let ids: Vec<_> = self.ring.ids().collect();
+        self.keyed.extend(old.into_iter().filter(|keyed| !ids.contains(&keyed.id)));
+    }
+
+    /// Keys that are not in the ring do not open any longer.
+    pub fn retire(&mut self) {
+        let ids: Vec<_> = self.ring.ids().collect();
+        self.keyed.retain(|keyed| ids.contains(&keyed.id));
     }
 
     /// Speaks every wire version up to this one.
@@ -329,6 +338,8 @@ mod tests {
         assert_eq!(open(&mut b, &new).expect("opens").1, b"new");
         assert_eq!(open(&mut b, &old).expect("opens").1, b"old");
         b.set_ring(ring.without(ring.ids().next().expect("two")).expect("not in use"));
+        assert_eq!(open(&mut b, &old).expect("still").1, b"old");
+        b.retire();
         assert_eq!(open(&mut b, &old).err(), Some(Refusal::Cluster), "a removed key is dead");
     }
 

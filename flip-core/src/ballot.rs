@@ -64,6 +64,12 @@ impl Ballots {
         self.newest.retain(|(about, _), _| *about != subject);
     }
 
+    /// How many ballots are kept.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn len(&self) -> usize {
+        self.newest.len()
+    }
+
     /// Forgets everything: after a stall nothing that was heard before counts.
     pub fn clear(&mut self) {
         self.newest.clear();

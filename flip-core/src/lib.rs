@@ -79,8 +79,10 @@ pub mod id;
 pub mod io;
 pub mod limits;
 pub mod loss;
+mod marks;
 pub mod node;
 pub mod placement;
+pub mod planted;
 pub mod quorum;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

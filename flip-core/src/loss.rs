@@ -115,6 +115,12 @@ impl Pings {
         self.paths[server].pong = None;
     }
 
+    /// How many pings are in flight.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
     /// When the last pong of a server came.
     #[must_use]
     pub fn last_pong(&self, server: usize) -> Option<Time> {

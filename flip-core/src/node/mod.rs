@@ -6,6 +6,8 @@
 
 mod act;
 mod cases;
+#[cfg(any(test, feature = "sim"))]
+mod inspect;
 mod probing;
 mod receive;
 mod report;

@@ -17,14 +17,19 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(not(feature = "harness"))]
+use chacha20poly1305::XChaCha20Poly1305;
+#[cfg(not(feature = "harness"))]
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
-use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
+use chacha20poly1305::{Tag, XNonce};
 
 use super::replay::Window;
 use crate::config::Config;
 use crate::event::Refusal;
 use crate::id::ShortId;
 use crate::limits;
+#[cfg(feature = "harness")]
+use crate::sim::cipher::Cipher as XChaCha20Poly1305;
 
 /// The first byte of everything that this version sends.
 pub const VERSION: u8 = 0xF1;

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::limits;
+use crate::marks::mark;
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 
 /// Weight of one sample in the running estimate.
@@ -148,9 +150,10 @@ impl Pings {
 /// that is seen now.
 #[must_use]
 pub fn pings_needed(loss: f64, at_least: u32) -> u32 {
-    if loss < 0.02 {
+    if loss < 0.02 || planted(Bug::LossIgnored) {
         return at_least;
     }
+    mark!("case: window stretched by loss");
     // The estimate lags behind a loss that grows, hence the margin.
     let assumed = (loss * 1.1 + 0.03).min(0.9);
     let needed = (BAD_LUCK.ln() / assumed.ln()).ceil();

@@ -14,6 +14,7 @@ macro_rules! mark {
         }
     }};
 }
+#[allow(unused_imports, reason = "only some builds have all of its users")]
 pub(crate) use mark;
 
 #[cfg(feature = "harness")]
@@ -76,12 +77,9 @@ mod harness {
         "swim: gossip told of a member",
         "verdict: acknowledged by all",
         "verdict: at the node it is about",
-        "verdict: of another electorate",
         "verdict: received from another",
-        "verdict: two within a window",
         "view: a voice from a life that is over",
         "view: a voice from the past",
-        "world: a daemon died asleep (X3)",
         "world: a datagram was damaged",
         "world: a lifetime came too late after the call",
         "world: a lifetime came too late before the call",

@@ -22,6 +22,7 @@ use crate::id::{ItemId, ItemRef};
 use crate::io::{HookAction, HookCall, Lifetime, Output};
 use crate::limits;
 use crate::placement::{self, Holders};
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 use crate::view::Life;
 
@@ -146,7 +147,9 @@ impl Node {
         for system in 0..self.config.systems.len() {
             let spec = &self.config.systems[system];
             self.items.placement[system] = placement::place(&self.config, system, |server, item| {
-                self.view.is_live(server) && !self.says(server, spec.items[item].id, ItemState::Failing)
+                (self.view.is_live(server) || planted(Bug::PlacementIgnoresDead))
+                    && (planted(Bug::PlacementIgnoresEligibility)
+                        || !self.says(server, spec.items[item].id, ItemState::Failing))
             });
         }
     }
@@ -183,7 +186,7 @@ impl Node {
 
     fn item_step(&mut self, at: ItemRef, now: Time) {
         let item = self.items.at(at);
-        if item.hook.is_some() || item.not_before.is_some_and(|at| at > now) {
+        if item.hook.is_some() && !planted(Bug::HooksOverlap) || item.not_before.is_some_and(|at| at > now) {
             return;
         }
         let state = item.state;
@@ -203,13 +206,13 @@ impl Node {
         let wanted = self.items.holders(at).contains(&self.config.me);
         match state {
             // Nothing is taken without a quorum in sight.
-            ItemState::Standby if wanted && self.has_quorum => {
+            ItemState::Standby if wanted && (self.has_quorum || planted(Bug::TakesWithoutQuorum)) => {
                 let reason = self.why(at);
                 self.start(at, HookAction::Alive, reason, now);
             }
             ItemState::Acquiring if wanted => self.start(at, HookAction::Alive, Reason::HookFailed, now),
             ItemState::Acquiring => self.start(at, HookAction::Down, self.why(at), now),
-            ItemState::Active if !wanted && self.successor_confirmed(at) => {
+            ItemState::Active if !wanted && self.successor_confirmed(at) && !planted(Bug::NoFailback) => {
                 self.start(at, HookAction::Down, self.why(at), now);
             }
             ItemState::Active if item.announce => {
@@ -231,7 +234,7 @@ impl Node {
     /// replicated item needs no successor.
     fn successor_confirmed(&self, at: ItemRef) -> bool {
         let spec = &self.config.systems[at.system];
-        if spec.kind == SystemKind::Replicate {
+        if spec.kind == SystemKind::Replicate || planted(Bug::HandoverReleasesFirst) {
             return true;
         }
         let id = spec.items[at.item].id;
@@ -245,7 +248,7 @@ impl Node {
     /// life said is void: a host that died and came back holds nothing.
     pub(super) fn stated(&self, server: usize, item: ItemId) -> Option<(ItemState, Time)> {
         let stated = self.facts.of(server);
-        let current = stated.generation == self.view.get(server).generation;
+        let current = stated.generation == self.view.get(server).generation || planted(Bug::StaleFactsCount);
         stated.held.get(&item).copied().filter(|_| current)
     }
 
@@ -273,6 +276,9 @@ impl Node {
     fn start(&mut self, at: ItemRef, action: HookAction, reason: Reason, now: Time) {
         let state = match action {
             HookAction::Alive => ItemState::Acquiring,
+            HookAction::Down if planted(Bug::DownHookSkipped) => {
+                return self.change(at, ItemState::Standby, reason, now);
+            }
             HookAction::Down => ItemState::Releasing,
             HookAction::Announce => return,
         };
@@ -358,7 +364,9 @@ impl Node {
 
     fn wait(&mut self, at: ItemRef, pause: Duration, now: Time) {
         self.items.at_mut(at).not_before = Some(now + pause);
-        self.timers.set(Timer::Item(at), now + pause);
+        if !planted(Bug::NoRetry) {
+            self.timers.set(Timer::Item(at), now + pause);
+        }
     }
 
     pub(super) fn item_turn(&mut self, at: ItemRef, _now: Time) {
@@ -369,7 +377,7 @@ impl Node {
     /// The kernel says what is really there.
     pub(super) fn on_observed(&mut self, at: ItemRef, present: bool, now: Time) {
         let known = self.config.systems.get(at.system).is_some_and(|system| at.item < system.items.len());
-        if !known || self.items.at(at).hook.is_some() {
+        if !known || self.items.at(at).hook.is_some() || present && planted(Bug::LeftoverForgotten) {
             return;
         }
         let state = self.items.at(at).state;
@@ -384,7 +392,7 @@ impl Node {
                 self.event(Event::Drift { item: at, present });
                 self.start(at, HookAction::Down, Reason::Drift, now);
             }
-            (ItemState::Active, false) => {
+            (ItemState::Active, false) if !planted(Bug::NoDriftRepair) => {
                 self.event(Event::Drift { item: at, present });
                 self.start(at, HookAction::Alive, Reason::Drift, now);
             }
@@ -396,6 +404,7 @@ impl Node {
     pub(super) fn reannounce(&mut self, id: ItemId, _now: Time) {
         if let Some(at) = self.items.by_id.get(&id).copied()
             && self.items.at(at).state == ItemState::Active
+            && !planted(Bug::NoReannounce)
         {
             self.items.at_mut(at).announce = true;
             self.items.dirty = true;

@@ -299,6 +299,8 @@ impl Node {
             .voters
             .iter()
             .filter(|voter| **voter != self.config.me && self.view.is_up(**voter) && self.is_heard(**voter))
+            // What others say of a voter is no contact with it, where everybody is asked anyway.
+            .filter(|voter| !self.everybody_probed() || self.spread.last_heard(**voter).is_some())
             .count()
     }
 

@@ -8,6 +8,8 @@ use crate::event::{CaseCause, Event, Refusal};
 use crate::id::{Peer, ShortId};
 use crate::io::Output;
 use crate::limits;
+use crate::marks::mark;
+use crate::planted::{Bug, planted};
 use crate::swim::SwimOutput;
 use crate::time::Time;
 use crate::view::{Life, Sign};
@@ -120,11 +122,16 @@ impl Node {
                 self.member_up(server, now);
                 true
             }
+            Sign::Over if planted(Bug::OldVoiceCounts) => true,
             Sign::Over => {
+                mark!("view: a voice from a life that is over");
                 self.tell_what_is_known(server, server);
                 false
             }
-            Sign::Old => false,
+            Sign::Old => {
+                mark!("view: a voice from the past");
+                false
+            }
         }
     }
 
@@ -183,6 +190,9 @@ impl Node {
     /// Hearsay: worth a look by those who can do something about it, unless they heard the member
     /// themselves a moment ago. A suspicion goes on travelling for a while after it was refuted.
     pub(super) fn on_suspected(&mut self, server: usize, generation: u64, now: Time) {
+        if planted(Bug::SwimGateOpen) {
+            self.accept_leave(server, generation, now);
+        }
         let recent = self.config.timing.window();
         if self.is_voter()
             && generation >= self.view.get(server).generation
@@ -195,6 +205,7 @@ impl Node {
     fn on_gossiped_up(&mut self, peer: Peer, now: Time) {
         let Some(server) = self.config.server_index(peer.id) else { return };
         if server != self.config.me && self.view.alive(server, peer.generation, now) == Sign::NewlyUp {
+            mark!("swim: gossip told of a member");
             self.member_up(server, now);
         }
     }
@@ -204,9 +215,10 @@ impl Node {
             self.note_difference(from);
             return;
         }
-        if !self.is_valid(&verdict) {
+        if !self.is_valid(&verdict) || planted(Bug::VerdictNotBelieved) {
             return;
         }
+        mark!("verdict: received from another");
         if verdict.ack {
             self.send(from, &Message::VerdictAck(verdict.about));
         }
@@ -217,7 +229,8 @@ impl Node {
     pub(super) fn accept_verdict(&mut self, server: usize, verdict: Verdict, now: Time) {
         let generation = verdict.about.generation;
         if server == self.config.me {
-            if generation == self.generation {
+            if generation == self.generation && !planted(Bug::VerdictWithoutRebirth) {
+                mark!("verdict: at the node it is about");
                 self.rebirth(now);
             }
             return;
@@ -267,6 +280,7 @@ impl Node {
     fn settle(&mut self, now: Time) {
         if self.others_near_verdict(now) {
             let until = now + self.settle_time();
+            mark!("settle: placement waited for another case");
             self.items.set_stale();
             self.timers.set_earlier(Timer::Settle, until);
         } else {

@@ -138,6 +138,7 @@ impl World {
             Event::MemberDown { server, voters, generation } => {
                 self.verdict(host, *server, *generation, voters);
             }
+            Event::MemberLeft { server, generation } => self.goodbye(host, *server, *generation),
             Event::Isolated => self.clients.seen_away(host, now),
             _ => {}
         }
@@ -165,8 +166,12 @@ impl World {
             let stands = match cast {
                 Some((_, None)) => true,
                 // Taken back, but what was said before may still be under way.
-                Some((_, Some(back))) => now.since(back) <= limit || generation == 0 || self.is_old(server, generation),
-                None => began.is_none_or(|began| now.since(began) <= limit) || self.is_old(server, generation),
+                Some((_, Some(back))) => {
+                    now.since(back) <= limit || generation == 0 || self.is_old(server, generation)
+                }
+                None => {
+                    began.is_none_or(|began| now.since(began) <= limit) || self.is_old(server, generation)
+                }
             };
             if !stands && !fresh {
                 let what = format!(
@@ -176,6 +181,14 @@ impl World {
             }
         }
         self.check_reach(host, server, generation);
+    }
+
+    /// P11: nobody leaves but by its own word.
+    fn goodbye(&mut self, host: usize, server: usize, generation: u64) {
+        if !self.is_old(server, generation) && !self.hosts[server].leaving {
+            let what = format!("n{host} says that n{server}@{generation} left, which it did not");
+            self.broken("P11", what);
+        }
     }
 
     /// True when this generation of a server is not its present one: the verdict is old news.
@@ -226,7 +239,8 @@ impl World {
                 }
             }
             HookAction::Down => {
-                if !self.checker.started.contains_key(&(index, item)) && self.hosts[index].addresses[item].is_none()
+                if !self.checker.started.contains_key(&(index, item))
+                    && self.hosts[index].addresses[item].is_none()
                 {
                     self.broken("P7", format!("n{index} releases item {item}, which it never acquired"));
                 }

@@ -11,6 +11,7 @@ use chacha20poly1305::aead::{AeadInOut, Error, KeyInit};
 use chacha20poly1305::{Key, Tag, XChaCha20Poly1305, XNonce};
 
 use super::trace::Trace;
+use crate::planted::{Bug, planted};
 
 thread_local! {
     static CHEAP: Cell<bool> = const { Cell::new(false) };
@@ -59,6 +60,7 @@ impl Cipher {
     ) -> Result<(), Error> {
         match self {
             Self::Real(cipher) => cipher.decrypt_inout_detached(nonce, header, text, tag),
+            Self::Cheap(_) if planted(Bug::SealUnchecked) => Ok(()),
             Self::Cheap(key) if checksum(*key, header, text.get_in()) == *tag => Ok(()),
             Self::Cheap(_) => Err(Error),
         }

@@ -56,19 +56,44 @@ pub(super) enum Kind {
 pub(super) enum Mail {
     /// Its timer went off.
     Tick,
-    Datagram { from: usize, data: Vec<u8>, kind: Kind },
-    Unreachable { addr: SocketAddr },
-    Request { from: usize, from_life: u64, data: Vec<u8> },
-    Reply { from: usize, data: Vec<u8> },
+    Datagram {
+        from: usize,
+        data: Vec<u8>,
+        kind: Kind,
+    },
+    Unreachable {
+        addr: SocketAddr,
+    },
+    Request {
+        from: usize,
+        from_life: u64,
+        data: Vec<u8>,
+    },
+    Reply {
+        from: usize,
+        data: Vec<u8>,
+    },
     /// A hook of the kernel class gets to its system call.
     HookCall(HookCall),
     /// A hook reports.
-    HookDone { item: usize, id: u64, result: Result<(), &'static str> },
+    HookDone {
+        item: usize,
+        id: u64,
+        result: Result<(), &'static str>,
+    },
     /// A hook of the kernel class ends badly.
-    HookEnds { call: HookCall, mode: HookMode },
+    HookEnds {
+        call: HookCall,
+        mode: HookMode,
+    },
     /// The kernel reports a change.
-    Observed { item: usize, present: bool },
-    Witness { nonce: u16 },
+    Observed {
+        item: usize,
+        present: bool,
+    },
+    Witness {
+        nonce: u16,
+    },
     Command(Command),
     Leave,
 }

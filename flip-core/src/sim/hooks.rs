@@ -19,7 +19,11 @@ impl World {
             return;
         };
         self.note(Some(index), || {
-            let reason = if call.action == HookAction::Announce { String::new() } else { format!("{:?}", call.reason) };
+            let reason = if call.action == HookAction::Announce {
+                String::new()
+            } else {
+                format!("{:?}", call.reason)
+            };
             format!("hook {:?} {:?} {reason} {:?}", call.action, call.item, call.lifetime)
         });
         self.check_hook(index, item, &call);

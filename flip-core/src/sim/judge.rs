@@ -30,6 +30,12 @@ impl World {
         }
         self.note(Some(index), || format!("{} item {item}", if holds { "has" } else { "lost" }));
         self.judge(item);
+        if self.truth.none_since(item).is_some() {
+            super::mark!("world: no holder of an item");
+        }
+        if self.truth.holders(item).len() > 1 && self.things[item].policy == Isolated::Keep {
+            super::mark!("world: two holders of an item that is kept");
+        }
         if let Some(since) = self.truth.none_since(item)
             && self.things[item].policy == Isolated::Take
         {
@@ -121,7 +127,8 @@ impl World {
                 && host.healthy_since.is_some_and(|at| self.now.since(at) >= bound)
         });
         if let Some(host) = could {
-            let what = format!("item {item} has no holder since {since}, and n{host} is healthy all the time");
+            let what =
+                format!("item {item} has no holder since {since}, and n{host} is healthy all the time");
             self.broken("P4", what);
         } else {
             self.queue.push(self.now + bound / 2, Happening::Missing { item, since });
@@ -132,7 +139,8 @@ impl World {
     /// Returns what is not so yet.
     #[must_use]
     pub fn unsettled(&self, core: &[usize]) -> Option<String> {
-        let nodes = || core.iter().filter_map(|host| self.hosts[*host].node.as_ref().map(|node| (*host, node)));
+        let nodes =
+            || core.iter().filter_map(|host| self.hosts[*host].node.as_ref().map(|node| (*host, node)));
         let mut digests = nodes().map(|(_, node)| node.view().digest());
         let first = digests.next()?;
         if digests.any(|digest| digest != first) {

@@ -143,6 +143,7 @@ impl World {
             // Exception X2: until the daemon is scheduled.
             self.excuse(index, late + Duration::from_millis(1), "X2");
         } else if !runs {
+            super::mark!("world: woke while frozen or dead");
             // Exception X3: nobody is there who could compare the clocks.
             self.excuse(index, latest.since(now) + Duration::from_millis(1), "X3");
         }

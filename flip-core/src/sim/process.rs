@@ -11,6 +11,7 @@ use super::trace::Trace;
 use super::world::World;
 use crate::io::{Input, Output};
 use crate::node::{Node, Start};
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 
 impl World {
@@ -33,7 +34,8 @@ impl World {
         let wall = 1_700_000_000 + i64::try_from(self.now.as_nanos() / 1_000_000_000).unwrap_or(0);
         let host = &mut self.hosts[index];
         let wall = u64::try_from(wall + host.wall_off).unwrap_or(1).max(1);
-        let generation = host.stored.map_or(wall, |stored| wall.max(stored + 1));
+        let next = host.stored.map_or(wall, |stored| wall.max(stored + 1));
+        let generation = host.stored.filter(|_| planted(Bug::GenerationReused)).unwrap_or(next);
         host.stored_before = host.stored;
         host.stored = Some(generation);
         host.life += 1;
@@ -67,13 +69,19 @@ impl World {
         match disk {
             Disk::Kept => {}
             Disk::Unsynced => host.stored = host.stored_before,
-            Disk::Torn | Disk::Gone => host.stored = None,
+            Disk::Torn | Disk::Gone => {
+                super::mark!("world: disk lost its generation");
+                host.stored = None;
+            }
         }
     }
 
     /// A daemon is no more, for whatever reason.
     pub(super) fn ended(&mut self, index: usize) {
         self.hosts[index].stop();
+        if self.hosts.iter().all(|host| host.node.is_none()) {
+            super::mark!("world: everybody is down");
+        }
         self.checker.ended(index);
         for item in 0..self.things.len() {
             let host = &mut self.hosts[index];

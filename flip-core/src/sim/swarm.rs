@@ -83,9 +83,7 @@ fn draw_plan(rng: &mut StdRng) -> Plan {
         // Clusters of one policy are as likely as mixed ones.
         let one = POLICIES.choose(rng).copied().unwrap_or(Policy::Keep);
         let mixed = rng.random_bool(0.5);
-        (0..count)
-            .map(|_| if mixed { POLICIES.choose(rng).copied().unwrap_or(one) } else { one })
-            .collect()
+        (0..count).map(|_| if mixed { POLICIES.choose(rng).copied().unwrap_or(one) } else { one }).collect()
     };
     Plan {
         servers,
@@ -98,7 +96,7 @@ fn draw_plan(rng: &mut StdRng) -> Plan {
         replicated: usize::from(rng.random_bool(0.15)),
         profile: profile.into(),
         lease_ms: rng.random_range(3_000..=6_000),
-        length_ms: (unit * rng.random_range(15..=most)).clamp(8_000, 150_000),
+        length_ms: (unit * rng.random_range(5..=most)).clamp(8_000, 150_000),
         latency_us: *[(50, 150), (150, 800), (150, 800), (500, 3_000)].choose(rng).unwrap_or(&(150, 800)),
         ppm: (0..servers).map(|_| rng.random_range(-9_900..=9_900)).collect(),
         cipher: rng.random_ratio(1, 10),
@@ -138,7 +136,8 @@ pub fn schedule(families: &[&str], plan: &Plan, rng: &mut StdRng) -> Vec<Timed> 
     faults.sort_by_key(|timed| timed.at_ms);
     // A list of items is edited once: what an edit in the middle of another means is nobody's promise.
     let mut edited = false;
-    faults.retain(|timed| !matches!(timed.fault, Fault::Edit { .. }) || !std::mem::replace(&mut edited, true));
+    faults
+        .retain(|timed| !matches!(timed.fault, Fault::Edit { .. }) || !std::mem::replace(&mut edited, true));
     // A generation that is made from the clock needs a clock that does not go back.
     let lost = faults.iter().any(|timed| {
         matches!(
@@ -201,7 +200,9 @@ impl Draw<'_> {
     }
 
     fn disk(&mut self) -> Disk {
-        *[Disk::Kept, Disk::Kept, Disk::Unsynced, Disk::Torn, Disk::Gone].choose(self.rng).unwrap_or(&Disk::Kept)
+        *[Disk::Kept, Disk::Kept, Disk::Unsynced, Disk::Torn, Disk::Gone]
+            .choose(self.rng)
+            .unwrap_or(&Disk::Kept)
     }
 
     fn groups(&mut self, count: u8) -> Vec<u8> {
@@ -222,9 +223,7 @@ fn draw_fault(family: &str, plan: &Plan, rng: &mut StdRng) -> Option<Fault> {
         },
         "delay" => Fault::Delay { on: draw.links(), by_ms: draw.rng.random_range(1..1_500), ms },
         "duplicate" => Fault::Duplicate { p: draw.part(0.01, 0.5), ms },
-        "late" => {
-            Fault::Late { p: draw.part(0.001, 0.1), by_ms: draw.rng.random_range(50..10_000), ms }
-        }
+        "late" => Fault::Late { p: draw.part(0.001, 0.1), by_ms: draw.rng.random_range(50..10_000), ms },
         "corrupt" => Fault::Corrupt { p: draw.part(0.001, 0.3), ms },
         "mtu" => Fault::Mtu { on: draw.links(), bytes: draw.rng.random_range(100..1_200), ms },
         "cut" => Fault::Cut { on: draw.links(), ms },
@@ -238,7 +237,9 @@ fn draw_fault(family: &str, plan: &Plan, rng: &mut StdRng) -> Option<Fault> {
             Fault::Split { groups, ms }
         }
         "bridge" => Fault::Bridge { host, groups: draw.groups(2), ms },
-        "kill" => Fault::Kill { host, disk: draw.disk(), ms: if draw.rng.random_bool(0.3) { 200 } else { ms } },
+        "kill" => {
+            Fault::Kill { host, disk: draw.disk(), ms: if draw.rng.random_bool(0.3) { 200 } else { ms } }
+        }
         "power-off" => Fault::PowerOff { host, disk: draw.disk(), ms: ms.max(1_000) },
         "leave" => Fault::Leave { host, ms },
         "freeze" => Fault::Freeze { host, ms: draw.pause() },

@@ -1,12 +1,14 @@
 //! A digest of everything that happened: cheap, and not for secrets. Equal digests, equal runs.
 
-/// Folds words of eight bytes (the multiplication of FxHash with a rotation).
+/// Folds words of eight bytes: a multiplication, and a shift that brings its high bits down, so that no flip
+/// of neighbouring bits undoes another.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trace(u64);
 
 impl Trace {
     pub(super) fn word(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+        let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 29);
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) {

@@ -248,8 +248,7 @@ fn things(config: &Config) -> (Vec<usize>, Vec<Thing>) {
     let mut things = Vec::new();
     for (system, spec) in config.systems.iter().enumerate() {
         offsets.push(things.len());
-        let members: Vec<_> =
-            config.servers.iter().map(|server| server.systems.contains(&system)).collect();
+        let members: Vec<_> = config.servers.iter().map(|server| server.systems.contains(&system)).collect();
         for (item, entry) in spec.items.iter().enumerate() {
             things.push(Thing {
                 at: ItemRef { system, item },

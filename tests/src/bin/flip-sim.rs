@@ -70,7 +70,8 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     flip_core::planted::plant(cli.bug.first().copied());
     if let Some(file) = &cli.case {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let case = serde_json::from_str(&text).with_context(|| format!("{} is no case", file.display()))?;
         return Ok(replay(&case));
     }

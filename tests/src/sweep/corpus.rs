@@ -20,7 +20,8 @@ pub struct Entry {
 pub fn corpus() -> anyhow::Result<Vec<Entry>> {
     let dir: PathBuf = [env!("CARGO_MANIFEST_DIR"), "corpus", "sim"].iter().collect();
     let mut entries = Vec::new();
-    let files = std::fs::read_dir(&dir).with_context(|| format!("cannot read the corpus {}", dir.display()))?;
+    let files =
+        std::fs::read_dir(&dir).with_context(|| format!("cannot read the corpus {}", dir.display()))?;
     for file in files {
         let path = file?.path();
         if path.extension().is_none_or(|ending| ending != "json") {

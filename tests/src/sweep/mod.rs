@@ -99,9 +99,7 @@ impl Sweep {
         let stop = AtomicBool::new(false);
         let summary = Mutex::new(Summary::default());
         let progress = Progress::new("seeds", self.seeds);
-        let over = || {
-            stop.load(Ordering::Relaxed) || self.time.is_some_and(|time| begun.elapsed() >= time)
-        };
+        let over = || stop.load(Ordering::Relaxed) || self.time.is_some_and(|time| begun.elapsed() >= time);
         std::thread::scope(|scope| {
             for _ in 0..self.jobs.max(1) {
                 scope.spawn(|| {

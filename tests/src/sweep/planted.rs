@@ -56,8 +56,7 @@ pub fn hunt(bugs: &[Bug], seeds: u64, jobs: usize, directed: &[Entry]) -> Vec<Ca
 
 fn catch(bug: Bug, seeds: u64, directed: &[Entry]) -> Option<(String, How)> {
     plant(Some(bug));
-    let try_seed =
-        |seed| Failure::of(&draw(seed)).map(|failure| (failure.promise, How::Seed(seed)));
+    let try_seed = |seed| Failure::of(&draw(seed)).map(|failure| (failure.promise, How::Seed(seed)));
     let try_case = |entry: &Entry| {
         Failure::of(&entry.case).map(|failure| (failure.promise, How::Directed(entry.name.clone())))
     };

@@ -13,8 +13,9 @@ const LENGTH_MS: u64 = 150_000;
 /// Clusters of these sizes with faults, each for `time`, on one thread; as Markdown.
 #[must_use]
 pub fn speed(sizes: &[usize], time: Duration) -> String {
-    let mut text =
-        String::from("| servers | seeds/s (one thread, 150 s each) | simulated per real second | datagrams/s |\n");
+    let mut text = String::from(
+        "| servers | seeds/s (one thread, 150 s each) | simulated per real second | datagrams/s |\n",
+    );
     text.push_str("| ---: | ---: | ---: | ---: |\n");
     for size in sizes {
         let begun = Instant::now();
@@ -44,10 +45,7 @@ fn case(servers: usize, seed: u64) -> Case {
         ..Plan::simple(servers, "balanced", vec![Policy::Keep; 4])
     };
     let families = ["loss", "kill", "freeze", "split", "cut", "leave"];
-    let faults = if servers > 100 {
-        Vec::new()
-    } else {
-        schedule(&families, &plan, &mut StdRng::seed_from_u64(seed))
-    };
+    let faults =
+        if servers > 100 { Vec::new() } else { schedule(&families, &plan, &mut StdRng::seed_from_u64(seed)) };
     Case { seed, plan, faults, ..draw(seed) }
 }

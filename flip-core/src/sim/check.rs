@@ -1,7 +1,7 @@
 //! The promises about what nodes do and say: P1, P2, P5, P7, P8, P11 and limits. What is really there is
 //! judged in `judge`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::world::World;
@@ -31,6 +31,8 @@ pub(super) struct Checker {
     all_probe: bool,
     /// When each voter cast a Down ballot about each server, and took it back: (voter, subject).
     cast: BTreeMap<(usize, usize), (Time, Option<Time>)>,
+    /// Verdicts that were looked at: subject and generation. Who hears of one later need not know its ballots.
+    verdicts_seen: BTreeSet<(usize, u64)>,
     /// While set, nothing that is kept may move: every link is cut.
     pub(super) nothing_may_move: bool,
     /// The longest that a datagram can be under way.
@@ -58,6 +60,7 @@ impl Checker {
             timing: config.timing.clone(),
             all_probe: config.timing.pings_per_interval + 1 >= config.servers.len(),
             cast: BTreeMap::new(),
+            verdicts_seen: BTreeSet::new(),
             nothing_may_move: false,
             slowest: Duration::from_secs(1),
             started: BTreeMap::new(),
@@ -156,6 +159,9 @@ impl World {
         if distinct.len() < self.checker.quorum || distinct.contains(&server) {
             let what = format!("n{host} took n{server} for down by the ballots of {voters:?}");
             self.broken("P1", what);
+        }
+        if !self.checker.verdicts_seen.insert((server, generation)) {
+            return;
         }
         // A verdict may be as old as its subject's generation; whoever restarted since forgot its ballot.
         let fresh = self.hosts[host].heard.is_empty();

@@ -256,7 +256,7 @@ impl World {
                 if recorded.len() >= 256 {
                     recorded.pop_front();
                 }
-                recorded.push_back((from, data.to_vec(), self.hosts[index].life));
+                recorded.push_back((from, data.to_vec(), (self.hosts[from].life, self.hosts[index].life)));
             }
             self.feed(index, Input::Datagram { from: addr, data });
             return;

@@ -264,7 +264,7 @@ impl World {
             .get(host)
             .into_iter()
             .flatten()
-            .filter(|(_, _, recorded)| (*recorded == life) != old)
+            .filter(|(from, _, recorded)| (*recorded == (self.hosts[*from].life, life)) != old)
             .map(|(from, data, _)| (*from, data.clone()))
             .collect();
         for n in 0..count {

@@ -33,8 +33,8 @@ pub(super) struct Thing {
     pub(super) members: Vec<bool>,
 }
 
-/// Datagrams of one receiver that an attacker recorded: sender, bytes, and the receiver's life.
-pub(super) type Recorded = std::collections::VecDeque<(usize, Vec<u8>, u64)>;
+/// Datagrams of one receiver that an attacker recorded: sender, bytes, and the lives of sender and receiver.
+pub(super) type Recorded = std::collections::VecDeque<(usize, Vec<u8>, (u64, u64))>;
 
 /// Everything simulated.
 pub struct World {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::marks::mark;
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 use crate::wire::message::{About, Ballot};
 
@@ -29,6 +31,7 @@ impl Ballots {
         if let Some(old) = self.newest.get(&(subject, voter))
             && order(old.voter_generation, old.seq) > order(ballot.voter_generation, ballot.seq)
         {
+            mark!("ballot: an old voter's Down came after its Up");
             return false;
         }
         let entry = Entry {
@@ -54,7 +57,9 @@ impl Ballots {
         self.newest
             .range((subject, 0)..=(subject, usize::MAX))
             .filter(move |(_, entry)| {
-                entry.down && entry.subject_generation == generation && now.since(entry.received) <= validity
+                entry.down
+                    && (entry.subject_generation == generation || planted(Bug::VerdictForWrongGeneration))
+                    && (now.since(entry.received) <= validity || planted(Bug::BallotsNeverExpire))
             })
             .map(|((_, voter), entry)| (*voter, entry.voter_generation))
     }
@@ -62,6 +67,12 @@ impl Ballots {
     /// Forgets all ballots about `subject`: it answered, or it is down.
     pub fn forget(&mut self, subject: usize) {
         self.newest.retain(|(about, _), _| *about != subject);
+    }
+
+    /// How many ballots are kept.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn len(&self) -> usize {
+        self.newest.len()
     }
 
     /// Forgets everything: after a stall nothing that was heard before counts.

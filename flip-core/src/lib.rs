@@ -80,8 +80,10 @@ pub mod io;
 pub mod lease;
 pub mod limits;
 pub mod loss;
+mod marks;
 pub mod node;
 pub mod placement;
+pub mod planted;
 pub mod quorum;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

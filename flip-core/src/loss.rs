@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::limits;
+use crate::marks::mark;
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 
 /// Weight of one sample in the running estimate.
@@ -115,6 +117,12 @@ impl Pings {
         self.paths[server].pong = None;
     }
 
+    /// How many pings are in flight.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
     /// When the last pong of a server came.
     #[must_use]
     pub fn last_pong(&self, server: usize) -> Option<Time> {
@@ -142,9 +150,10 @@ impl Pings {
 /// that is seen now.
 #[must_use]
 pub fn pings_needed(loss: f64, at_least: u32) -> u32 {
-    if loss < 0.02 {
+    if loss < 0.02 || planted(Bug::LossIgnored) {
         return at_least;
     }
+    mark!("case: window stretched by loss");
     // The estimate lags behind a loss that grows, hence the margin.
     let assumed = (loss * 1.1 + 0.03).min(0.9);
     let needed = (BAD_LUCK.ln() / assumed.ln()).ceil();

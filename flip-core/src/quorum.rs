@@ -2,6 +2,7 @@
 
 use crate::id::ShortId;
 use crate::limits;
+use crate::planted::{Bug, planted};
 
 /// The default quorum: a majority of the configured voters. The denominator is the configured list
 /// and never shrinks by verdicts.
@@ -12,15 +13,15 @@ pub const fn majority(voters: usize) -> usize {
 
 /// True when `ballots` Down ballots are a verdict.
 #[must_use]
-pub const fn is_verdict(ballots: usize, quorum: usize) -> bool {
-    ballots >= quorum
+pub fn is_verdict(ballots: usize, quorum: usize) -> bool {
+    ballots + usize::from(planted(Bug::QuorumOffByOne)) >= quorum
 }
 
 /// True when a node with two-way contact to `others` trusts its own senses: together with itself they
 /// could be a quorum.
 #[must_use]
-pub const fn has_contact(others: usize, quorum: usize) -> bool {
-    others + 1 >= quorum
+pub fn has_contact(others: usize, quorum: usize) -> bool {
+    others + 1 + usize::from(planted(Bug::ContactOffByOne)) >= quorum
 }
 
 /// Who votes when the config names nobody: everybody up to 63 servers, else the 31 whose rendezvous

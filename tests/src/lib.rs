@@ -12,3 +12,5 @@ pub mod membership;
 pub mod membership_bench;
 pub mod probe;
 pub mod spread;
+#[cfg(feature = "planted")]
+pub mod sweep;

@@ -22,6 +22,7 @@ use crate::id::{ItemId, ItemRef};
 use crate::io::{HookAction, HookCall, Lifetime, Output};
 use crate::limits;
 use crate::placement::{self, Holders};
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 use crate::view::Life;
 
@@ -163,8 +164,11 @@ impl Node {
         self.timers.cancel(Timer::Settle);
         self.items.stale = false;
         for system in 0..self.config.systems.len() {
-            self.items.placement[system] =
-                self.place_over(system, |node, server| node.view.is_live(server), now);
+            self.items.placement[system] = self.place_over(
+                system,
+                |node, server| node.view.is_live(server) || planted(Bug::PlacementIgnoresDead),
+                now,
+            );
         }
         self.reach_changed();
     }
@@ -202,7 +206,7 @@ impl Node {
 
     fn item_step(&mut self, at: ItemRef, now: Time) {
         let item = self.items.at(at);
-        if item.hook.is_some() || item.not_before.is_some_and(|at| at > now) {
+        if item.hook.is_some() && !planted(Bug::HooksOverlap) || item.not_before.is_some_and(|at| at > now) {
             return;
         }
         let (state, failures) = (item.state, item.failures);
@@ -228,7 +232,8 @@ impl Node {
         }
         let wanted = self.holders_now(at).contains(&self.config.me);
         // Nothing is taken without a quorum in sight, unless the config says so.
-        let may_take = self.has_quorum || self.isolated(at) == Isolated::Take;
+        let may_take =
+            self.has_quorum || self.isolated(at) == Isolated::Take || planted(Bug::TakesWithoutQuorum);
         match state {
             ItemState::Standby if wanted && may_take => {
                 if self.holder_answers(at, now) {
@@ -239,7 +244,7 @@ impl Node {
             ItemState::Standby => self.items.at_mut(at).asked = None,
             ItemState::Acquiring if wanted => self.start(at, HookAction::Alive, Reason::HookFailed, now),
             ItemState::Acquiring => self.start(at, HookAction::Down, self.why(at), now),
-            ItemState::Active if !wanted && self.successor_confirmed(at) => {
+            ItemState::Active if !wanted && self.successor_confirmed(at) && !planted(Bug::NoFailback) => {
                 self.start(at, HookAction::Down, self.why(at), now);
             }
             ItemState::Active => self.stay(at, now),
@@ -320,7 +325,7 @@ impl Node {
     /// replicated item needs no successor.
     fn successor_confirmed(&self, at: ItemRef) -> bool {
         let spec = &self.config.systems[at.system];
-        if spec.kind == SystemKind::Replicate {
+        if spec.kind == SystemKind::Replicate || planted(Bug::HandoverReleasesFirst) {
             return true;
         }
         let id = spec.items[at.item].id;
@@ -333,7 +338,7 @@ impl Node {
     /// life said is void: a host that died and came back holds nothing.
     pub(super) fn stated(&self, server: usize, item: ItemId) -> Option<(ItemState, Time)> {
         let stated = self.facts.of(server);
-        let current = stated.generation == self.view.get(server).generation;
+        let current = stated.generation == self.view.get(server).generation || planted(Bug::StaleFactsCount);
         stated.held.get(&item).copied().filter(|_| current)
     }
 
@@ -363,6 +368,9 @@ impl Node {
     fn start(&mut self, at: ItemRef, action: HookAction, reason: Reason, now: Time) {
         let state = match action {
             HookAction::Alive => ItemState::Acquiring,
+            HookAction::Down if planted(Bug::DownHookSkipped) => {
+                return self.change(at, ItemState::Standby, reason, now);
+            }
             HookAction::Down => ItemState::Releasing,
             HookAction::Announce => return,
         };
@@ -499,7 +507,9 @@ impl Node {
 
     fn wait(&mut self, at: ItemRef, pause: Duration, now: Time) {
         self.items.at_mut(at).not_before = Some(now + pause);
-        self.timers.set(Timer::Item(at), now + pause);
+        if !planted(Bug::NoRetry) {
+            self.timers.set(Timer::Item(at), now + pause);
+        }
     }
 
     pub(super) fn item_turn(&mut self, at: ItemRef, _now: Time) {
@@ -510,7 +520,7 @@ impl Node {
     /// The kernel says what is really there.
     pub(super) fn on_observed(&mut self, at: ItemRef, present: bool, now: Time) {
         let known = self.config.systems.get(at.system).is_some_and(|system| at.item < system.items.len());
-        if !known {
+        if !known || present && planted(Bug::LeftoverForgotten) {
             return;
         }
         self.items.dirty = true;
@@ -532,7 +542,9 @@ impl Node {
                 self.event(Event::Drift { item: at, present });
                 self.start(at, HookAction::Down, Reason::Drift, now);
             }
-            (ItemState::Active, _) => self.items.at_mut(at).missing = !present,
+            (ItemState::Active, _) if !planted(Bug::NoDriftRepair) => {
+                self.items.at_mut(at).missing = !present;
+            }
             _ => {}
         }
     }
@@ -541,6 +553,7 @@ impl Node {
     pub(super) fn reannounce(&mut self, id: ItemId, _now: Time) {
         if let Some(at) = self.items.by_id.get(&id).copied()
             && self.items.at(at).state == ItemState::Active
+            && !planted(Bug::NoReannounce)
         {
             self.items.at_mut(at).announce = true;
             self.items.dirty = true;

@@ -15,6 +15,7 @@ use super::{Node, Timer};
 use crate::ballot::evidence;
 use crate::event::{AbstainReason, CaseCause, Event};
 use crate::loss::{Purpose, pings_needed};
+use crate::planted::{Bug, planted};
 use crate::quorum;
 use crate::time::Time;
 use crate::view::Life;
@@ -117,6 +118,9 @@ impl Node {
         }
         self.cases.insert(server, Case::new(cause, now));
         self.event(Event::CaseOpened { server, cause });
+        if planted(Bug::HearsayIsABallot) && matches!(cause, CaseCause::Suspicion | CaseCause::Ballot) {
+            self.cast(server, true, now);
+        }
         self.case_turn(server, now);
     }
 
@@ -217,7 +221,7 @@ impl Node {
         let (voter, quorum) = (self.is_voter(), self.config.quorum);
         let Some(case) = self.cases.get_mut(&server) else { return };
         case.silent_windows += 1;
-        let contact = quorum::has_contact(case.contacts.len(), quorum);
+        let contact = quorum::has_contact(case.contacts.len(), quorum) || planted(Bug::NoAbstain);
         let window = case.window;
         let first_complaint = !case.abstained;
         case.new_window(now);
@@ -343,7 +347,13 @@ impl Node {
             return;
         }
         let standing = self.standing(server, now);
-        if !quorum::is_verdict(standing.len(), self.config.quorum) {
+        let twice = if planted(Bug::BallotCountsTwice) { 2 } else { 1 };
+        let quorum = if planted(Bug::QuorumOfTheLiving) {
+            quorum::majority(self.up_voters(server).len() + 1)
+        } else {
+            self.config.quorum
+        };
+        if !quorum::is_verdict(standing.len() * twice, quorum) {
             return;
         }
         let ids =

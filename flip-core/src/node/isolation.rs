@@ -9,6 +9,7 @@ use crate::io::Output;
 use crate::limits;
 use crate::loss::Purpose;
 use crate::placement::{self, Holders};
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 use crate::view::Life;
 
@@ -122,7 +123,7 @@ impl Node {
             mature[server]
                 && ready(self, server)
                 && self.unclean_on(id).is_none()
-                && !self.says(server, id, ItemState::Failing)
+                && (planted(Bug::PlacementIgnoresEligibility) || !self.says(server, id, ItemState::Failing))
         })
     }
 

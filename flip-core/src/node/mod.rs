@@ -8,6 +8,8 @@ mod act;
 mod admit;
 mod cases;
 mod damping;
+#[cfg(any(test, feature = "sim"))]
+mod inspect;
 mod isolation;
 mod keys;
 mod lease;
@@ -370,6 +372,8 @@ impl Node {
             .voters
             .iter()
             .filter(|voter| **voter != self.config.me && self.view.is_up(**voter) && self.is_heard(**voter))
+            // What others say of a voter is no contact with it, where everybody is asked anyway.
+            .filter(|voter| !self.everybody_probed() || self.spread.last_heard(**voter).is_some())
             .count()
     }
 

@@ -9,6 +9,7 @@ use super::{Node, Timer};
 use crate::event::CaseCause;
 use crate::limits;
 use crate::loss::{InFlight, Purpose};
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 use crate::wire::message::{Message, Ping};
 
@@ -64,7 +65,7 @@ impl Node {
 
     /// Greets every server that is not up, for ever, ever more slowly.
     pub(super) fn greet(&mut self, now: Time) {
-        if self.leaving.is_some() {
+        if self.leaving.is_some() || planted(Bug::NoGreeting) && self.ever_had_quorum {
             return;
         }
         let mut missing: Vec<_> = self.others().filter(|server| !self.view.is_up(*server)).collect();

@@ -4,6 +4,8 @@ use super::{Node, Timer};
 use crate::event::{CaseCause, Event};
 use crate::id::{Peer, ShortId};
 use crate::io::Output;
+use crate::marks::mark;
+use crate::planted::{Bug, planted};
 use crate::swim::SwimOutput;
 use crate::time::Time;
 use crate::view::{Life, Sign};
@@ -89,11 +91,14 @@ impl Node {
                 self.member_up(server, now);
                 true
             }
+            Sign::Over if planted(Bug::OldVoiceCounts) => true,
             Sign::Over => {
+                mark!("view: a voice from a life that is over");
                 self.tell_what_is_known(server, server);
                 false
             }
             Sign::Old => {
+                mark!("view: a voice from the past");
                 // Its session is the live one, so the later life that is known was that of a second
                 // daemon, or its disk lost count.
                 let about = self.about(server);
@@ -162,6 +167,9 @@ impl Node {
     /// Hearsay: worth a look by those who can do something about it, unless they heard the member
     /// themselves a moment ago. A suspicion goes on travelling for a while after it was refuted.
     pub(super) fn on_suspected(&mut self, server: usize, generation: u64, now: Time) {
+        if planted(Bug::SwimGateOpen) {
+            self.accept_leave(server, generation, now);
+        }
         let recent = self.config.timing.window();
         if self.is_voter()
             && generation >= self.view.get(server).generation
@@ -174,6 +182,7 @@ impl Node {
     fn on_gossiped_up(&mut self, peer: Peer, now: Time) {
         let Some(server) = self.config.server_index(peer.id) else { return };
         if server != self.config.me && self.view.alive(server, peer.generation, now) == Sign::NewlyUp {
+            mark!("swim: gossip told of a member");
             self.member_up(server, now);
         }
     }
@@ -183,9 +192,10 @@ impl Node {
             self.note_difference(from);
             return;
         }
-        if !self.is_valid(&verdict) {
+        if !self.is_valid(&verdict) || planted(Bug::VerdictNotBelieved) {
             return;
         }
+        mark!("verdict: received from another");
         if verdict.ack {
             self.send(from, &Message::VerdictAck(verdict.about));
         }
@@ -197,7 +207,8 @@ impl Node {
         let generation = verdict.about.generation;
         if server == self.config.me {
             // A larger one is that of a second daemon that ran under this id, or of a lost disk.
-            if generation >= self.generation {
+            if generation >= self.generation && !planted(Bug::VerdictWithoutRebirth) {
+                mark!("verdict: at the node it is about");
                 self.note_flap(server, generation, now);
                 self.rebirth(generation, now);
             }
@@ -249,6 +260,7 @@ impl Node {
     fn settle(&mut self, now: Time) {
         if self.others_near_verdict(now) {
             let until = now + self.settle_time();
+            mark!("settle: placement waited for another case");
             self.items.set_stale();
             self.timers.set_earlier(Timer::Settle, until);
         } else {

@@ -12,6 +12,8 @@ use crate::event::ItemState;
 use crate::facts::Stated;
 use crate::io::Output;
 use crate::limits;
+use crate::marks::mark;
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 use crate::wire::message::{About, Digest, Known, Leave, Message, State, Verdict};
 
@@ -103,6 +105,7 @@ impl Node {
         {
             waiting.remove(&from);
             if waiting.is_empty() {
+                mark!("verdict: acknowledged by all");
                 self.spread.verdicts.remove(&server);
                 self.timers.cancel(Timer::Verdict(server));
             }
@@ -185,6 +188,7 @@ impl Node {
         let pause = Duration::from_millis(20);
         if self.spread.facts_asked.get(&server).is_none_or(|asked| now.since(*asked) >= pause) {
             self.spread.facts_asked.insert(server, now);
+            mark!("facts: asked for again");
             self.send(server, &Message::FactsWanted);
         }
     }
@@ -227,7 +231,8 @@ impl Node {
         } else {
             self.differs[server] = false;
         }
-        if digest.members != own.members || digest.facts != own.facts || digest.marks != own.marks {
+        let differs = digest.members != own.members || digest.facts != own.facts || digest.marks != own.marks;
+        if differs && !planted(Bug::DigestIgnored) {
             self.request_state(server, now);
         }
     }
@@ -284,6 +289,7 @@ impl Node {
         if !self.sign_of_life(from, state.generation, now) {
             return;
         }
+        mark!("state: exchanged by stream");
         for known in state.members {
             let Some(server) = self.server_of(known.about) else { continue };
             self.learn_flaps(server, &known.flaps, now);
@@ -355,6 +361,9 @@ impl Node {
             return;
         }
         if waiting.is_empty() || leaving.tries > limits::REPEATS {
+            if !waiting.is_empty() {
+                mark!("leave: gave up waiting for somebody");
+            }
             leaving.done = true;
             self.outputs.push_back(Output::Left);
             return;

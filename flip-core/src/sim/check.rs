@@ -1,19 +1,19 @@
-//! The promises that are checked while the simulation runs, and at its end.
+//! The promises about what nodes do and say: P1, P2, P5, P7, P8, P11 and limits. What is really there is
+//! judged in `judge`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::world::World;
-use crate::config::{Config, SystemKind};
-use crate::event::Event;
-use crate::id::ItemRef;
+use crate::config::{Config, Isolated, SystemKind, Timing};
+use crate::event::{Event, Reason};
 use crate::io::{HookAction, HookCall};
 use crate::time::Time;
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which promise, P1 to P12 of the design.
+    /// Which promise, P1 to P12 of the design, or what else must hold.
     pub promise: &'static str,
     /// When.
     pub at: Time,
@@ -21,168 +21,297 @@ pub struct Violation {
     pub what: String,
 }
 
-/// Watches all nodes.
+/// What the checks remember.
 #[derive(Debug)]
-pub struct Checker {
-    quorum: usize,
-    validity: Duration,
-    servers: usize,
-    /// When each voter last cast a Down ballot about each server: (voter, subject).
-    cast: BTreeMap<(usize, usize), Time>,
-    /// While set, nothing may move: every link is cut.
-    pub nothing_may_move: bool,
-    /// While set, nobody may be declared down: nothing but loss happened.
-    pub nobody_may_fall: bool,
-    /// Items up at each host, as far as hooks said.
-    started: BTreeMap<(usize, ItemRef), bool>,
-    /// What was broken.
-    pub violations: Vec<Violation>,
-    /// Verdicts seen.
-    pub verdicts: u64,
-    /// Alive hooks seen.
-    pub moves: u64,
+pub(super) struct Checker {
+    pub(super) quorum: usize,
+    voters: Vec<usize>,
+    timing: Timing,
+    /// Whether everybody probes everybody.
+    all_probe: bool,
+    /// When each voter cast a Down ballot about each server, and took it back: (voter, subject).
+    cast: BTreeMap<(usize, usize), (Time, Option<Time>)>,
+    /// Verdicts that were looked at: subject and generation. Who hears of one later need not know its ballots.
+    verdicts_seen: BTreeSet<(usize, u64)>,
+    /// While set, nothing that is kept may move: every link is cut.
+    pub(super) nothing_may_move: bool,
+    /// The longest that a datagram can be under way.
+    pub(super) slowest: Duration,
+    /// Items whose alive hook was started at each host, or which were found there.
+    started: BTreeMap<(usize, usize), ()>,
+    /// Since when each daemon runs.
+    since: Vec<Option<Time>>,
+    /// Bytes that may leave a host in answer to an attack.
+    pub(super) budget: Option<(usize, usize)>,
+    pub(super) violations: Vec<Violation>,
+    pub(super) verdicts: u64,
+    pub(super) moves: u64,
+    /// Longest overlap that each exception excused.
+    pub(super) excused: BTreeMap<&'static str, Duration>,
+    /// Items that two hosts hold by an exception: since when, and which.
+    pub(super) overlaps: BTreeMap<usize, (Time, &'static str)>,
 }
 
 impl Checker {
-    pub(super) fn new(configs: &[Config]) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Self {
-            quorum: configs[0].quorum,
-            // A ballot is repeated while its voter stands by it, so its first cast may be long ago; what
-            // must not happen is a verdict with the ballot of somebody who never cast one.
-            validity: Duration::MAX,
-            servers: configs.len(),
+            quorum: config.quorum,
+            voters: config.voters.clone(),
+            timing: config.timing.clone(),
+            all_probe: config.timing.pings_per_interval + 1 >= config.servers.len(),
             cast: BTreeMap::new(),
+            verdicts_seen: BTreeSet::new(),
             nothing_may_move: false,
-            nobody_may_fall: false,
+            slowest: Duration::from_secs(1),
             started: BTreeMap::new(),
+            since: vec![None; config.servers.len()],
+            budget: None,
             violations: Vec::new(),
             verdicts: 0,
             moves: 0,
+            excused: BTreeMap::new(),
+            overlaps: BTreeMap::new(),
         }
     }
 
-    fn broken(&mut self, promise: &'static str, at: Time, what: String) {
-        if self.violations.len() < 100 {
-            self.violations.push(Violation { promise, at, what });
+    pub(super) const fn all_probe(&self) -> bool {
+        self.all_probe
+    }
+
+    /// Since when a daemon runs.
+    pub(super) fn runs_since(&self, host: usize) -> Option<Time> {
+        self.since[host]
+    }
+
+    pub(super) fn started(&mut self, host: usize, now: Time) {
+        self.since[host] = Some(now);
+        self.cast.retain(|(voter, _), _| *voter != host);
+    }
+
+    pub(super) fn ended(&mut self, host: usize) {
+        self.since[host] = None;
+        self.started.retain(|(at, _), ()| *at != host);
+    }
+
+    pub(super) fn leftover(&mut self, host: usize, item: usize) {
+        self.started.insert((host, item), ());
+    }
+
+    /// Something left a host. What is wrong with that, if it answers an attack with more than came.
+    pub(super) fn sent(&mut self, host: usize, bytes: usize) -> Option<String> {
+        let (attacked, left) = self.budget?;
+        if attacked != host {
+            return None;
+        }
+        self.budget = Some((attacked, left.saturating_sub(bytes)));
+        (bytes > left).then(|| format!("n{host} answers an attacker with {bytes} bytes, {left} were left"))
+    }
+
+    /// The longest that silence may take until a voter speaks of it, loss and late datagrams included.
+    pub(super) fn patience(&self) -> Duration {
+        self.timing.probe_interval * 2 + self.timing.ping_timeout * 11 + self.slowest
+    }
+}
+
+impl World {
+    pub(super) fn broken(&mut self, promise: &'static str, what: String) {
+        self.note(None, || format!("BROKEN {promise}: {what}"));
+        let at = self.now;
+        if self.checker.violations.len() < 20 {
+            self.checker.violations.push(Violation { promise, at, what });
         }
     }
 
-    pub(super) fn event(&mut self, host: usize, event: &Event, now: Time) {
+    pub(super) fn event(&mut self, host: usize, event: &Event) {
+        let now = self.now;
         match event {
             Event::BallotCast { server, .. } => {
-                self.cast.insert((host, *server), now);
+                self.checker.cast.insert((host, *server), (now, None));
+                if let Some((other, _)) = self.checker.budget
+                    && other == host
+                {
+                    self.broken("P10", format!("an attack makes n{host} cast a ballot"));
+                }
+            }
+            Event::CaseClosed { server, .. } => {
+                if let Some(cast) = self.checker.cast.get_mut(&(host, *server)) {
+                    cast.1.get_or_insert(now);
+                }
             }
             Event::MemberDown { server, voters, generation } => {
-                self.verdicts += 1;
-                let mut distinct = voters.clone();
-                distinct.sort_unstable();
-                distinct.dedup();
-                if distinct.len() < self.quorum || distinct.contains(server) {
-                    let what = format!("host {host} took {server} for down by the ballots of {voters:?}");
-                    self.broken("P1", now, what);
-                }
-                for voter in distinct {
-                    let first_hand = self
-                        .cast
-                        .get(&(voter, *server))
-                        .is_some_and(|cast| now.since(*cast) <= self.validity);
-                    if !first_hand {
-                        let what =
-                            format!("{voter} never cast a ballot against {server}, yet {host} counted one");
-                        self.broken("P1", now, what);
-                    }
-                }
-                if self.nobody_may_fall {
-                    let what =
-                        format!("host {host} took {server}@{generation} for down; only datagrams were lost");
-                    self.broken("P11", now, what);
-                }
+                self.verdict(host, *server, *generation, voters);
             }
+            Event::MemberLeft { server, generation } => self.goodbye(host, *server, *generation),
+            Event::Isolated => self.clients.seen_away(host, now),
             _ => {}
         }
+        self.mark_event(event);
     }
 
-    pub(super) fn hook(&mut self, host: usize, call: &HookCall, overlap: bool, now: Time) {
-        if overlap {
-            self.broken("P7", now, format!("two hooks of {:?} overlap on host {host}", call.item));
+    /// P1: a quorum of distinct, first-hand, standing ballots. P11: never about somebody whom they reach.
+    fn verdict(&mut self, host: usize, server: usize, generation: u64, voters: &[usize]) {
+        let now = self.now;
+        self.checker.verdicts += 1;
+        self.clients.seen_away(server, now);
+        let mut distinct = voters.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        if distinct.len() < self.checker.quorum || distinct.contains(&server) {
+            let what = format!("n{host} took n{server} for down by the ballots of {voters:?}");
+            self.broken("P1", what);
         }
+        if !self.checker.verdicts_seen.insert((server, generation)) {
+            return;
+        }
+        // A verdict may be as old as its subject's generation; whoever restarted since forgot its ballot.
+        let fresh = self.hosts[host].heard.is_empty();
+        for voter in distinct {
+            let began = self.checker.since[voter];
+            let cast = self.checker.cast.get(&(voter, server)).copied();
+            let limit = self.checker.timing.window() * 4 + self.checker.slowest;
+            let stands = match cast {
+                Some((_, None)) => true,
+                // Taken back, but what was said before may still be under way.
+                Some((_, Some(back))) => {
+                    now.since(back) <= limit || generation == 0 || self.is_old(server, generation)
+                }
+                None => {
+                    began.is_none_or(|began| now.since(began) <= limit) || self.is_old(server, generation)
+                }
+            };
+            if !stands && !fresh {
+                let what = format!(
+                    "n{host} took n{server}@{generation} for down, but no ballot of n{voter} stands: {cast:?}"
+                );
+                self.broken("P1", what);
+            }
+        }
+        self.check_reach(host, server, generation);
+    }
+
+    /// P11: nobody leaves but by its own word.
+    fn goodbye(&mut self, host: usize, server: usize, generation: u64) {
+        if !self.is_old(server, generation) && !self.hosts[server].leaving {
+            let what = format!("n{host} says that n{server}@{generation} left, which it did not");
+            self.broken("P11", what);
+        }
+    }
+
+    /// True when this generation of a server is not its present one: the verdict is old news.
+    fn is_old(&self, server: usize, generation: u64) -> bool {
+        self.hosts[server].node.as_ref().is_none_or(|node| node.generation() != generation)
+    }
+
+    fn check_reach(&mut self, host: usize, server: usize, generation: u64) {
+        let now = self.now;
+        if self.is_old(server, generation) || self.hosts[server].heard.is_empty() {
+            return;
+        }
+        let since = now - self.checker.patience();
+        let sound = |index: usize| {
+            let host = &self.hosts[index];
+            host.healthy_since.is_some_and(|at| at < since)
+                && self.checker.since[index].is_some_and(|at| at < since)
+        };
+        if !sound(server) {
+            return;
+        }
+        let voters = self.checker.voters.iter().copied().filter(|voter| *voter != server);
+        let (able, all) = voters.fold((0, 0), |(able, all), voter| {
+            let reaches = sound(voter) && self.network.was_good(voter, server, since);
+            (able + usize::from(reaches), all + 1)
+        });
+        if all - able < self.checker.quorum {
+            let what = format!(
+                "n{host} took n{server}@{generation} for down, though {able} of {all} voters have reached it all the time"
+            );
+            self.broken("P11", what);
+        }
+    }
+
+    /// P2, P5, P7 and P8 where a hook begins.
+    pub(super) fn check_hook(&mut self, index: usize, item: usize, call: &HookCall) {
+        if self.hosts[index].hooks[item].is_some() {
+            self.broken("P7", format!("two hooks of item {item} overlap on n{index}"));
+        }
+        let policy = self.things[item].policy;
         match call.action {
+            HookAction::Announce => return,
             HookAction::Alive => {
-                self.moves += 1;
-                self.started.insert((host, call.item), true);
+                self.checker.moves += 1;
+                self.checker.started.insert((index, item), ());
+                if planned(call.reason) && policy == Isolated::Keep {
+                    self.check_contact(index, item);
+                }
             }
             HookAction::Down => {
-                self.started.insert((host, call.item), false);
-            }
-            HookAction::Announce => return,
-        }
-        if self.nothing_may_move {
-            self.broken(
-                "P2",
-                now,
-                format!("{:?} of {:?} on host {host} in a total partition", call.action, call.item),
-            );
-        }
-    }
-
-    pub(super) fn killed(&mut self, host: usize, _now: Time) {
-        self.started.retain(|(at, _), _| *at != host);
-    }
-
-    pub(super) fn generation(&mut self, host: usize, old: u64, new: u64) {
-        if new <= old {
-            self.broken("P1", Time::ZERO, format!("host {host} went from generation {old} to {new}"));
-        }
-    }
-
-    /// P6: all views are equal and every item has exactly its holders. Returns what is not so yet.
-    #[must_use]
-    pub fn unsettled(world: &World) -> Option<String> {
-        let running: Vec<_> =
-            (0..world.hosts.len()).filter(|host| world.hosts[*host].node.is_some()).collect();
-        let nodes =
-            || running.iter().filter_map(|host| world.hosts[*host].node.as_ref().map(|node| (*host, node)));
-        let mut digests = nodes().map(|(_, node)| node.view().digest());
-        let first = digests.next()?;
-        if digests.any(|digest| digest != first) {
-            let lives: Vec<_> = nodes()
-                .map(|(host, node)| {
-                    (host, node.view().iter().map(|r| (r.life, r.generation)).collect::<Vec<_>>())
-                })
-                .collect();
-            return Some(format!("views differ: {lives:?}"));
-        }
-        for (host, node) in nodes() {
-            if !node.has_quorum() {
-                return Some(format!("host {host} sees no quorum"));
-            }
-        }
-        let (_, any) = nodes().next()?;
-        let config = any.config();
-        for (system, spec) in config.systems.iter().enumerate() {
-            for item in 0..spec.items.len() {
-                let at = ItemRef { system, item };
-                let mut holders: Vec<_> =
-                    running.iter().copied().filter(|host| world.hosts[*host].bound.contains(&at)).collect();
-                let mut wanted = any.wanted(at).to_vec();
-                holders.sort_unstable();
-                wanted.sort_unstable();
-                if holders != wanted {
-                    let kind = if spec.kind == SystemKind::Shard { "item" } else { "replicated item" };
-                    return Some(format!("{kind} {item} is on {holders:?}, wanted on {wanted:?}"));
+                if !self.checker.started.contains_key(&(index, item))
+                    && self.hosts[index].addresses[item].is_none()
+                {
+                    self.broken("P7", format!("n{index} releases item {item}, which it never acquired"));
+                }
+                if planned(call.reason) && policy != Isolated::Drop {
+                    self.check_successor(index, item);
                 }
             }
         }
-        None
+        if self.checker.nothing_may_move && policy == Isolated::Keep {
+            let what = format!("{:?} of item {item} on n{index} in a total partition", call.action);
+            self.broken("P2", what);
+        }
     }
 
-    pub(super) fn not_settled(&mut self, now: Time, what: String) {
-        self.broken("P6", now, what);
+    /// P5: nothing is taken by somebody who cannot have seen a quorum.
+    fn check_contact(&mut self, index: usize, item: usize) {
+        if !self.checker.all_probe {
+            return;
+        }
+        let since = self.now - self.checker.patience();
+        let heard = &self.hosts[index].heard;
+        let voters = self.checker.voters.iter();
+        let seen = voters.filter(|voter| **voter != index && heard[**voter].is_some_and(|at| at >= since));
+        let seen = seen.count();
+        if seen + 1 < self.checker.quorum {
+            let what = format!("n{index} takes item {item} and has heard only {seen} voters since {since}");
+            self.broken("P5", what);
+        }
     }
 
-    /// How many servers the cluster has.
-    #[must_use]
-    pub const fn servers(&self) -> usize {
-        self.servers
+    /// P8 and K3: nothing is given up for a successor that never had it.
+    fn check_successor(&mut self, index: usize, item: usize) {
+        let thing = &self.things[item];
+        if thing.kind == SystemKind::Replicate || self.truth.holders(item) != [index] {
+            return;
+        }
+        // What the successor said may be as old as the slowest datagram, and two digests.
+        let since = self.now - self.checker.patience() - self.checker.timing.digest_interval * 4;
+        if !self.truth.held_elsewhere(item, index, since) {
+            let what = format!("n{index} gives up item {item}, and nobody else has it or had it lately");
+            self.broken("P8", what);
+        }
     }
+
+    /// Tables within limits, and nothing left to do once everything was drained.
+    pub(super) fn check_limits(&mut self) {
+        for index in 0..self.hosts.len() {
+            // In the middle of its outputs it says nothing about what is left after them.
+            if !self.hosts[index].runs(self.now) {
+                continue;
+            }
+            let Some(node) = self.hosts[index].node.as_ref() else { continue };
+            let over = node.sizes().into_iter().find(|(_, len, most)| len > most);
+            if let Some((name, len, most)) = over {
+                self.broken("limits", format!("n{index} has {len} {name}, the limit is {most}"));
+            }
+        }
+        let most = 2_000 + 600 * self.hosts.len() * self.hosts.len().min(64);
+        if self.queue.len() > most {
+            self.broken("limits", format!("{} happenings wait", self.queue.len()));
+        }
+    }
+}
+
+/// A hook that placement asked for, not one that repairs.
+const fn planned(reason: Reason) -> bool {
+    matches!(reason, Reason::Home | Reason::Failover | Reason::Failback | Reason::Leave)
 }

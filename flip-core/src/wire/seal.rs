@@ -22,13 +22,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+#[cfg(not(feature = "harness"))]
+use chacha20poly1305::XChaCha20Poly1305;
+#[cfg(not(feature = "harness"))]
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
-use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
+use chacha20poly1305::{Tag, XNonce};
 
 use super::ring::{Ring, key_id};
 use crate::config::{ClusterKey, Config};
 use crate::event::Refusal;
 use crate::id::ShortId;
+#[cfg(feature = "harness")]
+use crate::sim::cipher::Cipher as XChaCha20Poly1305;
 
 /// The wire version that this release speaks.
 pub const WIRE: u8 = 1;

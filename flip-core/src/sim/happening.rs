@@ -1,0 +1,99 @@
+//! What can happen next, and what can wait for a daemon.
+
+use std::net::SocketAddr;
+
+use super::fault::HookMode;
+use crate::io::{Command, HookCall};
+
+/// One entry of the world's queue.
+#[derive(Debug)]
+pub(super) enum Happening {
+    /// A daemon's own deadline.
+    Wake { host: usize },
+    /// Something arrives at a daemon of this life (zero: of any).
+    Mail { host: usize, life: u64, mail: Mail },
+    /// A datagram arrives at a host.
+    Datagram { from: usize, to: usize, data: Vec<u8>, kind: Kind },
+    /// A stream's request arrives.
+    Request { from: usize, from_life: u64, to: usize, data: Vec<u8> },
+    /// A stopped daemon may go on.
+    Go { host: usize },
+    /// SIGCONT.
+    Thaw { host: usize, token: u64 },
+    /// A machine wakes.
+    Wakes { host: usize, late_us: u64, dies: bool },
+    /// The kernel looks whether an address is over.
+    Expire { host: usize, item: usize },
+    /// What a program does that a daemon of this life started; it dies with it.
+    Effect { host: usize, life: u64, hook: u64, item: usize, up: bool },
+    /// The fault of this number begins.
+    Begin(usize),
+    /// The trouble of this token ends.
+    End(u64),
+    /// A daemon is started, unless another fault keeps it down.
+    Start { host: usize, token: u64 },
+    /// The invariants are to be looked at again.
+    Look { item: usize },
+    /// Is the item still without a holder since then?
+    Missing { item: usize, since: crate::Time },
+}
+
+/// What a datagram really is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// What its sender sent.
+    Genuine,
+    /// Damaged on the way.
+    Damaged,
+    /// Recorded and sent again.
+    Replayed,
+    /// Made by somebody without the key.
+    Forged,
+}
+
+/// What waits for a daemon.
+#[derive(Debug)]
+pub(super) enum Mail {
+    /// Its timer went off.
+    Tick,
+    Datagram {
+        from: usize,
+        data: Vec<u8>,
+        kind: Kind,
+    },
+    Unreachable {
+        addr: SocketAddr,
+    },
+    Request {
+        from: usize,
+        from_life: u64,
+        data: Vec<u8>,
+    },
+    Reply {
+        from: usize,
+        data: Vec<u8>,
+    },
+    /// A hook of the kernel class gets to its system call.
+    HookCall(HookCall),
+    /// A hook reports.
+    HookDone {
+        item: usize,
+        id: u64,
+        result: Result<(), &'static str>,
+    },
+    /// A hook of the kernel class ends badly.
+    HookEnds {
+        call: HookCall,
+        mode: HookMode,
+    },
+    /// The kernel reports a change.
+    Observed {
+        item: usize,
+        present: bool,
+    },
+    Witness {
+        nonce: u16,
+    },
+    Command(Command),
+    Leave,
+}

@@ -1,0 +1,278 @@
+//! Hooks: in the daemon's own process where the kernel releases, programs elsewhere.
+
+use std::time::Duration;
+
+use rand::RngExt;
+
+use super::fault::{HookMode, Point};
+use super::happening::{Happening, Mail};
+use super::host::{Doing, Running, Work};
+use super::world::World;
+use crate::config::Release;
+use crate::io::{HookAction, HookCall, RefreshCall};
+
+impl World {
+    /// A daemon starts a hook.
+    pub(super) fn begin_hook(&mut self, index: usize, call: HookCall) {
+        let Some(item) = self.thing(call.item) else {
+            self.broken("P7", format!("n{index} runs a hook of an item that it does not have"));
+            return;
+        };
+        self.note(Some(index), || {
+            let reason = if call.action == HookAction::Announce {
+                String::new()
+            } else {
+                format!("{:?}", call.reason)
+            };
+            format!("hook {:?} {:?} {reason} {:?}", call.action, call.item, call.lifetime)
+        });
+        self.check_hook(index, item, &call);
+        let host = &mut self.hosts[index];
+        host.hooks[item] = Some(Running { id: call.id });
+        let mode = host.hook_trouble.filter(|(_, p)| self.rng.random_bool(*p)).map(|(mode, _)| mode);
+        let quick = self.rng.random_range(Duration::from_micros(100)..Duration::from_millis(3));
+        let host = &self.hosts[index];
+        let timeout = host.clock.stretch(call.timeout);
+        let after = match mode {
+            None | Some(HookMode::Fails | HookMode::FailsDone) => quick,
+            Some(HookMode::Slow) => timeout.mul_f64(0.9),
+            Some(HookMode::Hangs | HookMode::HangsDone) => timeout,
+        };
+        if mode.is_some() && call.action == HookAction::Down {
+            self.hosts[index].unanswered[item] = true;
+        }
+        match self.things[item].release {
+            Release::Kernel => self.begin_inside(index, item, call, mode, after),
+            Release::Hook => self.begin_program(index, item, &call, mode, after),
+        }
+    }
+
+    fn begin_inside(
+        &mut self,
+        index: usize,
+        item: usize,
+        call: HookCall,
+        mode: Option<HookMode>,
+        after: Duration,
+    ) {
+        let (at, life, id) = (self.now + after, self.hosts[index].life, call.id);
+        if call.action == HookAction::Alive && !self.hosts[index].interface {
+            let mail = Mail::HookDone { item, id, result: Err("no such device") };
+            self.queue.push(at, Happening::Mail { host: index, life, mail });
+            return;
+        }
+        let mail = match mode {
+            None | Some(HookMode::Slow) => Mail::HookCall(call),
+            Some(mode) => Mail::HookEnds { call, mode },
+        };
+        self.queue.push(at, Happening::Mail { host: index, life, mail });
+    }
+
+    fn begin_program(
+        &mut self,
+        index: usize,
+        item: usize,
+        call: &HookCall,
+        mode: Option<HookMode>,
+        after: Duration,
+    ) {
+        let (at, life, id) = (self.now + after, self.hosts[index].life, call.id);
+        let (works, result) = match mode {
+            None | Some(HookMode::Slow) => (true, Ok(())),
+            Some(HookMode::Fails) => (false, Err("exit code 1")),
+            Some(HookMode::FailsDone) => (true, Err("exit code 1")),
+            Some(HookMode::Hangs) => (false, Err("timed out")),
+            Some(HookMode::HangsDone) => (true, Err("timed out")),
+        };
+        if works && call.action != HookAction::Announce {
+            let up = call.action == HookAction::Alive;
+            self.queue.push(at, Happening::Effect { host: index, life, hook: id, item, up });
+        }
+        let mail = Mail::HookDone { item, id, result };
+        self.queue.push(at, Happening::Mail { host: index, life, mail });
+    }
+
+    /// A program does what it is for.
+    pub(super) fn effect(&mut self, index: usize, (life, hook): (u64, u64), item: usize, up: bool) {
+        let host = &self.hosts[index];
+        if host.life != life || !host.powered || host.cancelled.contains(&hook) {
+            return;
+        }
+        if host.asleep.is_some() {
+            let at = self.now + Duration::from_millis(50);
+            self.queue.push(at, Happening::Effect { host: index, life, hook, item, up });
+        } else if up {
+            self.install(index, item, None);
+        } else {
+            self.remove(index, item);
+        }
+    }
+
+    /// A hook of the kernel class ends badly.
+    pub(super) fn hook_ends(&mut self, index: usize, call: &HookCall, mode: HookMode) {
+        let Some(item) = self.thing(call.item) else { return };
+        if self.hosts[index].cancelled.contains(&call.id) {
+            return;
+        }
+        if matches!(mode, HookMode::FailsDone | HookMode::HangsDone) {
+            match call.action {
+                // It stops before anything is announced, and the check after the call still holds.
+                HookAction::Alive => {
+                    let late = call.lifetime.latest.is_some_and(|latest| self.local(index) > latest);
+                    if !late {
+                        self.install(index, item, Some(call.lifetime));
+                    }
+                }
+                HookAction::Down => self.remove(index, item),
+                HookAction::Announce => {}
+            }
+        }
+        self.hosts[index].inbox.push_front(Mail::HookDone {
+            item,
+            id: call.id,
+            result: Err(if matches!(mode, HookMode::Hangs | HookMode::HangsDone) {
+                "timed out"
+            } else {
+                "netlink says no"
+            }),
+        });
+    }
+
+    /// A daemon ends a hook before its time: its program is killed, what it did stays.
+    pub(super) fn cancel_hook(&mut self, index: usize, hook: u64) {
+        let host = &mut self.hosts[index];
+        let running = |hooks: &Option<Running>| hooks.is_some_and(|running| running.id == hook);
+        if let Some(item) = host.hooks.iter().position(running) {
+            super::mark!("hook: ended before its time");
+            host.cancelled.insert(hook);
+            let mail = Mail::HookDone { item, id: hook, result: Err("ended before its time") };
+            host.inbox.push_back(mail);
+        }
+    }
+
+    /// A hook of the kernel class gets to its system call.
+    pub(super) fn begin_alive(&mut self, index: usize, call: HookCall) {
+        if self.hosts[index].cancelled.contains(&call.id) {
+            return;
+        }
+        let Some(item) = self.thing(call.item) else { return };
+        match call.action {
+            HookAction::Alive => {
+                self.hosts[index].doing = Some(Doing {
+                    work: Work::Alive(call),
+                    stage: Point::BeforeCheck,
+                    gone: Vec::new(),
+                    recreated: Vec::new(),
+                    interrupted: false,
+                });
+                return;
+            }
+            HookAction::Down => {
+                self.remove(index, item);
+                self.hosts[index].unanswered[item] = false;
+            }
+            HookAction::Announce => self.announce(index, item),
+        }
+        let mail = Mail::HookDone { item, id: call.id, result: Ok(()) };
+        self.hosts[index].inbox.push_front(mail);
+    }
+
+    pub(super) fn begin_refresh(&mut self, index: usize, call: RefreshCall) {
+        self.hosts[index].doing = Some(Doing {
+            work: Work::Refresh(call),
+            stage: Point::BeforeCheck,
+            gone: Vec::new(),
+            recreated: Vec::new(),
+            interrupted: false,
+        });
+    }
+
+    /// One stage of giving addresses a lifetime. The rules R5 and R6 that the driver keeps are here.
+    pub(super) fn step(&mut self, index: usize, mut doing: Doing) {
+        let finite = match &doing.work {
+            Work::Refresh(call) => call.lifetime.latest.is_some(),
+            Work::Alive(call) => call.lifetime.latest.is_some(),
+        };
+        if let Some((point, pause)) = self.hosts[index].trap
+            && point == doing.stage
+            && finite
+        {
+            self.hosts[index].trap = None;
+            self.hosts[index].doing = Some(doing);
+            self.freeze(index, pause);
+            return;
+        }
+        let (items, lifetime) = match &doing.work {
+            Work::Refresh(call) => {
+                let at = |item: &usize| crate::id::ItemRef { system: call.system, item: *item };
+                (call.items.iter().filter_map(|item| self.thing(at(item))).collect(), call.lifetime)
+            }
+            Work::Alive(call) => (self.thing(call.item).into_iter().collect::<Vec<_>>(), call.lifetime),
+        };
+        let late = lifetime.latest.is_some_and(|latest| self.local(index) > latest);
+        match doing.stage {
+            Point::BeforeCheck => {
+                if late {
+                    super::mark!("world: a lifetime came too late before the call");
+                    doing.gone.clone_from(&items);
+                    for item in items {
+                        self.remove(index, item);
+                    }
+                    self.finish(index, doing);
+                    return;
+                }
+                doing.stage = Point::BeforeCall;
+            }
+            Point::BeforeCall => {
+                if doing.interrupted {
+                    // Exception X1: it exists, unannounced, until the next check.
+                    super::mark!("world: stopped between the clock and the kernel (X1)");
+                    self.excuse(index, Duration::from_millis(1), "X1");
+                }
+                for item in items {
+                    if self.hosts[index].addresses[item].is_none() && matches!(doing.work, Work::Refresh(_)) {
+                        doing.recreated.push(item);
+                    }
+                    self.install(index, item, Some(lifetime));
+                }
+                doing.stage = Point::AfterCall;
+            }
+            Point::AfterCall => {
+                if late {
+                    super::mark!("world: a lifetime came too late after the call");
+                    doing.gone.clone_from(&items);
+                } else {
+                    doing.gone.clone_from(&doing.recreated);
+                }
+                if !doing.recreated.is_empty() {
+                    super::mark!("world: a refresh brought an address back (R6 a)");
+                }
+                for item in doing.gone.clone() {
+                    self.remove(index, item);
+                }
+                self.finish(index, doing);
+                return;
+            }
+        }
+        self.hosts[index].doing = Some(doing);
+    }
+
+    fn finish(&mut self, index: usize, doing: Doing) {
+        match doing.work {
+            Work::Refresh(call) => {
+                let gone = doing.gone.iter().map(|item| self.things[*item].at.item).collect();
+                self.hosts[index].refreshed.push_back((call.id, gone));
+            }
+            Work::Alive(call) => {
+                let Some(item) = self.thing(call.item) else { return };
+                let result = if doing.gone.is_empty() {
+                    self.announce(index, item);
+                    Ok(())
+                } else {
+                    Err("the lease ended before the address was there")
+                };
+                self.hosts[index].inbox.push_front(Mail::HookDone { item, id: call.id, result });
+            }
+        }
+    }
+}

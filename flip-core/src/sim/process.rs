@@ -1,0 +1,398 @@
+//! What a daemon does with its time: one input, all its outputs, the next input; and how it is stopped in
+//! between. The order of work is the driver's of the real daemon.
+
+use std::time::Duration;
+
+use rand::RngExt;
+
+use super::fault::Disk;
+use super::happening::{Happening, Kind, Mail};
+use super::trace::Trace;
+use super::world::World;
+use crate::io::{Input, Output};
+use crate::node::{Node, Start};
+use crate::planted::{Bug, planted};
+use crate::time::Time;
+
+impl World {
+    /// Starts a daemon that is down. Its kernel's leftovers are observed first, as in production.
+    pub fn start(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        if host.node.is_some() || !host.powered || host.asleep.is_some() {
+            return;
+        }
+        if host.disk_full {
+            // The next generation cannot be stored, so the daemon says so and ends; systemd tries again.
+            let token = self.token();
+            self.hosts[index].kept_down = Some(token);
+            let at = self.now + Duration::from_millis(500);
+            self.queue.push(at, Happening::Start { host: index, token });
+            return;
+        }
+        let mut seed = [0; 32];
+        self.rng.fill(&mut seed);
+        let wall = 1_700_000_000 + i64::try_from(self.now.as_nanos() / 1_000_000_000).unwrap_or(0);
+        let host = &mut self.hosts[index];
+        let wall = u64::try_from(wall + host.wall_off).unwrap_or(1).max(1);
+        let next = host.stored.map_or(wall, |stored| wall.max(stored + 1));
+        let generation = host.stored.filter(|_| planted(Bug::GenerationReused)).unwrap_or(next);
+        host.stored_before = host.stored;
+        host.stored = Some(generation);
+        host.life += 1;
+        host.left = false;
+        host.kept_down = None;
+        if let Some(configs) = &self.edited {
+            host.config = std::sync::Arc::new(configs[index].clone());
+        }
+        let local = host.clock.local(self.now);
+        host.node =
+            Some(Box::new(Node::new(host.config.clone(), Start { generation, seed, keys: None }, local)));
+        self.checker.started(index, self.now);
+        self.note(Some(index), || format!("starts as generation {generation}"));
+        for item in 0..self.things.len() {
+            if self.hosts[index].addresses[item].is_some() {
+                self.checker.leftover(index, item);
+                self.hosts[index].inbox.push_back(Mail::Observed { item, present: true });
+            }
+        }
+        self.hosts[index].inbox.push_back(Mail::Tick);
+        self.pump(index);
+    }
+
+    /// Ends a daemon without a word.
+    pub(super) fn kill(&mut self, index: usize, disk: Disk) {
+        if self.hosts[index].node.is_none() {
+            return;
+        }
+        self.note(Some(index), || "the daemon is dead".into());
+        self.ended(index);
+        let host = &mut self.hosts[index];
+        match disk {
+            Disk::Kept => {}
+            Disk::Unsynced => host.stored = host.stored_before,
+            Disk::Torn | Disk::Gone => {
+                super::mark!("world: disk lost its generation");
+                host.stored = None;
+            }
+        }
+    }
+
+    /// A daemon is no more, for whatever reason.
+    pub(super) fn ended(&mut self, index: usize) {
+        self.hosts[index].stop();
+        if self.hosts.iter().all(|host| host.node.is_none()) {
+            super::mark!("world: everybody is down");
+        }
+        self.checker.ended(index);
+        for item in 0..self.things.len() {
+            let host = &mut self.hosts[index];
+            host.unanswered[item] |= host.addresses[item].is_some();
+        }
+    }
+
+    /// Stops a daemon as SIGSTOP does; what arrives meanwhile waits in its socket.
+    pub(super) fn freeze(&mut self, index: usize, pause: Duration) {
+        if self.hosts[index].node.is_none() {
+            return;
+        }
+        let token = self.token();
+        self.hosts[index].frozen = Some(token);
+        if let Some(doing) = &mut self.hosts[index].doing {
+            doing.interrupted = true;
+        }
+        for item in 0..self.things.len() {
+            let host = &mut self.hosts[index];
+            host.unanswered[item] |= host.addresses[item].is_some();
+        }
+        self.ill(index);
+        self.note(Some(index), || format!("frozen for {pause:?}"));
+        self.queue.push(self.now + pause, Happening::Thaw { host: index, token });
+    }
+
+    pub(super) fn thaw(&mut self, index: usize, token: u64) {
+        self.well(index);
+        if self.hosts[index].frozen != Some(token) {
+            return;
+        }
+        self.hosts[index].frozen = None;
+        self.note(Some(index), || "thaws".into());
+        // Which of the things that are due its loop sees first is the kernel's choice.
+        if self.rng.random_bool(0.5) {
+            self.hosts[index].inbox.push_front(Mail::Tick);
+        } else {
+            self.hosts[index].inbox.push_back(Mail::Tick);
+        }
+        self.pump(index);
+    }
+
+    pub(super) fn wake(&mut self, index: usize) {
+        let now = self.now;
+        let host = &mut self.hosts[index];
+        if host.wake_at.is_some_and(|at| at > now) {
+            return;
+        }
+        host.wake_at = None;
+        if host.node.is_some() && host.runs(now) {
+            let local = host.clock.local(now);
+            if host.node.as_ref().and_then(|node| node.poll_timeout()).is_some_and(|due| due <= local) {
+                self.mail(index, Mail::Tick);
+            } else {
+                self.plan_wake(index);
+            }
+        } else if host.node.is_some() && host.asleep.is_none() && host.frozen.is_none() {
+            // Busy: the timer is seen when it is done.
+            self.mail(index, Mail::Tick);
+        }
+    }
+
+    /// Something arrives at a daemon.
+    pub(super) fn mail(&mut self, index: usize, mail: Mail) {
+        if self.hosts[index].node.is_some() {
+            self.hosts[index].inbox.push_back(mail);
+            self.pump(index);
+        }
+    }
+
+    /// Goes on as far as the daemon can.
+    pub(super) fn pump(&mut self, index: usize) {
+        loop {
+            let now = self.now;
+            let host = &mut self.hosts[index];
+            if !host.runs(now) {
+                if host.node.is_some() && host.asleep.is_none() && host.frozen.is_none() {
+                    let at = host.busy_until;
+                    if host.wake_at.is_none_or(|wake| wake > at || wake <= now) {
+                        host.wake_at = Some(at);
+                        self.queue.push(at, Happening::Go { host: index });
+                    }
+                }
+                return;
+            }
+            if let Some(doing) = host.doing.take() {
+                self.step(index, doing);
+                continue;
+            }
+            let output = host.node.as_mut().and_then(|node| node.poll_output());
+            if let Some(output) = output {
+                self.carry_out(index, output);
+                continue;
+            }
+            if let Some((id, gone)) = host.refreshed.pop_front() {
+                self.feed(index, Input::Refreshed { id, gone });
+                continue;
+            }
+            if let Some(by) = host.slept.take() {
+                self.feed(index, Input::Suspended { by });
+                continue;
+            }
+            let Some(mail) = host.inbox.pop_front() else { break };
+            self.take(index, mail);
+        }
+        self.plan_wake(index);
+    }
+
+    fn plan_wake(&mut self, index: usize) {
+        let now = self.now;
+        let host = &mut self.hosts[index];
+        let Some(due) = host.node.as_ref().and_then(|node| node.poll_timeout()) else { return };
+        let at = host.clock.world(due).max(now);
+        if host.wake_at.is_none_or(|wake| wake > at || wake < now) {
+            host.wake_at = Some(at);
+            self.queue.push(at, Happening::Wake { host: index });
+        }
+    }
+
+    fn take(&mut self, index: usize, mail: Mail) {
+        match mail {
+            Mail::Tick => self.feed(index, Input::Timeout),
+            Mail::Datagram { from, data, kind } => self.take_datagram(index, from, &data, kind),
+            Mail::Unreachable { addr } => self.feed(index, Input::Unreachable { addr }),
+            Mail::Request { from, from_life, data } => {
+                self.heard(index, from);
+                self.connection.0 += 1;
+                self.connection.1 = Some((from, from_life));
+                let conn = self.connection.0;
+                self.feed(index, Input::StreamRequest { conn, data: &data });
+            }
+            Mail::Reply { from, data } => {
+                self.heard(index, from);
+                self.feed(index, Input::StreamReply { data: &data });
+            }
+            Mail::HookCall(call) => self.begin_alive(index, call),
+            Mail::HookDone { item, id, result } => {
+                if self.hosts[index].hooks[item].is_some_and(|hook| hook.id == id) {
+                    self.hosts[index].hooks[item] = None;
+                    let result = result.map_err(str::to_owned);
+                    self.feed(index, Input::HookDone { hook: id, result });
+                }
+            }
+            Mail::HookEnds { call, mode } => self.hook_ends(index, &call, mode),
+            Mail::Observed { item, present } => {
+                // The driver looks again before it tells.
+                if self.hosts[index].addresses[item].is_some() == present {
+                    let item = self.things[item].at;
+                    self.feed(index, Input::Observed { item, present });
+                }
+            }
+            Mail::Witness { nonce } => self.feed(index, Input::WitnessAnswered { nonce }),
+            Mail::Command(command) => self.feed(index, Input::Command { asker: 1, command }),
+            Mail::Leave => {
+                self.hosts[index].leaving = true;
+                self.feed(index, Input::Leave);
+            }
+        }
+    }
+
+    fn heard(&mut self, index: usize, from: usize) {
+        if let Some(heard) = self.hosts[index].heard.get_mut(from) {
+            *heard = Some(self.now);
+        }
+    }
+
+    fn take_datagram(&mut self, index: usize, from: usize, data: &[u8], kind: Kind) {
+        let addr = self.hosts[from].config.my().addr;
+        if kind == Kind::Genuine {
+            self.heard(index, from);
+            if let Some(recorded) = self.recorded.get_mut(index) {
+                if recorded.len() >= 256 {
+                    recorded.pop_front();
+                }
+                recorded.push_back((from, data.to_vec(), (self.hosts[from].life, self.hosts[index].life)));
+            }
+            self.feed(index, Input::Datagram { from: addr, data });
+            return;
+        }
+        // What is overdue would be noticed at any input, also at this one.
+        let host = &self.hosts[index];
+        let local = host.clock.local(self.now);
+        let Some(node) = host.node.as_ref() else { return };
+        let overdue = node.poll_timeout().is_some_and(|due| due <= local);
+        let before = node.fingerprint();
+        self.feed(index, Input::Datagram { from: addr, data });
+        if overdue {
+            return;
+        }
+        // Until the next input, no more may leave than came in.
+        self.checker.budget = Some((index, data.len()));
+        if self.hosts[index].node.as_ref().is_some_and(|node| node.fingerprint() != before) {
+            self.broken("P10", format!("a {kind:?} datagram changed what n{index} believes"));
+        }
+    }
+
+    fn feed(&mut self, index: usize, input: Input<'_>) {
+        let now = self.now;
+        let host = &mut self.hosts[index];
+        let local = host.clock.local(now);
+        let Some(node) = host.node.as_mut() else { return };
+        self.checker.budget = None;
+        node.handle(input, local);
+        if !host.each.is_zero() {
+            host.busy_until = now + host.each;
+        }
+    }
+
+    fn carry_out(&mut self, index: usize, output: Output) {
+        self.trace.word(self.now.as_nanos());
+        self.trace.word(index as u64);
+        match output {
+            Output::Datagram { to, data } => {
+                self.trace.bytes(&data);
+                if let Some(what) = self.checker.sent(index, data.len()) {
+                    self.broken("P10", what);
+                }
+                if let Some(to) = self.by_addr.get(&to).copied() {
+                    self.transmit(index, to, data);
+                }
+            }
+            Output::Hook(call) => {
+                trace_debug(&mut self.trace, &call);
+                self.begin_hook(index, call);
+            }
+            Output::Event(event) => {
+                trace_debug(&mut self.trace, &event);
+                self.note(Some(index), || format!("{event:?}"));
+                self.event(index, &event);
+            }
+            Output::StoreGeneration(generation) => {
+                if self.hosts[index].disk_full {
+                    self.note(Some(index), || "cannot store its generation, and ends".into());
+                    self.ended(index);
+                    let token = self.token();
+                    self.hosts[index].kept_down = Some(token);
+                    let at = self.now + Duration::from_secs(1);
+                    self.queue.push(at, Happening::Start { host: index, token });
+                    return;
+                }
+                let host = &mut self.hosts[index];
+                if host.stored.is_some_and(|stored| stored >= generation) {
+                    let what = format!("n{index} went from generation {:?} to {generation}", host.stored);
+                    self.broken("P1", what);
+                    return;
+                }
+                host.stored_before = host.stored;
+                host.stored = Some(generation);
+            }
+            Output::Stream { to, data } => {
+                self.trace.bytes(&data);
+                let Some(to) = self.by_addr.get(&to).copied() else { return };
+                let there = &self.hosts[to];
+                if there.powered && there.asleep.is_none() && self.network.connects(index, to) {
+                    let at = self.now + self.network.latency() * 2;
+                    let from_life = self.hosts[index].life;
+                    self.queue.push(at, Happening::Request { from: index, from_life, to, data });
+                }
+            }
+            Output::StreamReply { conn, data } => {
+                self.trace.bytes(&data);
+                if let (id, Some((asker, life))) = self.connection
+                    && id == conn
+                    && self.network.connects(index, asker)
+                {
+                    let at = self.now + self.network.latency();
+                    let mail = Mail::Reply { from: index, data };
+                    self.queue.push(at, Happening::Mail { host: asker, life, mail });
+                }
+            }
+            Output::Cancel { hook } => self.cancel_hook(index, hook),
+            // No operator changes keys here.
+            Output::StoreKeys(_) => {}
+            Output::Left => {
+                self.note(Some(index), || "has left".into());
+                self.ended(index);
+                self.hosts[index].left = true;
+            }
+            Output::Refresh(call) => self.begin_refresh(index, call),
+            Output::PingWitness { nonce } => {
+                // The gateway stands beside the first host.
+                if index == 0 || !self.network.is_cut(index, 0) && !self.network.is_cut(0, index) {
+                    let at = self.now + self.network.latency() * 2;
+                    let life = self.hosts[index].life;
+                    let mail = Mail::Witness { nonce };
+                    self.queue.push(at, Happening::Mail { host: index, life, mail });
+                }
+            }
+            Output::Done { result, .. } => self.note(Some(index), || format!("answers {result:?}")),
+            Output::Refused { other } => {
+                self.note(Some(index), || format!("is refused: {other} has its id"));
+                self.ended(index);
+            }
+        }
+    }
+
+    pub(super) fn local(&self, index: usize) -> Time {
+        self.hosts[index].clock.local(self.now)
+    }
+}
+
+/// Folds the `Debug` text of a value into the trace, without building it.
+fn trace_debug(trace: &mut Trace, value: &impl std::fmt::Debug) {
+    struct Fold<'a>(&'a mut Trace);
+    impl std::fmt::Write for Fold<'_> {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0.bytes(text.as_bytes());
+            Ok(())
+        }
+    }
+    // Folding cannot fail.
+    let _ = std::fmt::Write::write_fmt(&mut Fold(trace), format_args!("{value:?}"));
+}

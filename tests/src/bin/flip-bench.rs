@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use flip_tests::cluster::flip_binary;
 use flip_tests::failover::{self, Kind, What};
+use flip_tests::flood;
 use flip_tests::membership_bench;
 
 /// Measures flip. Prints Markdown.
@@ -20,6 +21,8 @@ enum Command {
     Failover(Failover),
     /// How fast nodes find each other and notice a death, and what they cost, on loopback.
     Membership(Membership),
+    /// What forged datagrams do to a cluster on loopback.
+    Flood(Flood),
 }
 
 #[derive(Args)]
@@ -63,6 +66,19 @@ struct Membership {
     busy: u64,
 }
 
+#[derive(Args)]
+struct Flood {
+    /// For how long.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// Datagrams a second at most; the machine may give fewer.
+    #[arg(long, default_value_t = 500_000)]
+    rate: u32,
+    /// Threads that send.
+    #[arg(long, default_value_t = 1)]
+    senders: u32,
+}
+
 fn what(name: &str) -> Result<What, String> {
     let found = What::ALL.iter().find(|(each, _)| *each == name);
     let names: Vec<_> = What::ALL.iter().map(|(name, _)| *name).collect();
@@ -82,6 +98,14 @@ fn main() -> anyhow::Result<()> {
                 failover::Options { runs: args.runs, kinds, what, span: Duration::from_secs(args.span) };
             failover::run(&options, &flip_binary()?)
         }
+        Command::Flood(args) => flood::bench(
+            &flip_binary()?,
+            flood::Options {
+                span: Duration::from_secs(args.seconds),
+                rate: args.rate,
+                senders: args.senders.max(1),
+            },
+        ),
         Command::Membership(args) => membership_bench::run(&membership_bench::Options {
             nodes: args.nodes,
             runs: args.runs,

@@ -7,6 +7,8 @@ mod cli;
 mod config;
 mod daemon;
 mod demo;
+mod key;
+mod operate;
 mod paths;
 mod status;
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Status(args)) => status::run(&args),
+        Some(Command::Key { command }) => key::run(command),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Keygen) => keygen(),
         Some(Command::Man) => man(),

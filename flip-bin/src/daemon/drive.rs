@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::socket::{Question, Socket};
+use super::socket::{Answer, Question, Socket};
 use super::state::State;
 use super::stream::{self, Frame};
 use super::timer::Alarm;
@@ -46,6 +46,9 @@ pub struct Drive {
     replies: HashMap<u64, oneshot::Sender<Vec<u8>>>,
     connections: u64,
     questions: (mpsc::Sender<Question>, mpsc::Receiver<Question>),
+    /// Who waits for `Output::Done`.
+    askers: HashMap<u64, oneshot::Sender<Answer>>,
+    asked: u64,
     changes: watch::Sender<Arc<str>>,
     /// What watchers were shown last, without what changes by itself.
     shown: Option<Status>,
@@ -65,6 +68,8 @@ impl Drive {
             replies: HashMap::new(),
             connections: 0,
             questions: mpsc::channel(32),
+            askers: HashMap::new(),
+            asked: 0,
             changes: watch::Sender::new(Arc::from("")),
             shown: None,
             left: false,
@@ -130,14 +135,30 @@ impl Drive {
                     self.receive(&mut buffer)?;
                 }
                 Some(frame) = self.frames.1.recv() => self.frame(frame)?,
-                Some(question) = self.questions.1.recv() => {
-                    let line = line(&self.node.status(clock::now()))?;
-                    // The tool may be gone.
-                    let _ = question.send(line);
-                }
+                Some(question) = self.questions.1.recv() => self.question(question)?,
             }
         }
         Ok(0)
+    }
+
+    fn question(&mut self, question: Question) -> anyhow::Result<()> {
+        match question {
+            Question::Status(reply) => {
+                let line = line(&self.node.status(clock::now()))?;
+                // The tool may be gone.
+                let _ = reply.send(line);
+                Ok(())
+            }
+            Question::Do(command, reply) => {
+                // Those who asked and went away get no answer.
+                self.askers.retain(|_, reply| !reply.is_closed());
+                self.asked += 1;
+                let asker = self.asked;
+                self.askers.insert(asker, reply);
+                tracing::info!(?command, "an operator's word");
+                self.feed(Input::Command { asker, command })
+            }
+        }
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> anyhow::Result<()> {
@@ -202,11 +223,14 @@ impl Drive {
                     let _ = reply.send(data);
                 }
             }
+            Output::Done { asker, result } => {
+                if let Some(reply) = self.askers.remove(&asker) {
+                    // The tool may be gone.
+                    let _ = reply.send(result);
+                }
+            }
             Output::Left => self.left = true,
-            Output::Refresh(_)
-            | Output::PingWitness { .. }
-            | Output::Done { .. }
-            | Output::Refused { .. } => {}
+            Output::Refresh(_) | Output::PingWitness { .. } | Output::Refused { .. } => {}
         }
         Ok(())
     }

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use flip_core::Command;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
+
+use crate::key::{HexKey, KeyId};
 
 /// Tools served at a time.
 const SERVED: usize = 32;
@@ -20,8 +23,11 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Bytes of a question at most.
 const QUESTION: u64 = 4096;
 
+/// How long the loop may take to carry out a wish.
+const DONE: Duration = Duration::from_secs(5);
+
 /// What a tool may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// One line.
@@ -29,6 +35,49 @@ pub enum Request {
     /// A line at once, and one after every change. Changes that follow each other faster than they are
     /// taken are one.
     Watch(Topic),
+    /// One line, an [`Outcome`], when it is done or refused.
+    Do(Wish),
+}
+
+/// What a tool may want.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wish {
+    /// Take all items from the server with this id.
+    Drain(String),
+    /// Let it have items again.
+    Undrain(String),
+    /// The item of this name is released, whatever its hook said.
+    ConfirmReleased(String),
+    /// Add a key to the ring of the cluster.
+    KeyAdd(HexKey),
+    /// Seal with this key of the ring.
+    KeyUse(KeyId),
+    /// Remove this key from the ring.
+    KeyRemove(KeyId),
+}
+
+impl From<Wish> for Command {
+    fn from(wish: Wish) -> Self {
+        match wish {
+            Wish::Drain(server) => Self::Drain { server },
+            Wish::Undrain(server) => Self::Undrain { server },
+            Wish::ConfirmReleased(item) => Self::ConfirmReleased { item },
+            Wish::KeyAdd(key) => Self::KeyAdd { key: key.0 },
+            Wish::KeyUse(id) => Self::KeyUse { id: id.0 },
+            Wish::KeyRemove(id) => Self::KeyRemove { id: id.0 },
+        }
+    }
+}
+
+/// What came of a wish, or of a question that was not understood.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// What was done.
+    Done(String),
+    /// Why nothing was done, and what to do.
+    Error(String),
 }
 
 /// About what.
@@ -39,8 +88,16 @@ pub enum Topic {
     Status,
 }
 
-/// Asks the loop for the status as it is now, as a line.
-pub type Question = oneshot::Sender<Arc<str>>;
+/// What the loop says to a wish.
+pub type Answer = Result<String, String>;
+
+/// What is asked of the loop.
+pub enum Question {
+    /// The status as it is now, as a line.
+    Status(oneshot::Sender<Arc<str>>),
+    /// A wish.
+    Do(Command, oneshot::Sender<Answer>),
+}
 
 /// The socket, removed when this is dropped.
 pub struct Socket {
@@ -119,16 +176,19 @@ async fn answer(
     let request = match serde_json::from_str(&line) {
         Ok(request) => request,
         Err(error) => {
-            let expected = r#"expected {"get":"status"} or {"watch":"status"}"#;
-            let error = serde_json::json!({ "error": format!("{error}; {expected}") }).to_string();
-            return write(&mut to, &error).await;
+            let expected = r#"expected {"get":"status"}, {"watch":"status"} or {"do":{"drain":"ID"}}"#;
+            return say(&mut to, &Outcome::Error(format!("{error}; {expected}"))).await;
         }
     };
+    if let Request::Do(wish) = request {
+        let outcome = wanted(wish, &questions, DONE).await;
+        return say(&mut to, &outcome).await;
+    }
     // Told of changes from here on, so that none is lost between the first line and the next.
     let mut changes = changes;
     changes.mark_unchanged();
     let (ask, status) = oneshot::channel();
-    if questions.send(ask).await.is_err() {
+    if questions.send(Question::Status(ask)).await.is_err() {
         return Ok(());
     }
     let Ok(status) = status.await else { return Ok(()) };
@@ -153,10 +213,75 @@ async fn answer(
     Ok(())
 }
 
+async fn wanted(wish: Wish, questions: &mpsc::Sender<Question>, limit: Duration) -> Outcome {
+    let (reply, answer) = oneshot::channel();
+    let ended = || Outcome::Error("the daemon is ending".to_owned());
+    if questions.send(Question::Do(wish.into(), reply)).await.is_err() {
+        return ended();
+    }
+    match timeout(limit, answer).await {
+        Ok(Ok(Ok(done))) => Outcome::Done(done),
+        Ok(Ok(Err(why))) => Outcome::Error(why),
+        Ok(Err(_)) => ended(),
+        Err(_) => Outcome::Error(format!(
+            "the daemon did not say within {limit:?} whether it was done: look at flip status and ask again"
+        )),
+    }
+}
+
+async fn say(to: &mut tokio::net::unix::OwnedWriteHalf, outcome: &Outcome) -> io::Result<()> {
+    let line = serde_json::to_string(outcome)?;
+    write(to, &line).await
+}
+
 async fn write(to: &mut tokio::net::unix::OwnedWriteHalf, line: &str) -> io::Result<()> {
     timeout(LIMIT, async {
         to.write_all(line.as_bytes()).await?;
         to.write_all(b"\n").await
     })
     .await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_single_lines_of_json() {
+        let table = [
+            (Request::Get(Topic::Status), r#"{"get":"status"}"#),
+            (Request::Watch(Topic::Status), r#"{"watch":"status"}"#),
+            (Request::Do(Wish::Drain("a".into())), r#"{"do":{"drain":"a"}}"#),
+            (Request::Do(Wish::Undrain("a".into())), r#"{"do":{"undrain":"a"}}"#),
+            (Request::Do(Wish::ConfirmReleased("ip".into())), r#"{"do":{"confirm_released":"ip"}}"#),
+        ];
+        for (request, line) in table {
+            assert_eq!(serde_json::to_string(&request).unwrap(), line);
+            assert_eq!(serde_json::from_str::<Request>(line).unwrap(), request);
+        }
+        let table = [
+            (Outcome::Done("x".into()), r#"{"done":"x"}"#),
+            (Outcome::Error("y".into()), r#"{"error":"y"}"#),
+        ];
+        for (outcome, line) in table {
+            assert_eq!(serde_json::to_string(&outcome).unwrap(), line);
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_ever() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (questions, mut inbox) = mpsc::channel(1);
+            let wish = || Wish::Drain("a".to_owned());
+            let limit = Duration::from_millis(20);
+            // The loop takes it, and says nothing.
+            let Outcome::Error(why) = wanted(wish(), &questions, limit).await else { panic!("not done") };
+            assert!(why.contains("within 20ms") && why.contains("flip status"), "{why}");
+            assert!(matches!(inbox.recv().await, Some(Question::Do(Command::Drain { server }, _)) if server == "a"));
+            drop(inbox);
+            let ending = Outcome::Error("the daemon is ending".to_owned());
+            assert_eq!(wanted(wish(), &questions, limit).await, ending);
+        });
+    }
 }

@@ -88,7 +88,8 @@ fn watch(socket: &Path, args: &StatusArgs) -> Outcome {
     }
 }
 
-fn ask(socket: &Path, request: Request) -> anyhow::Result<UnixStream> {
+/// Puts one question to the daemon.
+pub fn ask(socket: &Path, request: Request) -> anyhow::Result<UnixStream> {
     let mut stream = UnixStream::connect(socket).with_context(|| {
         let help = match socket.exists() {
             true if socket.metadata().is_ok() => "the daemon that made it has ended, or you may not ask it",
@@ -101,7 +102,8 @@ fn ask(socket: &Path, request: Request) -> anyhow::Result<UnixStream> {
     Ok(stream)
 }
 
-fn parse(line: &str) -> anyhow::Result<Status> {
+/// A status that a daemon told.
+pub fn parse(line: &str) -> anyhow::Result<Status> {
     if line.is_empty() {
         bail!("the daemon ended before it answered");
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::key::KeyId;
+
 /// Decides which server holds what, and moves it when a server dies.
 ///
 /// Without a command, runs the daemon in the foreground: it joins the cluster that the config names,
@@ -81,6 +83,14 @@ pub enum Command {
     /// An item is unclean when its down hook did not end in time: it may still be on its server. Make sure
     /// that it is not, because nobody else looks. Exit code: 0 done, 1 refused, 2 no daemon.
     ConfirmReleased(ItemArgs),
+    /// Shows and changes the keys of a running cluster: add a new one, use it, remove the old one.
+    ///
+    /// Each step waits until every server that is up has confirmed it, and nothing is refused meanwhile.
+    /// Exit code: 0 done, 1 refused, 2 no daemon.
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// Kills a server of a small cluster and shows what happens.
     ///
     /// As root, three daemons run in network namespaces with two virtual IPs, and a client measures the
@@ -121,6 +131,62 @@ pub struct StatusArgs {
     pub watch: bool,
 }
 
+/// Which daemon is asked.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Which daemon to ask, where several run under one state dir.
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Adds a key. It opens what others seal with it, and seals nothing yet.
+    Add(AddArgs),
+    /// Shows the keys, which one seals, and which servers are known to have each.
+    List(ListArgs),
+    /// Seals with another key from now on.
+    ///
+    /// Put it into the config of every server then: a server without a state dir knows no other.
+    Use(IdArgs),
+    /// Removes a key that is not in use. Ten seconds later nothing that it sealed is opened.
+    Remove(IdArgs),
+}
+
+#[derive(Debug, Args)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["file", "generate"]))]
+pub struct AddArgs {
+    /// The file with the key, 64 hexadecimal digits; `-` for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Makes a new key, and prints it once it was added.
+    #[arg(value_name = "generate", value_parser = ["generate"])]
+    pub generate: Option<String>,
+    #[command(flatten)]
+    pub daemon: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Prints JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub daemon: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct IdArgs {
+    /// The key's id, as `flip key list` shows it.
+    #[arg(value_name = "KEY")]
+    pub key: KeyId,
+    #[command(flatten)]
+    pub daemon: AskArgs,
+}
+
 #[derive(Debug, Args)]
 pub struct ServerArgs {
     /// The server's id. Default: the server of the daemon that is asked.
@@ -137,16 +203,6 @@ pub struct ItemArgs {
     pub item: String,
     #[command(flatten)]
     pub daemon: AskArgs,
-}
-
-/// Which daemon is asked.
-#[derive(Debug, Args)]
-pub struct AskArgs {
-    #[command(flatten)]
-    pub state: StateArgs,
-    /// Which daemon to ask, where several run under one state dir.
-    #[arg(long, value_name = "ID")]
-    pub id: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod daemon;
 mod demo;
+mod key;
 mod operate;
 mod paths;
 mod status;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Some(Command::Drain(args)) => operate::drain(args),
         Some(Command::Undrain(args)) => operate::undrain(args),
         Some(Command::ConfirmReleased(args)) => operate::confirm_released(args),
+        Some(Command::Key { command }) => key::run(command),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Keygen) => keygen(),
         Some(Command::Man) => man(),

@@ -15,7 +15,8 @@ use crate::{Failure, Outcome, paths};
 /// Longer than the daemon waits for its own loop, so that it is the daemon who says so.
 const LIMIT: Duration = Duration::from_secs(10);
 const REFUSED: u8 = 1;
-const NO_DAEMON: u8 = 2;
+/// The exit code when there is no daemon.
+pub const NO_DAEMON: u8 = 2;
 
 pub fn drain(args: ServerArgs) -> Outcome {
     server(args, Wish::Drain)
@@ -39,7 +40,7 @@ fn server(args: ServerArgs, what: fn(String) -> Wish) -> Outcome {
 }
 
 /// Tells the daemon, and people what came of it.
-fn wish(args: &AskArgs, what: impl FnOnce(&Path) -> anyhow::Result<Wish>) -> Outcome {
+pub fn wish(args: &AskArgs, what: impl FnOnce(&Path) -> anyhow::Result<Wish>) -> Outcome {
     let no_daemon = |error| Failure { code: NO_DAEMON, error };
     let socket = paths::find_socket(&args.state, args.id.as_deref()).map_err(no_daemon)?;
     let wish = what(&socket).map_err(no_daemon)?;
@@ -55,7 +56,7 @@ fn wish(args: &AskArgs, what: impl FnOnce(&Path) -> anyhow::Result<Wish>) -> Out
 }
 
 /// One question, one line.
-fn exchange(socket: &Path, request: Request) -> anyhow::Result<String> {
+pub fn exchange(socket: &Path, request: Request) -> anyhow::Result<String> {
     let stream = ask(socket, request)?;
     stream.set_read_timeout(Some(LIMIT))?;
     let mut line = String::new();

@@ -4,6 +4,7 @@
 pub mod busy;
 pub mod cluster;
 pub mod failover;
+pub mod flood;
 pub mod keepalived;
 pub mod lab;
 pub mod local;

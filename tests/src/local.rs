@@ -125,6 +125,14 @@ impl Local {
         Ok(kill_process(Pid::from_child(child), signal)?)
     }
 
+    /// The process of a daemon.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self, n: usize) -> anyhow::Result<u32> {
+        Ok(self.daemons[n].as_ref().with_context(|| format!("{} does not run", name(n)))?.id())
+    }
+
     /// Kills a daemon and waits for its end.
     ///
     /// # Errors

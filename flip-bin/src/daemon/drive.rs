@@ -345,6 +345,12 @@ impl Drive {
                     let _ = reply.send(data);
                 }
             }
+            Output::Done { asker, result } => {
+                if let Some(reply) = self.askers.remove(&asker) {
+                    // The tool may be gone.
+                    let _ = reply.send(result);
+                }
+            }
             Output::Left => self.left = true,
             Output::Refresh(call) => {
                 let gone = self.systems.refresh(&call);
@@ -353,12 +359,6 @@ impl Drive {
             Output::PingWitness { nonce } => {
                 if let Some(witness) = &self.witness {
                     witness.ping(nonce);
-                }
-            }
-            Output::Done { asker, result } => {
-                if let Some(reply) = self.askers.remove(&asker) {
-                    // The tool may be gone.
-                    let _ = reply.send(result);
                 }
             }
             Output::Refused { other } => self.refused = Some(other),

@@ -14,6 +14,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use crate::key::{HexKey, KeyId};
+
 /// Tools served at a time.
 const SERVED: usize = 32;
 /// How long a tool may take to ask, or to take a line.
@@ -47,6 +49,12 @@ pub enum Wish {
     Undrain(String),
     /// The item of this name is released, whatever its hook said.
     ConfirmReleased(String),
+    /// Add a key to the ring of the cluster.
+    KeyAdd(HexKey),
+    /// Seal with this key of the ring.
+    KeyUse(KeyId),
+    /// Remove this key from the ring.
+    KeyRemove(KeyId),
 }
 
 impl From<Wish> for Command {
@@ -55,6 +63,9 @@ impl From<Wish> for Command {
             Wish::Drain(server) => Self::Drain { server },
             Wish::Undrain(server) => Self::Undrain { server },
             Wish::ConfirmReleased(item) => Self::ConfirmReleased { item },
+            Wish::KeyAdd(key) => Self::KeyAdd { key: key.0 },
+            Wish::KeyUse(id) => Self::KeyUse { id: id.0 },
+            Wish::KeyRemove(id) => Self::KeyRemove { id: id.0 },
         }
     }
 }

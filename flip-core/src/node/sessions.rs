@@ -193,8 +193,7 @@ impl Sessions {
                 None => Proof::New,
             };
         }
-        let mut window = Window::default();
-        window.mark(header.counter.max(1));
+        let window = Window::after(header.counter);
         let session = Session { id: header.session, window, since: now, heard: now, from };
         peer.former = peer.live.replace(session);
         peer.second = None;

@@ -13,6 +13,13 @@ pub struct Window {
 }
 
 impl Window {
+    /// The window of a session that proved itself with `counter`: what it sent before counts as seen,
+    /// whether it arrived or not, so that nothing that was recorded before can be passed off as new.
+    #[must_use]
+    pub const fn after(counter: u64) -> Self {
+        Self { newest: counter, seen: [u64::MAX; WORDS] }
+    }
+
     /// True when `counter` was not seen and is not older than the window. Counters start at 1.
     #[must_use]
     pub fn is_new(&self, counter: u64) -> bool {
@@ -74,5 +81,12 @@ mod tests {
             }
         }
         assert!(!Window::default().is_new(0));
+        let mut window = Window::after(5_000);
+        assert!((0..=5_000).all(|counter| !window.is_new(counter)));
+        window.mark(5_003);
+        assert_eq!(
+            [5_001, 5_002, 5_003, 5_004].map(|counter| window.is_new(counter)),
+            [true, true, false, true]
+        );
     }
 }

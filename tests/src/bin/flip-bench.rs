@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use flip_core::config::Isolated;
 use flip_tests::cluster::flip_binary;
 use flip_tests::failover::{self, Kind, What};
+use flip_tests::flood;
 use flip_tests::matrix::{self, Fault};
 use flip_tests::membership_bench;
 
@@ -24,6 +25,8 @@ enum Command {
     Matrix(Matrix),
     /// How fast nodes find each other and notice a death, and what they cost, on loopback.
     Membership(Membership),
+    /// What forged datagrams do to a cluster on loopback.
+    Flood(Flood),
 }
 
 #[derive(Args)]
@@ -104,6 +107,19 @@ struct Membership {
     busy: u64,
 }
 
+#[derive(Args)]
+struct Flood {
+    /// For how long.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// Datagrams a second at most; the machine may give fewer.
+    #[arg(long, default_value_t = 500_000)]
+    rate: u32,
+    /// Threads that send.
+    #[arg(long, default_value_t = 1)]
+    senders: u32,
+}
+
 fn what(name: &str) -> Result<What, String> {
     one_of(&What::ALL, name)
 }
@@ -155,6 +171,14 @@ fn main() -> anyhow::Result<()> {
             };
             matrix::bench(&options, &flip_binary()?)
         }
+        Command::Flood(args) => flood::bench(
+            &flip_binary()?,
+            flood::Options {
+                span: Duration::from_secs(args.seconds),
+                rate: args.rate,
+                senders: args.senders.max(1),
+            },
+        ),
         Command::Membership(args) => membership_bench::run(&membership_bench::Options {
             nodes: args.nodes,
             runs: args.runs,

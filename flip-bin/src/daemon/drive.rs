@@ -424,9 +424,13 @@ fn still(mut status: Status) -> Status {
     for member in &mut status.members {
         member.since_ms = 0;
         member.loss = 0.0;
+        member.immature_ms = member.immature_ms.map(|_| 0);
         if let Some(case) = &mut member.case {
             case.since_ms = 0;
         }
+    }
+    for item in &mut status.items {
+        item.lease_ms = item.lease_ms.map(|_| 0);
     }
     for holder in status.items.iter_mut().flat_map(|item| &mut item.holders) {
         holder.since_ms = 0;

@@ -183,11 +183,18 @@ fn event(event: &Event, config: &Config) {
         }
         Event::Drained { server, drained: false } => info!(member = name(*server), "may have items again"),
         Event::Unclean { server, item, unclean } => {
-            let item = &config.systems[item.system].items[item.item].name;
+            let (system, item) = names(config, *item);
+            let member = name(*server);
             if *unclean {
-                error!(item, server = name(*server), "may still be there: nobody takes it");
+                error!(
+                    system,
+                    item,
+                    member,
+                    "item may still be there, so nobody takes it; make sure that it is released, then run: \
+                     flip confirm-released {item}"
+                );
             } else {
-                info!(item, server = name(*server), "is released");
+                info!(system, item, member, "item is released there");
             }
         }
         Event::KeysChanged { ids, active } => {
@@ -203,15 +210,7 @@ fn item(config: &Config, at: ItemRef, from: ItemState, to: ItemState, reason: Re
     if to == ItemState::Failing {
         error!(system, item, ?from, ?to, ?reason, "item cannot be held here");
     } else if to == ItemState::Unclean {
-        error!(
-            system,
-            item,
-            ?from,
-            ?to,
-            ?reason,
-            "the item could not be released in time: it may still be here, and nobody takes it; make sure that \
-             it is released, then run: flip confirm-released {item}"
-        );
+        error!(system, item, ?from, ?to, ?reason, "item could not be released in time: it may still be here");
     } else if matches!(to, ItemState::Active | ItemState::Standby) {
         info!(system, item, ?from, ?to, ?reason, "item");
     } else {

@@ -45,9 +45,15 @@ pub fn render(status: &Status, older: Duration, colour: bool) -> String {
     table(&mut out, &rows, colour);
     if !status.items.is_empty() {
         out.push('\n');
-        let mut rows = vec![head(&["SYSTEM", "ITEM", "HOLDER", "STATE", "SINCE", "NOTES"])];
-        rows.extend(status.items.iter().flat_map(|item| item_rows(item, older)));
+        let mut rows = vec![head(&["SYSTEM", "ITEM", "ISOLATED", "HOLDER", "STATE", "SINCE", "NOTES"])];
+        rows.extend(status.items.iter().flat_map(|item| item_rows(item, &status.node, older)));
         table(&mut out, &rows, colour);
+    }
+    if !status.hints.is_empty() {
+        out.push('\n');
+        for hint in &status.hints {
+            let _ = writeln!(out, "{} {hint}", painted("hint:", Some(YELLOW), colour));
+        }
     }
     out
 }
@@ -70,6 +76,12 @@ fn member_row(member: &MemberStatus, older: Duration) -> Vec<Cell> {
     }
     if member.arbiter {
         notes.push("arbiter".to_owned());
+    }
+    if member.drained {
+        notes.push("drained: no items until flip undrain".to_owned());
+    }
+    if let Some(immature) = member.immature_ms {
+        notes.push(format!("was down lately: no items for {}", left(immature, older)));
     }
     if member.config_differs {
         notes.push("OTHER CONFIG: its ballots do not count".to_owned());
@@ -98,8 +110,8 @@ fn member_row(member: &MemberStatus, older: Duration) -> Vec<Cell> {
 }
 
 /// A row for each server that says something of the item; one that says nobody does, if so.
-fn item_rows(item: &ItemStatus, older: Duration) -> Vec<Vec<Cell>> {
-    let start = || vec![Cell::plain(&item.system), Cell::plain(&item.item)];
+fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
+    let start = || vec![Cell::plain(&item.system), Cell::plain(&item.item), Cell::plain(&item.isolated)];
     let wanted = |server: &String| item.wanted.contains(server);
     let mut rows: Vec<_> = item
         .holders
@@ -117,7 +129,14 @@ fn item_rows(item: &ItemStatus, older: Duration) -> Vec<Vec<Cell>> {
             row.push(Cell::plain(&holder.server));
             row.push(Cell(state.to_owned(), Some(paint)));
             row.push(Cell::plain(age(holder.since_ms, older)));
-            row.push(Cell::plain(if wanted(&holder.server) { "" } else { "not its place" }));
+            let mut notes = Vec::new();
+            if !wanted(&holder.server) {
+                notes.push("not its place".to_owned());
+            }
+            if let Some(lease) = item.lease_ms.filter(|_| holder.server == me) {
+                notes.push(format!("lease for {}", left(lease, older)));
+            }
+            row.push(Cell::plain(notes.join(", ")));
             row
         })
         .collect();
@@ -131,6 +150,22 @@ fn item_rows(item: &ItemStatus, older: Duration) -> Vec<Vec<Cell>> {
             [] => "no live server may hold it".to_owned(),
             wanted => format!("wanted on {}", wanted.join(", ")),
         }));
+        rows.push(row);
+    }
+    if let Some(server) = &item.unclean_on {
+        let mut row = start();
+        row.push(Cell(server.clone(), Some(RED)));
+        row.push(Cell("unclean".to_owned(), Some(RED)));
+        row.push(Cell::plain("-"));
+        row.push(Cell(
+            format!(
+                "may still be there: make sure that it is released, then run flip confirm-released {}",
+                item.item
+            ),
+            Some(RED),
+        ));
+        // Its own word says less.
+        rows.retain(|row| row[3].0 != *server);
         rows.push(row);
     }
     rows
@@ -160,6 +195,11 @@ fn painted(text: &str, paint: Option<&str>, colour: bool) -> String {
         Some(paint) if colour => format!("\x1b[{paint}m{text}\x1b[0m"),
         _ => text.to_owned(),
     }
+}
+
+/// What is left of a time, in its two largest units.
+fn left(ms: u64, older: Duration) -> String {
+    age(ms.saturating_sub(u64::try_from(older.as_millis()).unwrap_or(u64::MAX)), Duration::ZERO)
 }
 
 /// An age in its two largest units.
@@ -199,8 +239,8 @@ mod tests {
                 quorum: 2,
             }),
             config_differs: false,
-            drained: false,
-            immature_ms: None,
+            drained: id == "bee",
+            immature_ms: (id == "bee").then_some(7_200),
         }
     }
 
@@ -220,8 +260,8 @@ mod tests {
             ],
             items: vec![
                 ItemStatus {
-                    isolated: "keep".into(),
-                    lease_ms: None,
+                    isolated: "drop".into(),
+                    lease_ms: Some(3_400),
                     unclean_on: None,
                     system: "ip".to_owned(),
                     item: "192.0.2.7".to_owned(),
@@ -244,9 +284,22 @@ mod tests {
                     wanted: vec!["bee".to_owned()],
                     holders: Vec::new(),
                 },
+                ItemStatus {
+                    isolated: "drop".into(),
+                    lease_ms: None,
+                    unclean_on: Some("bee".to_owned()),
+                    system: "nfs".to_owned(),
+                    item: "export".to_owned(),
+                    wanted: vec!["a".to_owned()],
+                    holders: vec![HolderStatus {
+                        server: "bee".to_owned(),
+                        state: ItemState::Unclean,
+                        since_ms: 5,
+                    }],
+                },
             ],
             refused: Default::default(),
-            hints: Vec::new(),
+            hints: vec!["datagrams from 192.0.2.9 do not open".to_owned()],
             keys: Vec::new(),
             sent_datagrams: 0,
             sent_bytes: 0,
@@ -256,13 +309,16 @@ degraded: 2 of 3 members live, quorum 2, view 00c0ffee00c0ffee, seen by a
 
 MEMBER  STATE    SINCE      ADDRESS         PRIORITY  GENERATION  LOSS  NOTES
 a       up       1 min 1 s  192.0.2.1:2200  1         1700000000  -     this node
-bee     suspect  1 min 1 s  192.0.2.1:2200  -         1700000000  25 %  case 250 ms old: 1 of 2 ballots down (a)
+bee     suspect  1 min 1 s  192.0.2.1:2200  -         1700000000  25 %  drained: no items until flip undrain, was down lately: no items for 7 s, case 250 ms old: 1 of 2 ballots down (a)
 c       unknown  1 min 1 s  192.0.2.1:2200  -         -           0 %   arbiter
 
-SYSTEM  ITEM       HOLDER  STATE      SINCE    NOTES
-ip      192.0.2.7  a       active     1 d 1 h
-ip      192.0.2.7  bee     releasing  5 ms     not its place
-ip      fd00::8    -       nowhere    -        wanted on bee
+SYSTEM  ITEM       ISOLATED  HOLDER  STATE      SINCE    NOTES
+ip      192.0.2.7  drop      a       active     1 d 1 h  lease for 3 s
+ip      192.0.2.7  drop      bee     releasing  5 ms     not its place
+ip      fd00::8    keep      -       nowhere    -        wanted on bee
+nfs     export     drop      bee     unclean    -        may still be there: make sure that it is released, then run flip confirm-released export
+
+hint: datagrams from 192.0.2.9 do not open
 ";
         assert_eq!(render(&status, Duration::ZERO, false), expected);
         let coloured = render(&status, Duration::ZERO, true);

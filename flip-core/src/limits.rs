@@ -52,6 +52,8 @@ pub const CLAIMS_PER_DATAGRAM: usize = 64;
 pub const MARKS_PER_DATAGRAM: usize = 32;
 /// Pause between two repetitions of something that is said to everybody.
 pub const REPEAT_PAUSE: Duration = Duration::from_millis(50);
+/// Addresses that get a new lifetime by one call of the driver: some milliseconds of work.
+pub const REFRESHED_AT_ONCE: usize = 64;
 /// Longest lease that a voter grants.
 pub const LEASE_MAX: Duration = Duration::from_secs(60);
 /// Verdicts on one server that are remembered, to damp its flapping.

@@ -624,7 +624,8 @@ impl Node {
 
     /// Gives the kernel new lifetimes for what is here: by the lease, or so that an orphan ends.
     fn refresh_addresses(&mut self, now: Time) {
-        let mut calls: BTreeMap<(usize, u32, Option<Time>), Vec<usize>> = BTreeMap::new();
+        let mut due: Vec<(Option<Time>, ItemRef, Lifetime)> = Vec::new();
+        let mut here = 0;
         let many = self.leases.holder.count() > MANY;
         let least = if many { Duration::from_millis(900) } else { self.leases.step() };
         for position in 0..self.leases.kernel.len() {
@@ -634,7 +635,8 @@ impl Node {
                 continue;
             }
             let Some(wanted) = self.hook_lifetime(at, now) else { continue };
-            let due = match (kept, wanted.seconds) {
+            here += 1;
+            let is_due = match (kept, wanted.seconds) {
                 (Kept::Forever, Lifetime::FOREVER) => false,
                 (Kept::Forever, _) | (Kept::Until(_), Lifetime::FOREVER) => true,
                 (Kept::Until(until), seconds) => {
@@ -643,22 +645,37 @@ impl Node {
                     now + full >= until + least
                 }
             };
-            if due {
-                let key = (at.system, wanted.seconds, wanted.latest);
-                calls.entry(key).or_default().push(at.item);
+            if is_due {
+                let until = match kept {
+                    Kept::Forever => None,
+                    Kept::Until(until) => Some(until),
+                };
+                due.push((until, at, wanted));
             }
+        }
+        // A long row of system calls would hold up everything else: those that end first come first.
+        due.sort_by_key(|(until, at, _)| (until.is_none(), *until, *at));
+        due.truncate((here / 6).max(2 * limits::REFRESHED_AT_ONCE));
+        let mut calls: BTreeMap<(usize, u32, Option<Time>), Vec<usize>> = BTreeMap::new();
+        for (_, at, wanted) in due {
+            calls.entry((at.system, wanted.seconds, wanted.latest)).or_default().push(at.item);
         }
         for ((system, seconds, latest), items) in calls {
-            let given = Lifetime { seconds, latest };
-            for item in &items {
-                self.note_lifetime(ItemRef { system, item: *item }, given, now);
+            for part in items.chunks(limits::REFRESHED_AT_ONCE) {
+                self.refresh(system, part, Lifetime { seconds, latest }, now);
             }
-            let id = self.leases.next_refresh;
-            self.leases.next_refresh += 1;
-            let call = RefreshCall { id, system, items, lifetime: given };
-            self.leases.refreshes.insert(id, call.clone());
-            self.outputs.push_back(Output::Refresh(call));
         }
+    }
+
+    fn refresh(&mut self, system: usize, items: &[usize], lifetime: Lifetime, now: Time) {
+        for item in items {
+            self.note_lifetime(ItemRef { system, item: *item }, lifetime, now);
+        }
+        let id = self.leases.next_refresh;
+        self.leases.next_refresh += 1;
+        let call = RefreshCall { id, system, items: items.to_vec(), lifetime };
+        self.leases.refreshes.insert(id, call.clone());
+        self.outputs.push_back(Output::Refresh(call));
     }
 
     /// Some of the refreshed items are gone: by the kernel, whose timer was faster, or because the

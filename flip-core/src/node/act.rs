@@ -243,7 +243,10 @@ impl Node {
             }
             ItemState::Standby => self.items.at_mut(at).asked = None,
             ItemState::Acquiring if wanted => self.start(at, HookAction::Alive, Reason::HookFailed, now),
-            ItemState::Acquiring => self.start(at, HookAction::Down, self.why(at), now),
+            ItemState::Acquiring => {
+                let reason = if failures > 0 { Reason::HookFailed } else { self.why(at) };
+                self.start(at, HookAction::Down, reason, now);
+            }
             ItemState::Active if !wanted && self.successor_confirmed(at) && !planted(Bug::NoFailback) => {
                 self.start(at, HookAction::Down, self.why(at), now);
             }

@@ -32,7 +32,7 @@ pub(super) struct Checker {
     /// When each voter cast a Down ballot about each server, and took it back: (voter, subject).
     cast: BTreeMap<(usize, usize), (Time, Option<Time>)>,
     /// Verdicts that were looked at: subject and generation. Who hears of one later need not know its ballots.
-    verdicts_seen: BTreeSet<(usize, u64)>,
+    pub(super) verdicts_seen: BTreeSet<(usize, u64)>,
     /// While set, nothing that is kept may move: every link is cut.
     pub(super) nothing_may_move: bool,
     /// The longest that a datagram can be under way.

@@ -26,6 +26,8 @@ pub struct Outcome {
     pub trace: u64,
     /// Verdicts reached.
     pub verdicts: u64,
+    /// Positions of the servers that were declared down.
+    pub fell: std::collections::BTreeSet<usize>,
     /// Alive hooks run.
     pub moves: u64,
     /// Datagrams sent.
@@ -82,6 +84,7 @@ pub fn run_config(case: &Case, config: &Config, universe: &Config, timeline: boo
     Outcome {
         trace: world.trace(),
         verdicts: world.checker.verdicts,
+        fell: world.checker.verdicts_seen.iter().map(|(server, _)| *server).collect(),
         moves: world.checker.moves,
         datagrams: world.datagrams,
         simulated: world.now.since(begin),

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use flip_core::planted::Bug;
 use flip_core::sim::{Case, MARKS, draw};
-use flip_tests::sweep::{self, Entry, Failure, Sweep};
+use flip_tests::sweep::{self, Entry, Failure, Figure, Sweep};
 
 /// Runs the real core of flip through simulated clusters in which everything goes wrong.
 ///
@@ -49,6 +49,17 @@ struct Cli {
     /// Measures the speed for clusters of these sizes.
     #[arg(long, value_name = "SIZES", value_delimiter = ',')]
     speed: Vec<usize>,
+    /// Takes figures of long and large runs: loss, deaf, leases.
+    #[arg(long, value_name = "FIGURES", value_delimiter = ',', value_parser = figure)]
+    figures: Vec<Figure>,
+}
+
+fn figure(name: &str) -> Result<Figure, String> {
+    let found = Figure::ALL.iter().find(|(each, _)| *each == name);
+    found.map(|(_, figure)| *figure).ok_or_else(|| {
+        let names: Vec<_> = Figure::ALL.iter().map(|(name, _)| *name).collect();
+        format!("expected one of {}", names.join(", "))
+    })
 }
 
 fn bug(name: &str) -> Result<Bug, String> {
@@ -63,6 +74,15 @@ fn main() -> anyhow::Result<ExitCode> {
     if !cli.speed.is_empty() {
         print!("{}", sweep::speed(&cli.speed, Duration::from_secs(10)));
         return Ok(ExitCode::SUCCESS);
+    }
+    if !cli.figures.is_empty() {
+        let mut fine = true;
+        for figure in &cli.figures {
+            let (table, good) = figure.take(jobs);
+            println!("{table}");
+            fine &= good;
+        }
+        return Ok(code(fine));
     }
     let corpus = if cli.no_corpus { Vec::new() } else { sweep::corpus()? };
     if cli.planted {

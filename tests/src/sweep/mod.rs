@@ -4,6 +4,7 @@
 mod attempt;
 mod corpus;
 mod failure;
+mod figures;
 mod planted;
 mod progress;
 mod speed;
@@ -18,6 +19,7 @@ use flip_core::sim::{MARKS, draw};
 pub use attempt::{Attempt, attempt};
 pub use corpus::{Entry, corpus};
 pub use failure::{Failure, explain};
+pub use figures::Figure;
 pub use planted::{Caught, hunt, table};
 pub use progress::Progress;
 pub use speed::speed;

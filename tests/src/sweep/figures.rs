@@ -1,0 +1,148 @@
+//! Figures that no single seed shows: false verdicts in long times of loss, deaf nodes in a large cluster,
+//! and what leases cost.
+
+use std::fmt::Write as _;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use flip_core::sim::{Case, Fault, Links, Plan, Policy, Timed, run};
+
+/// Nodes times hours of each cell of [`loss`].
+const NODE_HOURS: u64 = 100;
+/// Such a time is cut into runs of at most this length.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// A figure to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Figure {
+    /// Verdicts on healthy nodes while datagrams are lost.
+    Loss,
+    /// A hundredth of a thousand nodes is deaf on and off.
+    Deaf,
+    /// Datagrams that leases cost.
+    Leases,
+}
+
+impl Figure {
+    /// By name.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("loss", Self::Loss), ("deaf", Self::Deaf), ("leases", Self::Leases)];
+
+    /// Takes it: a table, and whether it is as it must be.
+    #[must_use]
+    pub fn take(self, jobs: usize) -> (String, bool) {
+        match self {
+            Self::Loss => loss(jobs),
+            Self::Deaf => deaf(),
+            Self::Leases => (leases(), true),
+        }
+    }
+}
+
+fn case(about: &str, seed: u64, plan: Plan, faults: Vec<Timed>) -> Case {
+    Case { about: about.into(), seed, plan, faults }
+}
+
+/// 100 node-hours at each loss and size, in profile balanced.
+fn loss(jobs: usize) -> (String, bool) {
+    let mut cells = Vec::new();
+    for servers in [3, 8, 64] {
+        for loss in [0.1, 0.2, 0.3] {
+            cells.push((servers, loss));
+        }
+    }
+    let total = Mutex::new(vec![(0u64, 0u64, Duration::ZERO); cells.len()]);
+    let mut work = Vec::new();
+    for (index, (servers, loss)) in cells.iter().enumerate() {
+        let mut left = Duration::from_secs(NODE_HOURS * 3600 / *servers as u64);
+        while !left.is_zero() {
+            let length = left.min(LONGEST);
+            left -= length;
+            work.push((index, *servers, *loss, length));
+        }
+    }
+    let work = Mutex::new(work.into_iter().enumerate().collect::<Vec<_>>());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let next = work.lock().expect("no thread panics with it").pop();
+                    let Some((seed, (index, servers, p, length))) = next else { return };
+                    let ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+                    let mut plan = Plan::simple(servers, "balanced", vec![Policy::Keep; 2]);
+                    plan.length_ms = ms;
+                    let faults = vec![Timed { at_ms: 0, fault: Fault::Loss { on: Links::All, p, ms } }];
+                    let outcome = run(&case("loss", seed as u64, plan, faults), false);
+                    let mut total = total.lock().expect("no thread panics with it");
+                    total[index].0 += outcome.verdicts;
+                    total[index].1 += outcome.violations.len() as u64;
+                    total[index].2 += outcome.simulated * u32::try_from(servers).unwrap_or(u32::MAX);
+                }
+            });
+        }
+    });
+    let mut table = String::from(
+        "| servers | loss, one way | node-hours | false verdicts |\n| ---: | ---: | ---: | ---: |\n",
+    );
+    let mut fine = true;
+    for ((servers, loss), (verdicts, broken, time)) in
+        cells.iter().zip(total.into_inner().expect("all ended"))
+    {
+        fine &= verdicts == 0 && broken == 0;
+        let hours = time.as_secs_f64() / 3600.0;
+        let _ = writeln!(table, "| {servers} | {:.0} % | {hours:.0} | {verdicts} |", loss * 100.0);
+    }
+    (table, fine)
+}
+
+/// Ten of 1,000 nodes hear nothing for 20 s, hear for 20 s, and so on, three times.
+fn deaf() -> (String, bool) {
+    let deaf: Vec<usize> = (0..10).map(|n| n * 97 + 13).collect();
+    let mut plan = Plan::simple(1000, "balanced", Vec::new());
+    plan.length_ms = 120_000;
+    let mut faults = Vec::new();
+    for turn in 0..3 {
+        for host in &deaf {
+            faults
+                .push(Timed { at_ms: turn * 40_000, fault: Fault::Cut { on: Links::To(*host), ms: 20_000 } });
+        }
+    }
+    let outcome = run(&case("deaf", 1, plan, faults), false);
+    let healthy: Vec<_> = outcome.fell.iter().filter(|server| !deaf.contains(server)).collect();
+    let table = format!(
+        "| servers | deaf, 20 s on and off | seconds | deaf ones declared down | healthy ones declared down |\n\
+         | ---: | ---: | ---: | ---: | ---: |\n| 1000 | {} | {:.0} | {} | {} |\n",
+        deaf.len(),
+        outcome.simulated.as_secs_f64(),
+        outcome.fell.len() - healthy.len(),
+        healthy.len()
+    );
+    (table, healthy.is_empty())
+}
+
+/// Datagrams per second and host of three servers with so many leased items, beyond what the same
+/// servers send for kept ones.
+fn leases() -> String {
+    let mut table = String::from(
+        "| profile | items | datagrams/s per host, kept | leased | of them for leases |\n| --- | ---: | ---: | ---: | ---: |\n",
+    );
+    for profile in ["lan", "balanced", "fast"] {
+        for items in [1, 100, 10_000] {
+            let rate = |policy| {
+                let sent = |length_ms| {
+                    let mut plan = Plan::simple(3, profile, vec![policy; items]);
+                    plan.length_ms = length_ms;
+                    let outcome = run(&case("leases", 1, plan, Vec::new()), false);
+                    (outcome.datagrams as f64, outcome.simulated.as_secs_f64())
+                };
+                // The difference of two lengths leaves the start out.
+                let (short, long) = (sent(30_000), sent(90_000));
+                (long.0 - short.0) / (long.1 - short.1) / 3.0
+            };
+            let (kept, leased) = (rate(Policy::Keep), rate(Policy::Drop));
+            let _ =
+                writeln!(table, "| {profile} | {items} | {kept:.2} | {leased:.2} | {:.2} |", leased - kept);
+        }
+    }
+    table
+}

@@ -16,7 +16,7 @@ use crate::stored::StoredKeys;
 use crate::time::Time;
 use crate::view::Life;
 use crate::wire::ring::key_id;
-use crate::wire::seal::{HEADER, NEXT_WIRE};
+use crate::wire::seal::HEADER;
 use crate::{limits, testing};
 
 /// A datagram, or a frame of a stream.
@@ -558,7 +558,7 @@ fn a_rolling_upgrade_loses_nothing() {
     for n in 0..3 {
         assert_eq!(versions(&lan), [0xF1].into(), "before {n} is upgraded");
         lan.restart(n, u8::try_from(40 + n).expect("few"));
-        lan.nodes[n].1.seals.speak(NEXT_WIRE);
+        lan.nodes[n].1.speak_next_version();
         lan.feed(n, Input::Timeout);
         lan.run(3 * SECOND);
         assert!(

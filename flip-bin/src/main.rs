@@ -86,16 +86,22 @@ fn man() -> Outcome {
     man.render_options_section(&mut page)?;
     page.extend_from_slice(COMMANDS_HEAD.as_bytes());
     for command in Cli::command().get_subcommands() {
-        let name = command.get_name();
-        let about = command.get_long_about().or(command.get_about()).map(ToString::to_string);
-        let text = roff_text(&about.unwrap_or_default());
-        let usage = roff_text(&command.clone().bin_name(format!("flip {name}")).render_usage().to_string());
-        let options: String = command.get_opts().map(option).collect();
-        page.extend_from_slice(format!(".SS {name}\n{text}\n.PP\n{usage}\n{options}").as_bytes());
+        page.extend_from_slice(section("", command).as_bytes());
     }
     page.extend_from_slice(include_str!("../man/flip.8.tail").as_bytes());
     io::stdout().write_all(&page)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the manual says about a command and those under it.
+fn section(parent: &str, command: &clap::Command) -> String {
+    let name = format!("{parent}{}", command.get_name());
+    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string);
+    let text = roff_text(&about.unwrap_or_default());
+    let usage = roff_text(&command.clone().bin_name(format!("flip {name}")).render_usage().to_string());
+    let options: String = command.get_opts().map(option).collect();
+    let under: String = command.get_subcommands().map(|under| section(&format!("{name} "), under)).collect();
+    format!(".SS {name}\n{text}\n.PP\n{usage}\n{options}{under}")
 }
 
 const COMMANDS_HEAD: &str = ".SH COMMANDS\n";

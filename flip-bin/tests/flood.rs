@@ -7,7 +7,8 @@ use flip_tests::flood::{self, Options};
 
 #[test]
 fn three_seconds_of_forged_datagrams_do_no_harm() {
-    let options = Options { span: Duration::from_secs(3), rate: 500_000, senders: 1 };
+    // About as many as a daemon built for tests reads; what it cannot read is loss to its cluster.
+    let options = Options { span: Duration::from_secs(3), rate: 200_000, senders: 1 };
     let report = flood::run(Path::new(env!("CARGO_BIN_EXE_flip")), options).unwrap();
     eprintln!("{report:?}");
     assert!(report.sent > 10_000, "hardly a flood: {report:?}");

@@ -6,6 +6,7 @@
 //! or too long.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +25,8 @@ use crate::local::{Local, name};
 const LIMIT: Duration = Duration::from_secs(20);
 /// The daemon that is flooded. It holds an item.
 const VICTIM: usize = 1;
-/// Datagrams between two looks at the clock.
-const BATCH: u32 = 64;
+/// Datagrams in one system call, as many as the kernel takes (UDP_MAX_SEGMENTS).
+const BATCH: usize = 64;
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug)]
@@ -179,28 +180,60 @@ fn real_of(config: &Arc<config::Config>, len: usize) -> Vec<u8> {
     seals.seal(WIRE, key, &vec![0; len], 1)
 }
 
+/// Datagrams of one kind from one address, many in one system call.
+struct Burst {
+    socket: UdpSocket,
+    len: usize,
+    data: Vec<u8>,
+}
+
+impl Burst {
+    fn new(from: &str, packet: &[u8]) -> Option<Self> {
+        let socket = UdpSocket::bind(from).ok()?;
+        let segment = libc::c_int::try_from(packet.len()).ok()?;
+        // SAFETY: the option takes an int, and this one lives until the call returns.
+        let set = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_UDP,
+                libc::UDP_SEGMENT,
+                (&raw const segment).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        // Without segmentation (Linux before 4.18) each is a call of its own.
+        let count = if set == 0 { BATCH.min(60_000 / packet.len()) } else { 1 };
+        Some(Self { socket, len: packet.len(), data: packet.repeat(count) })
+    }
+
+    /// Sends them, each with another session; how many.
+    fn send(&mut self, to: SocketAddr, variant: &mut u64) -> u64 {
+        for packet in self.data.chunks_mut(self.len) {
+            *variant += 1;
+            if let Some(session) = packet.get_mut(8..16) {
+                session.copy_from_slice(&variant.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+            }
+        }
+        let count = (self.data.len() / self.len) as u64;
+        if self.socket.send_to(&self.data, to).is_ok() { count } else { 0 }
+    }
+}
+
 /// Sends until it is told to stop; how many.
 fn send(n: u32, to: SocketAddr, packets: &[Vec<u8>], rate: u32, stop: &AtomicBool) -> u64 {
     // From an address of loopback that no server has, and from one that all have.
     let froms = [format!("127.0.9.{}:0", n + 1), "127.0.0.1:0".to_owned()];
-    let sockets: Vec<_> = froms.iter().filter_map(|from| UdpSocket::bind(from.as_str()).ok()).collect();
-    let mut packets = packets.to_vec();
+    let mut bursts: Vec<_> =
+        froms.iter().flat_map(|from| packets.iter().filter_map(|packet| Burst::new(from, packet))).collect();
     let (mut sent, mut variant) = (0u64, u64::from(n) << 56);
     let start = Instant::now();
-    while !stop.load(Ordering::Relaxed) && !sockets.is_empty() {
-        for _ in 0..BATCH {
-            variant += 1;
-            let at = usize::try_from(variant).unwrap_or(0);
-            let kinds = packets.len();
-            let packet = &mut packets[at % kinds];
-            if packet.len() >= 24 {
-                packet[8..16].copy_from_slice(&variant.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+    while !stop.load(Ordering::Relaxed) && !bursts.is_empty() {
+        for burst in &mut bursts {
+            sent += burst.send(to, &mut variant);
+            let due = Duration::from_secs_f64(sent as f64 / f64::from(rate.max(1)));
+            if let Some(early) = due.checked_sub(start.elapsed()) {
+                std::thread::sleep(early);
             }
-            sent += u64::from(sockets[at / kinds % sockets.len()].send_to(packet, to).is_ok());
-        }
-        let due = Duration::from_secs_f64(sent as f64 / f64::from(rate.max(1)));
-        if let Some(early) = due.checked_sub(start.elapsed()) {
-            std::thread::sleep(early);
         }
     }
     sent

@@ -301,6 +301,12 @@ impl Node {
         self.generation
     }
 
+    /// Also speaks the wire version after this release's, as a node of the next release will.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn speak_next_version(&mut self) {
+        self.seals.speak(crate::wire::seal::NEXT_WIRE);
+    }
+
     /// The config that this node runs.
     #[must_use]
     pub fn config(&self) -> &Config {

@@ -16,7 +16,7 @@ use crate::stored::StoredKeys;
 use crate::time::Time;
 use crate::view::Life;
 use crate::wire::ring::key_id;
-use crate::wire::seal::{HEADER, NEXT_WIRE};
+use crate::wire::seal::HEADER;
 use crate::{limits, testing};
 
 /// A datagram, or a frame of a stream.
@@ -27,6 +27,8 @@ struct Packet {
     data: Vec<u8>,
     /// The connection's number at the asking node, and whether this is the answer.
     stream: Option<(usize, bool)>,
+    /// When it arrives.
+    due: Time,
 }
 
 /// Nodes and the addresses at which they really are, on a network that records.
@@ -37,6 +39,8 @@ struct Lan {
     record: Vec<Packet>,
     events: Vec<(usize, Event)>,
     refused: Vec<(usize, SocketAddr)>,
+    /// While set, packets take up to 50 ms each, and overtake each other.
+    jitter: Option<StdRng>,
     /// Links that carry nothing, both ways.
     cut: Vec<(SocketAddr, SocketAddr)>,
     done: Vec<Result<String, String>>,
@@ -56,6 +60,7 @@ impl Lan {
             record: Vec::new(),
             events: Vec::new(),
             refused: Vec::new(),
+            jitter: None,
             cut: Vec::new(),
             done: Vec::new(),
             stored: BTreeMap::new(),
@@ -108,15 +113,19 @@ impl Lan {
         self.nodes[n].1.handle(input, self.now);
         let from = self.nodes[n].0;
         while let Some(output) = self.nodes[n].1.poll_output() {
+            let due = self.now
+                + self.jitter.as_mut().map_or(Duration::ZERO, |rng| rng.random_range(MILLI..MAX_DELAY));
             match output {
-                Output::Datagram { to, data } => self.air.push_back(Packet { from, to, data, stream: None }),
+                Output::Datagram { to, data } => {
+                    self.air.push_back(Packet { from, to, data, stream: None, due });
+                }
                 Output::Stream { to, data } => {
-                    self.air.push_back(Packet { from, to, data, stream: Some((n, false)) });
+                    self.air.push_back(Packet { from, to, data, stream: Some((n, false)), due });
                 }
                 Output::StreamReply { conn, data } => {
                     let asker = usize::try_from(conn).expect("an index");
                     let to = self.nodes[asker].0;
-                    self.air.push_back(Packet { from, to, data, stream: Some((asker, true)) });
+                    self.air.push_back(Packet { from, to, data, stream: Some((asker, true)), due });
                 }
                 Output::Event(event) => self.events.push((n, event)),
                 Output::Refused { other } => self.refused.push((n, other)),
@@ -141,26 +150,41 @@ impl Lan {
     /// Delivers what is in the air once.
     fn hop(&mut self) {
         for packet in std::mem::take(&mut self.air) {
-            self.record.push(packet.clone());
-            let (from, to) = (packet.from, packet.to);
-            let cut = self.cut.contains(&(from, to)) || self.cut.contains(&(to, from));
-            if let Some(n) = self.nodes.iter().position(|(addr, _)| *addr == to).filter(|_| !cut) {
-                self.receive(n, &packet);
-            }
+            self.arrive(&packet);
+        }
+    }
+
+    fn arrive(&mut self, packet: &Packet) {
+        self.record.push(packet.clone());
+        let (from, to) = (packet.from, packet.to);
+        let cut = self.cut.contains(&(from, to)) || self.cut.contains(&(to, from));
+        if let Some(n) = self.nodes.iter().position(|(addr, _)| *addr == to).filter(|_| !cut) {
+            self.receive(n, packet);
         }
     }
 
     fn run(&mut self, span: Duration) {
         let end = self.now + span;
         loop {
-            while !self.air.is_empty() {
-                self.hop();
-            }
-            let next =
+            // The first of those that arrive together is the one that was sent first.
+            let next = (0..self.air.len()).min_by_key(|at| (self.air[*at].due, *at));
+            let arrival = next.map(|at| (self.air[at].due, at)).filter(|(due, _)| *due <= end);
+            let timers =
                 self.nodes.iter().enumerate().filter_map(|(n, (_, node))| Some((node.poll_timeout()?, n)));
-            let Some((at, n)) = next.min().filter(|(at, _)| *at <= end) else { break };
-            self.now = self.now.max(at);
-            self.feed(n, Input::Timeout);
+            let timer = timers.min().filter(|(at, _)| *at <= end);
+            match (arrival, timer) {
+                (Some((due, at)), timer) if timer.is_none_or(|(timer, _)| due <= timer) => {
+                    self.now = self.now.max(due);
+                    if let Some(packet) = self.air.remove(at) {
+                        self.arrive(&packet);
+                    }
+                }
+                (_, Some((at, n))) => {
+                    self.now = self.now.max(at);
+                    self.feed(n, Input::Timeout);
+                }
+                _ => break,
+            }
         }
         self.now = end;
     }
@@ -191,6 +215,8 @@ fn addr(text: &str) -> SocketAddr {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+const MILLI: Duration = Duration::from_millis(1);
+const MAX_DELAY: Duration = Duration::from_millis(50);
 
 /// "Recorded last week, replayed after a restart": fault matrix row 50.
 #[test]
@@ -508,6 +534,29 @@ fn keys_rotate_under_load_without_a_gap() {
     assert!(lan.nodes[0].1.view.get(3).generation == 33 && lan.verdicts() == 0);
 }
 
+/// The same where packets overtake each other, and each step follows the one before at once: nobody uses a
+/// key that the receiver lacks, whatever arrives first.
+#[test]
+fn keys_rotate_however_packets_are_ordered() {
+    for seed in 0..20 {
+        let mut lan = Lan::new("abcde");
+        lan.jitter = Some(StdRng::seed_from_u64(seed));
+        let mut last = key_id(&testing::config("a", "a").key);
+        for round in 0..3u8 {
+            let key = ClusterKey([100 + round; 32]);
+            let id = key_id(&key);
+            let n = usize::from(round);
+            lan.command(n, Command::KeyAdd { key }).expect("added");
+            lan.command(n + 1, Command::KeyUse { id }).expect("used");
+            lan.command(n + 2, Command::KeyRemove { id: last }).expect("removed");
+            last = id;
+        }
+        lan.run(20 * SECOND);
+        assert_eq!((lan.unopened(), lan.verdicts()), (0, 0), "seed {seed}");
+        assert!(lan.nodes.iter().all(|(_, node)| node.seals.ring().ids().collect::<Vec<_>>() == [last]));
+    }
+}
+
 /// A member that was away learns the ring from those with which it shares a key.
 #[test]
 fn who_was_away_learns_the_keys() {
@@ -558,7 +607,7 @@ fn a_rolling_upgrade_loses_nothing() {
     for n in 0..3 {
         assert_eq!(versions(&lan), [0xF1].into(), "before {n} is upgraded");
         lan.restart(n, u8::try_from(40 + n).expect("few"));
-        lan.nodes[n].1.seals.speak(NEXT_WIRE);
+        lan.nodes[n].1.speak_next_version();
         lan.feed(n, Input::Timeout);
         lan.run(3 * SECOND);
         assert!(

@@ -42,6 +42,8 @@ pub(super) struct Items {
     dirty: bool,
     /// States changed since the facts were stated.
     unstated: bool,
+    /// An item began or ended to be `Failing` here since placement was computed.
+    misplaced: bool,
     /// Placement was computed at least once with a quorum in sight.
     placed: bool,
 }
@@ -101,6 +103,7 @@ impl Items {
             stale: true,
             dirty: true,
             unstated: false,
+            misplaced: false,
             placed: false,
         }
     }
@@ -187,7 +190,7 @@ impl Node {
             if std::mem::take(&mut self.items.unstated) {
                 self.state_facts(now);
                 // `Failing` items are placed elsewhere, by this node as by all that hear its facts.
-                if !self.items.stale {
+                if std::mem::take(&mut self.items.misplaced) && !self.items.stale {
                     self.replace_items(now);
                 }
             }
@@ -410,6 +413,7 @@ impl Node {
         item.state = to;
         item.since = now;
         self.items.unstated = true;
+        self.items.misplaced |= from == ItemState::Failing || to == ItemState::Failing;
         self.items.dirty = true;
         self.event(Event::Item { item: at, from, to, reason });
     }

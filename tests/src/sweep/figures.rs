@@ -132,7 +132,10 @@ fn leases() -> String {
                 let sent = |length_ms| {
                     let mut plan = Plan::simple(3, profile, vec![policy; items]);
                     plan.length_ms = length_ms;
-                    let outcome = run(&case("leases", 1, plan, Vec::new()), false);
+                    // A run is as long as its faults.
+                    let none = Fault::Loss { on: Links::All, p: 0.0, ms: length_ms };
+                    let faults = vec![Timed { at_ms: 0, fault: none }];
+                    let outcome = run(&case("leases", 1, plan, faults), false);
                     (outcome.datagrams as f64, outcome.simulated.as_secs_f64())
                 };
                 // The difference of two lengths leaves the start out.

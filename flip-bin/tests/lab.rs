@@ -123,7 +123,8 @@ fn sigterm_and_return_move_without_waiting() {
     assert_eq!(cluster.wait_exit(0, LIMIT).unwrap().code(), Some(0));
     cluster.wait_settled(LIMIT).unwrap();
     assert_eq!(state(&cluster.status(1).unwrap(), 0), MemberState::Left);
-    assert_eq!(cluster.real_holders(vip(0)).unwrap(), [1].into(), "after a goodbye nothing is left behind");
+    let after = cluster.real_holders(vip(0)).unwrap();
+    assert!(after.len() == 1 && !after.contains(&0), "after a goodbye nothing is left behind: {after:?}");
     let back = probe.mark();
     cluster.restart(0).unwrap();
     cluster.wait_healthy(LIMIT).unwrap();

@@ -65,6 +65,13 @@ pub enum Command {
     ///
     /// Exit code: 0 fine, 1 warnings with --strict, 2 errors.
     Check(CheckArgs),
+    /// Runs the cluster of a config through simulated faults and measures its items.
+    ///
+    /// The same rules as in the daemon, in virtual time: worst and median time without a holder and with
+    /// two, and moves, per kind of fault and item. Touches nothing on this host.
+    ///
+    /// Exit code: 0 done, 1 a promise of the config was broken, 2 errors in the config.
+    Simulate(SimulateArgs),
     /// Shows members and items as the daemon on this host sees them.
     ///
     /// Exit code: 0 healthy, 1 degraded, 2 no daemon.
@@ -105,6 +112,22 @@ pub enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct SimulateArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// How often each kind of fault is tried.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub seeds: u64,
+    /// Which kinds of faults.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "power-off,kill,freeze,leave,cut,split,loss",
+        value_parser = clap::builder::PossibleValuesParser::new(flip_core::sim::FAMILIES.iter().copied()))]
+    pub faults: Vec<String>,
+    /// Prints JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ mod demo;
 mod key;
 mod operate;
 mod paths;
+mod simulate;
 mod status;
 
 use std::io::{self, Write};
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Simulate(args)) => simulate::run(&args),
         Some(Command::Status(args)) => status::run(&args),
         Some(Command::Drain(args)) => operate::drain(args),
         Some(Command::Undrain(args)) => operate::undrain(args),

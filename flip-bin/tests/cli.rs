@@ -257,3 +257,25 @@ fn manual_and_completions_are_there() {
     assert!(text(&run(&["completions", "bash"]).stdout).contains("_flip()"));
     assert_eq!(run(&[]).status.code(), Some(2));
 }
+
+#[test]
+fn a_config_can_be_simulated() {
+    let file = example("three-servers");
+    let args =
+        ["simulate", "--config", &file, "--id", "a", "--seeds", "2", "--faults", "power-off,leave", "--json"];
+    let out = run(&args);
+    assert_eq!(out.status.code(), Some(0), "{}{}", text(&out.stdout), text(&out.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    assert!(rows.iter().any(|row| row["fault"] == "power-off"), "{report}");
+    assert!(rows.iter().any(|row| row["fault"] == "leave"), "{report}");
+    let gap = |row: &serde_json::Value| row["without_holder_ms"]["worst"].as_u64().unwrap();
+    let worst = rows.iter().filter(|row| row["fault"] == "power-off").map(gap).max().unwrap();
+    assert!(worst > 0 && worst < 10_000, "a host that died was noticed and replaced: {report}");
+    assert_eq!(run(&args).stdout, out.stdout, "the same runs each time");
+    let table = run(&args[..args.len() - 1]);
+    assert!(text(&table.stdout).contains("no holder, s"), "{}", text(&table.stdout));
+    let wrong = run(&["simulate", "--config", &file, "--faults", "earthquake"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("power-off"), "the kinds are named: {}", text(&wrong.stderr));
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Epoch;
 use crate::id::ItemId;
 use crate::limits;
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 
 /// All claims of one node. Items are positions in a [`super::Row`], voters are positions of servers.
@@ -56,10 +57,10 @@ impl Holder {
     pub fn new(items: usize, voters: &[usize], quorum: usize, lease: Duration, session: u64) -> Self {
         let none = Granted { items: vec![None; items], digest: 0, count: 0, renewed: None };
         Self {
-            session,
+            session: if planted(Bug::EpochReused) { 1 } else { session },
             counter: 0,
             lease,
-            quorum,
+            quorum: quorum - usize::from(planted(Bug::LeaseQuorumOffByOne) && quorum > 1),
             claims: vec![None; items],
             voters: voters.iter().map(|voter| (*voter, none.clone())).collect(),
             count: 0,
@@ -131,6 +132,7 @@ impl Holder {
             // What arrives after it has ended says nothing about now.
             Answer::Granted if now.since(sent) >= self.lease => {}
             Answer::Granted => {
+                let sent = if planted(Bug::DeadlineFromReceipt) { now } else { sent };
                 let (mut sent, mut received) = (sent, now);
                 if let Some(known) = granted.items[at].filter(|known| known.counter == counter) {
                     sent = sent.max(known.sent);
@@ -158,6 +160,7 @@ impl Holder {
             return;
         }
         if let Some(granted) = self.voters.get_mut(&voter) {
+            let sent = if planted(Bug::DeadlineFromReceipt) { now } else { sent };
             granted.renewed = granted.renewed.max(Some(sent));
         }
     }
@@ -179,6 +182,10 @@ impl Holder {
         for sent in self.voters.values().filter_map(|granted| granted.sent(at)) {
             times[count] = sent;
             count += 1;
+            if planted(Bug::GrantCountsTwice) && count < times.len() {
+                times[count] = sent;
+                count += 1;
+            }
         }
         let enough = count.checked_sub(self.quorum)?;
         let times = &mut times[..count];

@@ -23,6 +23,7 @@ pub use voter::{Decision, Voter};
 use crate::config::Config;
 use crate::id::{ItemId, ItemRef};
 use crate::io::Lifetime;
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 use crate::view::word;
 
@@ -59,7 +60,7 @@ impl Epoch {
 /// How long a voter keeps a promise: L(1+δ) by its own clock.
 #[must_use]
 pub fn promise(lease: Duration) -> Duration {
-    lease.mul_f64(1.0 + MARGIN)
+    lease.mul_f64(if planted(Bug::NoDriftMargin) { 1.0 } else { 1.0 + MARGIN })
 }
 
 /// How long a voter that has just started promises nothing, because it may have forgotten promises of
@@ -73,12 +74,13 @@ pub fn quarantine(lease: Duration) -> Duration {
 /// at `deadline`, however late the kernel is (R5). None when not even a second fits.
 #[must_use]
 pub fn lifetime(deadline: Time, now: Time) -> Option<Lifetime> {
-    let fits = deadline.since(now).checked_sub(KERNEL_LATENESS + SLACK)?;
+    let late = if planted(Bug::KernelLatenessIgnored) { Duration::ZERO } else { KERNEL_LATENESS };
+    let fits = deadline.since(now).checked_sub(late + SLACK)?;
     let seconds = u32::try_from(fits.as_secs()).unwrap_or(Lifetime::FOREVER - 1);
     if seconds == 0 {
         return None;
     }
-    let latest = deadline - Duration::from_secs(u64::from(seconds)) - KERNEL_LATENESS;
+    let latest = deadline - Duration::from_secs(u64::from(seconds)) - late;
     Some(Lifetime { seconds, latest: Some(latest) })
 }
 

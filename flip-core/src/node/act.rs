@@ -286,6 +286,9 @@ impl Node {
                 self.start(at, HookAction::Down, Reason::LeaseLost, now);
             }
             ItemState::Active if !wanted && self.has_quorum && self.somebody_else_is_up(at) => {
+                if planted(Bug::ReleasesBeforeItIsGone) {
+                    self.release_lease(at, now);
+                }
                 self.start(at, HookAction::Down, self.why(at), now);
             }
             ItemState::Active if self.items.at(at).missing && !self.may_take(at, now) => {

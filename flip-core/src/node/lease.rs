@@ -21,6 +21,7 @@ use crate::id::{ItemId, ItemRef};
 use crate::io::{HookAction, Lifetime, Output, RefreshCall};
 use crate::lease::{Answer, Decision, Holder, KERNEL_LATENESS, Row, Voter, lifetime};
 use crate::limits;
+use crate::planted::{Bug, planted};
 use crate::quorum;
 use crate::time::Time;
 use crate::wire::message::{Claim, Grant, Message, Release as Released, Renew, Renewed};
@@ -159,7 +160,7 @@ impl Node {
         if !self.released_by_kernel(at) {
             return Some(Lifetime::ENDLESS);
         }
-        if self.isolated(at) == Isolated::Drop {
+        if self.isolated(at) == Isolated::Drop && !planted(Bug::PermanentAddress) {
             return lifetime(self.lease_deadline(at)?, now);
         }
         Some(match self.orphan(at) {
@@ -588,7 +589,7 @@ impl Node {
 
     /// The first thing that happens with every input. True when there was something to look at.
     pub(super) fn check_leases_in_time(&mut self, now: Time) -> bool {
-        let ended = self.leases.ends.is_some_and(|ends| ends <= now);
+        let ended = self.leases.ends.is_some_and(|ends| ends <= now) && !planted(Bug::NoDeadlineCheck);
         if ended {
             self.check_leases(now);
         }
@@ -608,6 +609,9 @@ impl Node {
     /// (R7).
     pub(super) fn on_suspended(&mut self, by: Duration, now: Time) {
         self.event(Event::Suspended { by });
+        if planted(Bug::NoSuspendCheck) {
+            return;
+        }
         for position in 0..self.leases.kernel.len() {
             let Some(Kept::Until(until)) = self.leases.kernel[position] else { continue };
             let until = until + by;

@@ -167,7 +167,10 @@ impl Node {
         let mut failing_changed = departed != facts.departing;
         for (id, before, after) in changes {
             failing_changed |= before == Some(ItemState::Failing) || after == Some(ItemState::Failing);
-            let was_there = matches!(before, Some(ItemState::Active | ItemState::Releasing));
+            // Whoever was about to take it may have announced it meanwhile, though its word of that was
+            // overtaken by the next.
+            let was_there =
+                matches!(before, Some(ItemState::Acquiring | ItemState::Active | ItemState::Releasing));
             let is_there = matches!(after, Some(ItemState::Active | ItemState::Releasing));
             if was_there && !is_there {
                 // The loser let go; whoever still knows its address must learn the winner's.

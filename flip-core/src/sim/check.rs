@@ -37,6 +37,8 @@ pub(super) struct Checker {
     pub(super) nothing_may_move: bool,
     /// The longest that a datagram can be under way.
     pub(super) slowest: Duration,
+    /// How long a hook that failed may wait for its next try, where hooks fail at all.
+    pub(super) hook_patience: Duration,
     /// Items whose alive hook was started at each host, or which were found there.
     started: BTreeMap<(usize, usize), ()>,
     /// Since when each daemon runs.
@@ -63,6 +65,7 @@ impl Checker {
             verdicts_seen: BTreeSet::new(),
             nothing_may_move: false,
             slowest: Duration::from_secs(1),
+            hook_patience: Duration::ZERO,
             started: BTreeMap::new(),
             since: vec![None; config.servers.len()],
             budget: None,
@@ -255,9 +258,10 @@ impl World {
                 }
             }
         }
-        // What a hook that failed half left behind may be cleared away.
-        let cleared = call.action == HookAction::Down && call.reason == Reason::HookFailed;
-        if self.checker.nothing_may_move && policy == Isolated::Keep && !cleared {
+        // What changes nothing is no move: a hook that is tried again, or one of an operator.
+        let there = self.hosts[index].addresses[item].is_some();
+        let moves = there == (call.action == HookAction::Down) && call.reason != Reason::Shutdown;
+        if self.checker.nothing_may_move && moves && policy == Isolated::Keep {
             let what = format!("{:?} of item {item} on n{index} in a total partition", call.action);
             self.broken("P2", what);
         }
@@ -306,7 +310,7 @@ impl World {
                 self.broken("limits", format!("n{index} has {len} {name}, the limit is {most}"));
             }
         }
-        let most = 2_000 + 600 * self.hosts.len() * self.hosts.len().min(64);
+        let most = 12_000 + 600 * self.hosts.len() * self.hosts.len().min(64);
         if self.queue.len() > most {
             self.broken("limits", format!("{} happenings wait", self.queue.len()));
         }
@@ -315,5 +319,5 @@ impl World {
 
 /// A hook that placement asked for, not one that repairs.
 const fn planned(reason: Reason) -> bool {
-    matches!(reason, Reason::Home | Reason::Failover | Reason::Failback | Reason::Leave)
+    matches!(reason, Reason::Home | Reason::Failover | Reason::Failback | Reason::Leave | Reason::Drain)
 }

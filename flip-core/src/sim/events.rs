@@ -61,9 +61,9 @@ impl World {
             }
             Event::Unclean { unclean, .. } => {
                 if *unclean {
-                    mark!("unclean: nobody may take it");
+                    mark!("item: marked unclean");
                 } else {
-                    mark!("unclean: cleared up");
+                    mark!("item: confirmed released");
                 }
             }
             Event::KeysChanged { .. } => {}
@@ -85,11 +85,10 @@ fn mark_item(to: ItemState, reason: Reason) {
         Reason::Failback => mark!("item: fail-back"),
         Reason::Adopted => mark!("item: adopted"),
         Reason::Shutdown => mark!("item: shutdown"),
-        Reason::Isolated => mark!("item: taken without a quorum"),
+        Reason::Isolated => mark!("item: taken in isolation"),
         Reason::LeaseLost => mark!("item: given up with its lease"),
-        Reason::Confirmed => mark!("item: confirmed released"),
-        Reason::Drain => mark!("item: drained"),
-        Reason::Drift | Reason::HookFailed | Reason::HookDone => {}
+        Reason::Drain => mark!("item: drain"),
+        Reason::Confirmed | Reason::Drift | Reason::HookFailed | Reason::HookDone => {}
     }
 }
 
@@ -102,8 +101,7 @@ fn mark_refusal(why: Refusal) {
         Refusal::Replay => mark!("refused: replay"),
         Refusal::Seal => mark!("refused: damaged seal"),
         Refusal::Malformed => mark!("refused: malformed"),
-        Refusal::Budget => mark!("refused: over its budget"),
-        Refusal::Session => mark!("refused: an unknown session"),
-        Refusal::OwnId => {}
+        Refusal::Session => mark!("refused: session"),
+        Refusal::Budget | Refusal::OwnId => {}
     }
 }

@@ -24,8 +24,8 @@ pub(super) enum Happening {
     Wakes { host: usize, late_us: u64, dies: bool },
     /// The kernel looks whether an address is over.
     Expire { host: usize, item: usize },
-    /// What a program does that a daemon of this life started; it dies with it.
-    Effect { host: usize, life: u64, hook: u64, item: usize, up: bool },
+    /// What a program does: of this life of its daemon and this hook, with which it ends.
+    Effect { host: usize, id: (u64, u64), item: usize, up: bool },
     /// The fault of this number begins.
     Begin(usize),
     /// The trouble of this token ends.
@@ -80,6 +80,12 @@ pub(super) enum Mail {
         item: usize,
         id: u64,
         result: Result<(), &'static str>,
+    },
+    /// A hook that was ended by the daemon has ended.
+    HookEnded {
+        item: usize,
+        ended: u64,
+        id: u64,
     },
     /// A hook of the kernel class ends badly.
     HookEnds {

@@ -10,6 +10,7 @@ use super::host::{Doing, Running, Work};
 use super::world::World;
 use crate::config::Release;
 use crate::io::{HookAction, HookCall, RefreshCall};
+use crate::planted::{Bug, planted};
 
 impl World {
     /// A daemon starts a hook.
@@ -86,21 +87,22 @@ impl World {
         };
         if works && call.action != HookAction::Announce {
             let up = call.action == HookAction::Alive;
-            self.queue.push(at, Happening::Effect { host: index, life, hook: id, item, up });
+            self.queue.push(at, Happening::Effect { host: index, id: (life, id), item, up });
         }
         let mail = Mail::HookDone { item, id, result };
         self.queue.push(at, Happening::Mail { host: index, life, mail });
     }
 
     /// A program does what it is for.
-    pub(super) fn effect(&mut self, index: usize, (life, hook): (u64, u64), item: usize, up: bool) {
+    pub(super) fn effect(&mut self, index: usize, id: (u64, u64), item: usize, up: bool) {
         let host = &self.hosts[index];
-        if host.life != life || !host.powered || host.cancelled.contains(&hook) {
+        let runs = host.hooks[item].is_some_and(|hook| hook.id == id.1);
+        if host.life != id.0 || !runs || !host.powered {
             return;
         }
         if host.asleep.is_some() {
             let at = self.now + Duration::from_millis(50);
-            self.queue.push(at, Happening::Effect { host: index, life, hook, item, up });
+            self.queue.push(at, Happening::Effect { host: index, id, item, up });
         } else if up {
             self.install(index, item, None);
         } else {
@@ -111,7 +113,7 @@ impl World {
     /// A hook of the kernel class ends badly.
     pub(super) fn hook_ends(&mut self, index: usize, call: &HookCall, mode: HookMode) {
         let Some(item) = self.thing(call.item) else { return };
-        if self.hosts[index].cancelled.contains(&call.id) {
+        if self.hosts[index].hooks[item].is_none_or(|hook| hook.id != call.id) {
             return;
         }
         if matches!(mode, HookMode::FailsDone | HookMode::HangsDone) {
@@ -138,24 +140,12 @@ impl World {
         });
     }
 
-    /// A daemon ends a hook before its time: its program is killed, what it did stays.
-    pub(super) fn cancel_hook(&mut self, index: usize, hook: u64) {
-        let host = &mut self.hosts[index];
-        let running = |hooks: &Option<Running>| hooks.is_some_and(|running| running.id == hook);
-        if let Some(item) = host.hooks.iter().position(running) {
-            super::mark!("hook: ended before its time");
-            host.cancelled.insert(hook);
-            let mail = Mail::HookDone { item, id: hook, result: Err("ended before its time") };
-            host.inbox.push_back(mail);
-        }
-    }
-
     /// A hook of the kernel class gets to its system call.
     pub(super) fn begin_alive(&mut self, index: usize, call: HookCall) {
-        if self.hosts[index].cancelled.contains(&call.id) {
+        let Some(item) = self.thing(call.item) else { return };
+        if self.hosts[index].hooks[item].is_none_or(|hook| hook.id != call.id) {
             return;
         }
-        let Some(item) = self.thing(call.item) else { return };
         match call.action {
             HookAction::Alive => {
                 self.hosts[index].doing = Some(Doing {
@@ -175,6 +165,18 @@ impl World {
         }
         let mail = Mail::HookDone { item, id: call.id, result: Ok(()) };
         self.hosts[index].inbox.push_front(mail);
+    }
+
+    /// The daemon ends a hook before it is done.
+    pub(super) fn cancel(&mut self, index: usize, id: u64) {
+        let hooks = &mut self.hosts[index].hooks;
+        let Some(item) = hooks.iter().position(|hook| hook.is_some_and(|hook| hook.id == id)) else { return };
+        super::mark!("hook: ended early");
+        // What it was about to do does not happen; that it ended is news like any other.
+        let ended = u64::MAX - id;
+        hooks[item] = Some(Running { id: ended });
+        self.note(Some(index), || format!("ends the hook of item {item}"));
+        self.hosts[index].inbox.push_back(Mail::HookEnded { item, ended, id });
     }
 
     pub(super) fn begin_refresh(&mut self, index: usize, call: RefreshCall) {
@@ -212,7 +214,7 @@ impl World {
         let late = lifetime.latest.is_some_and(|latest| self.local(index) > latest);
         match doing.stage {
             Point::BeforeCheck => {
-                if late {
+                if late && !planted(Bug::LatestUnchecked) {
                     super::mark!("world: a lifetime came too late before the call");
                     doing.gone.clone_from(&items);
                     for item in items {
@@ -238,6 +240,10 @@ impl World {
                 doing.stage = Point::AfterCall;
             }
             Point::AfterCall => {
+                let late = late && !planted(Bug::NoCheckAfterRefresh) && !planted(Bug::LatestUnchecked);
+                if planted(Bug::NoCheckAfterRefresh) {
+                    doing.recreated.clear();
+                }
                 if late {
                     super::mark!("world: a lifetime came too late after the call");
                     doing.gone.clone_from(&items);

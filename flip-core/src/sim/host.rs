@@ -1,6 +1,6 @@
 //! One simulated host: its power, its process, its kernel's addresses, its disk.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,12 +83,12 @@ pub(super) struct Host {
     pub(super) addresses: Vec<Option<Address>>,
     pub(super) interface: bool,
     pub(super) hooks: Vec<Option<Running>>,
-    /// Hooks that were ended before their time.
-    pub(super) cancelled: BTreeSet<u64>,
     pub(super) hook_trouble: Option<(HookMode, f64)>,
     /// The generation on disk, and the one before.
     pub(super) stored: Option<u64>,
     pub(super) stored_before: Option<u64>,
+    /// The key ring on disk.
+    pub(super) keys: Option<crate::stored::StoredKeys>,
     pub(super) disk_full: bool,
     /// By how many seconds the wall clock is off.
     pub(super) wall_off: i64,
@@ -106,6 +106,8 @@ pub(super) struct Host {
     pub(super) drained: bool,
     /// When something genuine of each other host was taken in last.
     pub(super) heard: Vec<Option<Time>>,
+    /// Since when it talks to the present life of each other host; kept only where an attacker listens.
+    pub(super) met: std::collections::BTreeMap<usize, ((u64, u64), Time)>,
     /// Overlaps are excused until then, and by which exception.
     pub(super) excuse: Option<(Time, &'static str)>,
     /// Per item: it may still be there although nobody answers for it (rule R10).
@@ -134,10 +136,10 @@ impl Host {
             addresses: vec![None; items],
             interface: true,
             hooks: vec![None; items],
-            cancelled: BTreeSet::new(),
             hook_trouble: None,
             stored: None,
             stored_before: None,
+            keys: None,
             disk_full: false,
             wall_off: 0,
             leaving: false,
@@ -147,9 +149,20 @@ impl Host {
             ills: 0,
             drained: false,
             heard: if servers <= 128 { vec![None; servers] } else { Vec::new() },
+            met: std::collections::BTreeMap::new(),
             excuse: None,
             unanswered: vec![false; items],
         }
+    }
+
+    /// True when these two lives have talked for a while: what is heard now is really taken in, not only
+    /// answered by a challenge.
+    pub(super) fn knows(&mut self, from: usize, lives: (u64, u64), now: Time) -> bool {
+        let met = self.met.entry(from).or_insert((lives, now));
+        if met.0 != lives {
+            *met = (lives, now);
+        }
+        now.since(met.1) >= Duration::from_secs(3)
     }
 
     /// True when the daemon can go on with its work.

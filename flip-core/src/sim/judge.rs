@@ -108,7 +108,7 @@ impl World {
     /// The bound of P4: detection by the slowest way, a second round for whoever fails in between, and the
     /// hooks.
     pub(super) fn takeover(&self) -> Duration {
-        self.checker.patience() * 2 + Duration::from_secs(6)
+        self.checker.patience() * 2 + Duration::from_secs(6) + self.checker.hook_patience
     }
 
     /// P4: an item of policy `take` is not without a holder while somebody could hold it.
@@ -119,7 +119,9 @@ impl World {
         let bound = self.takeover();
         let could = (0..self.hosts.len()).find(|index| {
             let host = &self.hosts[*index];
+            let at = self.things[item].at;
             self.things[item].members[*index]
+                && host.config.systems.get(at.system).is_some_and(|system| at.item < system.items.len())
                 && !host.drained
                 && !host.leaving
                 && host.node.is_some()

@@ -10,6 +10,7 @@ use super::host::{Address, Sleep};
 use super::world::World;
 use crate::config::Release;
 use crate::io::Lifetime;
+use crate::planted::{Bug, planted};
 
 /// How late a kernel removes an address at most (assumption A2).
 pub(super) const LATENESS: Duration = Duration::from_millis(1250);
@@ -123,7 +124,9 @@ impl World {
                 self.queue.push(*expires, Happening::Expire { host: index, item });
             }
         }
-        if sleep.hidden {
+        if !sleep.hidden && planted(Bug::MonotonicClock) {
+            host.clock.lose(now, slept);
+        } else if sleep.hidden {
             host.clock.lose(now, slept);
             // Exception X4: no clock of this machine knows of the pause.
             self.excuse(index, self.lease + LATENESS, "X4");
@@ -140,8 +143,12 @@ impl World {
         }
         let runs = self.hosts[index].node.is_some() && self.hosts[index].frozen.is_none();
         if runs && !sleep.hidden {
-            // Exception X2: until the daemon is scheduled.
-            self.excuse(index, late + Duration::from_millis(1), "X2");
+            // Exception X2: until the daemon is scheduled and its down hook is done. One that fails or is slow
+            // leaves it to the kernel.
+            let host = &self.hosts[index];
+            let bad = host.hook_trouble.is_some() || !host.each.is_zero();
+            let span = late + Duration::from_millis(5);
+            self.excuse(index, if bad { span.max(latest.since(now)) } else { span }, "X2");
         } else if !runs {
             super::mark!("world: woke while frozen or dead");
             // Exception X3: nobody is there who could compare the clocks.

@@ -26,6 +26,8 @@ mod host;
 mod judge;
 mod kernel;
 mod network;
+mod operator;
+mod own;
 mod plan;
 mod process;
 mod queue;
@@ -43,6 +45,7 @@ pub(crate) use crate::marks::mark;
 
 pub use check::Violation;
 pub use fault::{Disk, Fault, HookMode, Links, Point, Timed};
+pub use own::{LARGEST, longest, simulate};
 pub use plan::{Case, Plan, Policy};
 pub use run::{Outcome, run, run_config};
 pub use shrink::shrink;

@@ -144,13 +144,12 @@ impl Network {
         }
         for at in 0..self.troubles.len() {
             match self.troubles[at].1 {
-                Trouble::Loss(on, p) if on.has(from, to) => {
-                    if self.rng.random_bool(p) {
-                        return Fate::default();
-                    }
+                Trouble::Loss(on, p) if on.has(from, to) && self.rng.random_bool(p) => {
+                    return Fate::default();
                 }
                 Trouble::Burst(on, bad, mean) if on.has(from, to) => {
-                    if self.in_burst(from, to, bad, mean, now) && self.rng.random_bool(0.95) {
+                    let lost = self.in_burst(from, to, bad, mean, now) && self.rng.random_bool(0.95);
+                    if lost {
                         return Fate::default();
                     }
                 }

@@ -45,8 +45,8 @@ impl World {
             host.config = std::sync::Arc::new(configs[index].clone());
         }
         let local = host.clock.local(self.now);
-        host.node =
-            Some(Box::new(Node::new(host.config.clone(), Start { generation, seed, keys: None }, local)));
+        let keys = host.keys.clone();
+        host.node = Some(Box::new(Node::new(host.config.clone(), Start { generation, seed, keys }, local)));
         self.checker.started(index, self.now);
         self.note(Some(index), || format!("starts as generation {generation}"));
         for item in 0..self.things.len() {
@@ -73,6 +73,9 @@ impl World {
             Disk::Torn | Disk::Gone => {
                 super::mark!("world: disk lost its generation");
                 host.stored = None;
+                if disk == Disk::Gone {
+                    host.keys = None;
+                }
             }
         }
     }
@@ -196,7 +199,7 @@ impl World {
         let host = &mut self.hosts[index];
         let Some(due) = host.node.as_ref().and_then(|node| node.poll_timeout()) else { return };
         let at = host.clock.world(due).max(now);
-        if host.wake_at.is_none_or(|wake| wake > at || wake < now) {
+        if host.wake_at.is_none_or(|wake| wake > at || wake <= now) {
             host.wake_at = Some(at);
             self.queue.push(at, Happening::Wake { host: index });
         }
@@ -226,6 +229,12 @@ impl World {
                     self.feed(index, Input::HookDone { hook: id, result });
                 }
             }
+            Mail::HookEnded { item, ended, id } => {
+                if self.hosts[index].hooks[item].is_some_and(|hook| hook.id == ended) {
+                    self.hosts[index].hooks[item] = None;
+                    self.feed(index, Input::HookDone { hook: id, result: Err("ended early".to_owned()) });
+                }
+            }
             Mail::HookEnds { call, mode } => self.hook_ends(index, &call, mode),
             Mail::Observed { item, present } => {
                 // The driver looks again before it tells.
@@ -253,11 +262,14 @@ impl World {
         let addr = self.hosts[from].config.my().addr;
         if kind == Kind::Genuine {
             self.heard(index, from);
-            if let Some(recorded) = self.recorded.get_mut(index) {
+            let lives = (self.hosts[from].life, self.hosts[index].life);
+            if let Some(recorded) = self.recorded.get_mut(index)
+                && self.hosts[index].knows(from, lives, self.now)
+            {
                 if recorded.len() >= 256 {
                     recorded.pop_front();
                 }
-                recorded.push_back((from, data.to_vec(), (self.hosts[from].life, self.hosts[index].life)));
+                recorded.push_back((from, data.to_vec(), lives));
             }
             self.feed(index, Input::Datagram { from: addr, data });
             return;
@@ -353,18 +365,18 @@ impl World {
                     self.queue.push(at, Happening::Mail { host: asker, life, mail });
                 }
             }
-            Output::Cancel { hook } => self.cancel_hook(index, hook),
-            // No operator changes keys here.
-            Output::StoreKeys(_) => {}
             Output::Left => {
                 self.note(Some(index), || "has left".into());
                 self.ended(index);
                 self.hosts[index].left = true;
             }
+            Output::StoreKeys(keys) => self.hosts[index].keys = Some(keys),
+            Output::Cancel { hook } => self.cancel(index, hook),
             Output::Refresh(call) => self.begin_refresh(index, call),
             Output::PingWitness { nonce } => {
-                // The gateway stands beside the first host.
-                if index == 0 || !self.network.is_cut(index, 0) && !self.network.is_cut(0, index) {
+                // The gateway is there for everybody who is not cut off from all others.
+                let open = |other| !self.network.is_cut(index, other) && !self.network.is_cut(other, index);
+                if self.hosts.len() < 3 || (0..self.hosts.len()).any(|other| other != index && open(other)) {
                     let at = self.now + self.network.latency() * 2;
                     let life = self.hosts[index].life;
                     let mail = Mail::Witness { nonce };

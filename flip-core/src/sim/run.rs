@@ -16,6 +16,7 @@ use super::plan::Case;
 use super::truth::Tally;
 use super::world::World;
 use crate::config::{Config, Timing};
+use crate::limits;
 
 /// How a case ended.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +74,10 @@ pub fn run_config(case: &Case, config: &Config, universe: &Config, timeline: boo
         _ => 0,
     });
     world.checker.slowest = Duration::from_millis(slowest.max().unwrap_or(0)) + latency.1 * 4;
+    if case.faults.iter().any(|timed| matches!(timed.fault, Fault::Hooks { .. } | Fault::Interface { .. })) {
+        world.checker.hook_patience =
+            limits::HOOK_RETRY_MAX + limits::FAILING_FOR + config.timing.hook_timeout * 2;
+    }
     let begin = world.now;
     Phases { case, timing: config.timing.clone() }.run(&mut world);
     world.check_limits();
@@ -158,6 +163,7 @@ impl Phases<'_> {
         while world.now < until && !world.broken_already() {
             world.run_for(Duration::from_secs(1).min(until.since(world.now)));
             world.check_limits();
+            world.operate();
         }
         let now = world.now;
         world.tallies = world.truth.tally(now);
@@ -204,6 +210,7 @@ impl Phases<'_> {
         while world.now < until && !world.broken_already() {
             world.run_for(step);
             step = (step * 2).min(Duration::from_millis(500));
+            world.operate();
             what = world.unsettled(core);
             if what.is_none() {
                 return !world.broken_already();
@@ -226,20 +233,21 @@ impl Phases<'_> {
         if !world.all_probe() {
             bound += unit * 20;
         }
+        bound += world.checker.hook_patience;
         let faults = &self.case.faults;
-        if faults.iter().any(|timed| matches!(timed.fault, Fault::Hooks { .. } | Fault::Interface { .. })) {
-            bound += crate::limits::HOOK_RETRY_MAX + crate::limits::FAILING_FOR + timing.hook_timeout * 2;
-        }
         if faults.iter().any(|timed| matches!(timed.fault, Fault::Leave { .. } | Fault::Edit { .. })) {
             bound += Duration::from_secs(6);
         }
         bound + world.checker.slowest + self.extra(world)
     }
 
-    /// What leases and maturity add.
+    /// What leases, maturity and a slow operator add.
     fn extra(&self, world: &World) -> Duration {
         let dropped = world.things.iter().any(|thing| thing.policy == crate::config::Isolated::Drop);
-        let lease = if dropped { world.lease * 3 + Duration::from_secs(3) } else { Duration::ZERO };
-        lease + self.timing.mature * 8
+        let lease = if dropped { world.lease * 3 + Duration::from_secs(8) } else { Duration::ZERO };
+        // A server that was declared down again and again gets items ever later.
+        let damping = (self.timing.mature * 2u32.pow(u32::try_from(crate::limits::FLAPS).unwrap_or(0)))
+            .min(crate::limits::MATURE_MAX);
+        lease + damping
     }
 }

@@ -4,6 +4,8 @@
 use super::fault::Timed;
 use super::plan::Case;
 
+type Change = Box<dyn Fn(&mut Case)>;
+
 /// Shrinks a failing case while it fails in the same way, with at most `budget` runs.
 #[must_use]
 pub fn shrink(case: &Case, mut same: impl FnMut(&Case) -> bool, mut budget: u32) -> Case {
@@ -21,7 +23,7 @@ pub fn shrink(case: &Case, mut same: impl FnMut(&Case) -> bool, mut budget: u32)
             fails(&Case { faults: faults.to_vec(), ..best.clone() }, &mut budget)
         });
         let last = best.faults.iter().map(|timed| timed.at_ms + timed.fault.millis()).max().unwrap_or(0);
-        let mut changes: Vec<Box<dyn Fn(&mut Case)>> = vec![
+        let mut changes: Vec<Change> = vec![
             Box::new(|case| case.plan.core.clear()),
             Box::new(|case| case.plan.apart = false),
             Box::new(|case| case.plan.witness = false),
@@ -60,6 +62,9 @@ fn fewer_servers(case: &mut Case) {
     case.plan.arbiters = case.plan.arbiters.min(servers.saturating_sub(1));
     case.plan.ppm.truncate(servers);
     case.plan.core.retain(|host| *host < servers);
+    if case.plan.core.len() < crate::quorum::majority(servers) {
+        case.plan.core.clear();
+    }
     for timed in &mut case.faults {
         if let super::fault::Fault::Split { groups, .. } | super::fault::Fault::Bridge { groups, .. } =
             &mut timed.fault

@@ -96,7 +96,16 @@ fn draw_plan(rng: &mut StdRng) -> Plan {
         replicated: usize::from(rng.random_bool(0.15)),
         profile: profile.into(),
         lease_ms: rng.random_range(3_000..=6_000),
-        length_ms: (unit * rng.random_range(5..=most)).clamp(8_000, 150_000),
+        length_ms: {
+            let length = unit * rng.random_range(5..=most);
+            let (least, longest) = match (servers, profile) {
+                (10.., _) => (6_000, 12_000),
+                // So many probes a second that little time is much work.
+                (_, "turbo") => (3_000, 6_000),
+                _ => (8_000, 60_000),
+            };
+            length.clamp(least, longest)
+        },
         latency_us: *[(50, 150), (150, 800), (150, 800), (500, 3_000)].choose(rng).unwrap_or(&(150, 800)),
         ppm: (0..servers).map(|_| rng.random_range(-9_900..=9_900)).collect(),
         cipher: rng.random_ratio(1, 10),
@@ -107,7 +116,7 @@ fn draw_plan(rng: &mut StdRng) -> Plan {
 }
 
 /// The policies that items may have.
-const POLICIES: &[Policy] = &[Policy::Keep];
+const POLICIES: &[Policy] = &[Policy::Keep, Policy::Take, Policy::Drop];
 
 /// A random quorum, and perhaps some more.
 fn draw_core(plan: &Plan, rng: &mut StdRng) -> Vec<usize> {
@@ -290,9 +299,9 @@ fn draw_fault(family: &str, plan: &Plan, rng: &mut StdRng) -> Option<Fault> {
 }
 
 /// Whether replays of sessions that the receiver does not know any more are among the attacks.
-const OLD_SESSIONS: bool = false;
+const OLD_SESSIONS: bool = true;
 /// Whether operators give commands.
-const OPERATORS: bool = false;
+const OPERATORS: bool = true;
 
 #[cfg(test)]
 mod tests {

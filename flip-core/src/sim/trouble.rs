@@ -177,11 +177,11 @@ impl World {
             }
             Undo::Disk(host) => self.hosts[host].disk_full = false,
             Undo::Drain { at, server } => {
+                self.hosts[server].drained = false;
                 // Somebody who runs is asked; the one who was asked first may not.
                 let running = |host: &usize| self.hosts[*host].node.is_some();
                 let all = 0..self.hosts.len();
                 let Some(at) = std::iter::once(at).chain(all).find(running) else { return };
-                self.hosts[server].drained = false;
                 let id = self.hosts[server].config.my().id.clone();
                 self.mail(at, Mail::Command(Command::Undrain { server: id }));
             }
@@ -311,6 +311,12 @@ impl World {
         }
         self.network.calm(self.now);
         for host in hosts.iter().copied() {
+            // A wish to leave that waits in a stopped daemon is none any more; one that was heard is followed
+            // by a start.
+            self.hosts[host].inbox.retain(|mail| !matches!(mail, Mail::Leave));
+            if self.hosts[host].leaving && self.hosts[host].node.is_some() {
+                self.keep_down(host, ms(100));
+            }
             if self.hosts[host].asleep.is_some() {
                 self.machine_wakes(host, Duration::ZERO, false);
             }

@@ -68,6 +68,8 @@ pub struct World {
     pub(super) datagrams: u64,
     /// What was measured while the faults were on.
     pub(super) tallies: Vec<super::truth::Tally>,
+    /// Items that an operator saw as unclean: at which host, which, and since when.
+    pub(super) unclean: BTreeMap<(usize, usize), Time>,
     /// The item that an edit adds.
     pub(super) extra: Option<crate::config::Item>,
     pub(super) lease: Duration,
@@ -126,6 +128,7 @@ impl World {
             timeline: None,
             datagrams: 0,
             tallies: Vec::new(),
+            unclean: BTreeMap::new(),
             extra: universe.systems.first().and_then(|system| system.items.last().cloned()),
             lease,
         }
@@ -194,7 +197,7 @@ impl World {
                 self.machine_wakes(host, Duration::from_micros(late_us), dies);
             }
             Happening::Expire { host, item } => self.expire(host, item),
-            Happening::Effect { host, life, hook, item, up } => self.effect(host, (life, hook), item, up),
+            Happening::Effect { host, id, item, up } => self.effect(host, id, item, up),
             Happening::Begin(fault) => self.begin_fault(fault),
             Happening::End(token) => self.end_fault(token),
             Happening::Start { host, token } => self.restart(host, token),

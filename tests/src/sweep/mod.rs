@@ -131,7 +131,7 @@ impl Sweep {
 fn twice(seed: u64) -> Attempt {
     let case = draw(seed);
     let first = attempt(&case, false)?;
-    if seed % 100 == 0 {
+    if seed.is_multiple_of(100) {
         let second = attempt(&case, false)?;
         if first.trace != second.trace {
             return Err(format!("P12: seed {seed} is not deterministic"));

@@ -44,28 +44,13 @@ impl World {
             }
             Event::Reannounced { .. } => mark!("reannounced"),
             Event::Drift { .. } => mark!("item: drift repaired"),
-            Event::Lease { held, .. } => {
-                if *held {
-                    mark!("lease: held");
-                } else {
-                    mark!("lease: lost");
-                }
-            }
+            Event::Lease { held: true, .. } => mark!("lease: held"),
+            Event::Lease { held: false, .. } => mark!("lease: lost"),
             Event::Suspended { .. } => mark!("suspended"),
-            Event::Drained { drained, .. } => {
-                if *drained {
-                    mark!("drained");
-                } else {
-                    mark!("undrained");
-                }
-            }
-            Event::Unclean { unclean, .. } => {
-                if *unclean {
-                    mark!("item: marked unclean");
-                } else {
-                    mark!("item: confirmed released");
-                }
-            }
+            Event::Drained { drained: true, .. } => mark!("drained"),
+            Event::Drained { drained: false, .. } => mark!("undrained"),
+            Event::Unclean { unclean: true, .. } => mark!("item: marked unclean"),
+            Event::Unclean { unclean: false, .. } => mark!("item: confirmed released"),
             Event::KeysChanged { .. } => {}
             Event::Refused { why, .. } => mark_refusal(*why),
         }

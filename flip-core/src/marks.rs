@@ -30,6 +30,7 @@ mod harness {
         "abstained: stalled",
         "abstained: witness silent",
         "ballot: an old voter's Down came after its Up",
+        "ballot: too soon after a stall to count",
         "case: closed by a pong",
         "case: opened by a ballot or hint",
         "case: opened by a failed probe",

@@ -245,6 +245,8 @@ impl Node {
                 }
             }
             ItemState::Standby => self.items.at_mut(at).asked = None,
+            // A hook that failed before a partition waits for its end: nothing moves meanwhile.
+            ItemState::Acquiring if !may_take => {}
             ItemState::Acquiring if wanted => self.start(at, HookAction::Alive, Reason::HookFailed, now),
             ItemState::Acquiring => {
                 let reason = if failures > 0 { Reason::HookFailed } else { self.why(at) };
@@ -480,6 +482,9 @@ impl Node {
         }
         self.items.at_mut(at).missing = false;
         self.release_lease(at, now);
+        if self.isolated(at) != Isolated::Drop && self.config.systems[at.system].kind == SystemKind::Shard {
+            self.say_released(id, 0, now);
+        }
     }
 
     /// Whether a failed down hook leaves an item behind that nobody may take: the lease promised that

@@ -15,6 +15,7 @@ use super::{Node, Timer};
 use crate::ballot::evidence;
 use crate::event::{AbstainReason, CaseCause, Event};
 use crate::loss::{Purpose, pings_needed};
+use crate::marks::mark;
 use crate::planted::{Bug, planted};
 use crate::quorum;
 use crate::time::Time;
@@ -292,6 +293,13 @@ impl Node {
         if ballot.about.generation > before {
             // The voter saw a newer life than this node did.
             self.view.heard_of(server, ballot.about.generation);
+        }
+        if ballot.down && self.just_stalled(now) {
+            // It may have waited in the socket for as long as this node was stopped, and be taken back since.
+            // Whoever stands by it says it again.
+            mark!("ballot: too soon after a stall to count");
+            self.open_case(server, CaseCause::Ballot, now);
+            return;
         }
         if !self.ballots.record(server, voter, &ballot, now) || !ballot.down {
             return;

@@ -223,11 +223,17 @@ impl Node {
         self.note_held(position, false);
         let Some(epoch) = self.leases.holder.give_up(position, id) else { return };
         self.leases.voter.release((position, id), self.config.me, epoch);
+        self.say_released(id, epoch.counter, now);
+    }
+
+    /// Tells that an item is gone from here: to voters that its claim is over, to its holder that it is to be
+    /// announced once more (K4). What was not claimed has the counter 0, which no claim has.
+    pub(super) fn say_released(&mut self, id: ItemId, counter: u32, now: Time) {
         match self.leases.releases.last_mut() {
             Some((items, RELEASES)) if items.len() < limits::CLAIMS_PER_DATAGRAM => {
-                items.push((id.0, epoch.counter));
+                items.push((id.0, counter))
             }
-            _ => self.leases.releases.push((vec![(id.0, epoch.counter)], RELEASES)),
+            _ => self.leases.releases.push((vec![(id.0, counter)], RELEASES)),
         }
         self.timers.set_earlier(Timer::Lease, now + self.leases.step());
     }
@@ -239,6 +245,14 @@ impl Node {
         }
     }
 
+    /// Who is told that these items are gone: the voters, and their holders.
+    fn told_of(&self, items: &[(u64, u32)]) -> BTreeSet<usize> {
+        let holders = items.iter().filter_map(|(id, _)| self.leases.row.find(ItemId(*id)));
+        let holders = holders.flat_map(|at| self.holders_now(self.leases.row.item(at)).iter().copied());
+        let voters = items.iter().any(|(_, counter)| *counter > 0).then(|| self.other_voters());
+        holders.filter(|holder| *holder != self.config.me).chain(voters.into_iter().flatten()).collect()
+    }
+
     fn other_voters(&self) -> Vec<usize> {
         let me = self.config.me;
         self.config.voters.iter().copied().filter(|voter| *voter != me).collect()
@@ -246,7 +260,7 @@ impl Node {
 
     /// One turn: claims, renewals, releases, lifetimes.
     pub(super) fn lease_turn(&mut self, now: Time) {
-        if !self.leases.used {
+        if !self.leases.used && self.leases.releases.is_empty() {
             return;
         }
         self.say_releases();
@@ -273,7 +287,7 @@ impl Node {
         let session = self.leases.holder.session();
         let releases = std::mem::take(&mut self.leases.releases);
         for (items, left) in &releases {
-            for voter in self.other_voters() {
+            for voter in self.told_of(items) {
                 self.send(voter, &Message::Release(Released { session, items: items.clone() }));
             }
             if *left > 1 {
@@ -552,8 +566,11 @@ impl Node {
         for (id, counter) in &release.items {
             if let Some(at) = self.leases.row.find(ItemId(*id)) {
                 let epoch = crate::lease::Epoch { session: release.session, counter: *counter };
-                self.leases.voter.release((at, ItemId(*id)), from, epoch);
-                self.claim_soon(ItemId(*id), now);
+                if *counter > 0 {
+                    self.leases.voter.release((at, ItemId(*id)), from, epoch);
+                    self.claim_soon(ItemId(*id), now);
+                }
+                self.reannounce(ItemId(*id), now);
             }
         }
     }

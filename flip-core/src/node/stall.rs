@@ -64,6 +64,12 @@ impl Node {
         true
     }
 
+    /// True for so long after a stall that whatever stood by then has been said again.
+    pub(super) fn just_stalled(&self, now: Time) -> bool {
+        self.distrust_before.is_some_and(|stall| now.since(stall) <= self.config.timing.window() / 2)
+            && !planted(Bug::StaleBallotsCount)
+    }
+
     /// Asks all voters that were not heard since the stall, because an old pong proves nothing now, and
     /// greets those who are missing.
     pub(super) fn ask_around(&mut self, now: Time) {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-use super::fault::Fault;
+use super::fault::{Disk, Fault};
 use super::happening::{Happening, Kind, Mail};
 use super::network::Trouble;
 use super::world::World;
+use crate::config::Config;
 use crate::io::Command;
 
 /// What ends a trouble.
@@ -322,6 +323,12 @@ impl World {
             }
             if let Some(token) = self.hosts[host].frozen {
                 self.thaw(host, token);
+            }
+            // Whoever slept through an edit gets it now.
+            let items = |config: &Config| config.systems[0].items.len();
+            let edited = self.edited.as_ref().map(|configs| items(&configs[host]));
+            if edited.is_some_and(|count| count != items(&self.hosts[host].config)) {
+                self.kill(host, Disk::Kept);
             }
             let there = &mut self.hosts[host];
             there.trap = None;

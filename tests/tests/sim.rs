@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use flip_core::sim::{Case, draw, run};
 
+/// In a debug build; the release build of scripts/dev/sim sweeps thousands.
+const SEEDS: u64 = 60;
 const REPLAY: &str = "replay it with scripts/dev/sim";
 
 #[test]
@@ -29,9 +31,8 @@ fn the_corpus_holds() {
 
 #[test]
 fn a_short_sweep() {
-    let seeds: u64 = std::env::var("FLIP_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
     let (mut verdicts, mut moves) = (0, 0);
-    for seed in 1_000..1_000 + seeds {
+    for seed in 1_000..1_000 + SEEDS {
         let case = draw(seed);
         let outcome = run(&case, false);
         assert!(outcome.violations.is_empty(), "{:?}; {REPLAY} --seed {seed}", outcome.violations);
@@ -42,6 +43,6 @@ fn a_short_sweep() {
             assert_eq!(outcome.trace, run(&case, false).trace, "seed {seed} is not deterministic");
         }
     }
-    println!("{seeds} seeds, {verdicts} verdicts, {moves} moves");
+    println!("{SEEDS} seeds, {verdicts} verdicts, {moves} moves");
     assert!(verdicts > 0 && moves > 0, "a sweep in which nothing happens proves nothing");
 }

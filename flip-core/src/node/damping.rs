@@ -64,9 +64,14 @@ impl Node {
         }
     }
 
-    /// From when on a server may get items; none when it may not be up at all.
+    /// From when on a server may get items.
     pub(super) fn mature_at(&self, server: usize, now: Time) -> Time {
-        let since = self.view.get(server).since;
+        let mut since = self.view.get(server).since;
+        if server == self.config.me {
+            // The others count from when they heard of it. A node that counted from its start would take its
+            // items back while they still hold them for good reason.
+            since = since.max(self.first_quorum.unwrap_or(since));
+        }
         match self.flaps.count(server, now) {
             0 => since,
             flaps => {

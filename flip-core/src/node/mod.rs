@@ -110,6 +110,8 @@ pub struct Node {
     asking: Asking,
     has_quorum: bool,
     ever_had_quorum: bool,
+    /// When this node first saw a quorum.
+    first_quorum: Option<Time>,
     /// Which members run another config.
     differs: Vec<bool>,
     leaving: Option<Leaving>,
@@ -220,6 +222,7 @@ impl Node {
             asking: Asking::default(),
             has_quorum: false,
             ever_had_quorum: false,
+            first_quorum: None,
             differs: vec![false; servers],
             leaving: None,
             electorate: config.voters_hash(),
@@ -366,6 +369,7 @@ impl Node {
                 self.reannounce_all(now);
             }
             self.ever_had_quorum = true;
+            self.first_quorum.get_or_insert(now);
             self.event(Event::QuorumSeen);
         } else {
             self.event(Event::Isolated);

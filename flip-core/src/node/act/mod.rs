@@ -12,14 +12,15 @@
 //!
 //! Per item one hook at a time; when it ends, the newest wish wins.
 
+mod hooks;
+
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::{Node, Timer};
-use crate::config::{Config, Isolated, Release, SystemKind};
+use crate::config::{Config, Isolated, SystemKind};
 use crate::event::{Event, ItemState, Reason};
 use crate::id::{ItemId, ItemRef};
-use crate::io::{HookAction, HookCall, Lifetime, Output};
+use crate::io::HookAction;
 use crate::limits;
 use crate::placement::{self, Holders};
 use crate::planted::{Bug, planted};
@@ -28,7 +29,7 @@ use crate::view::Life;
 
 /// All items of the config as this node knows them.
 #[derive(Debug)]
-pub(super) struct Items {
+pub(in crate::node) struct Items {
     /// By system, then item.
     items: Vec<Vec<Item>>,
     /// Where placement wants each item; follows the view after it has settled.
@@ -69,7 +70,7 @@ struct Item {
 }
 
 impl Items {
-    pub(super) fn new(config: &Config, now: Time) -> Self {
+    pub(in crate::node) fn new(config: &Config, now: Time) -> Self {
         let item = || Item {
             state: ItemState::Standby,
             since: now,
@@ -108,22 +109,22 @@ impl Items {
         }
     }
 
-    pub(super) const fn is_stale(&self) -> bool {
+    pub(in crate::node) const fn is_stale(&self) -> bool {
         self.stale
     }
 
     /// The view changed, and placement waits for it to settle.
-    pub(super) const fn set_stale(&mut self) {
+    pub(in crate::node) const fn set_stale(&mut self) {
         self.stale = true;
     }
 
     /// Everything is to be looked at again.
-    pub(super) const fn touch(&mut self) {
+    pub(in crate::node) const fn touch(&mut self) {
         self.dirty = true;
     }
 
     /// The items that are not in standby here.
-    pub(super) fn held(&self, config: &Config) -> BTreeMap<ItemId, (ItemState, Time)> {
+    pub(in crate::node) fn held(&self, config: &Config) -> BTreeMap<ItemId, (ItemState, Time)> {
         self.each()
             .filter(|at| self.at(*at).state != ItemState::Standby)
             .map(|at| (config.systems[at.system].items[at.item].id, (self.at(at).state, self.at(at).since)))
@@ -131,17 +132,17 @@ impl Items {
     }
 
     /// Since when an item is to be taken from a live holder.
-    pub(super) fn asked(&mut self, at: ItemRef) -> &mut Option<Time> {
+    pub(in crate::node) fn asked(&mut self, at: ItemRef) -> &mut Option<Time> {
         &mut self.at_mut(at).asked
     }
 
     /// The hook that runs on an item.
-    pub(super) fn running(&self, at: ItemRef) -> Option<(u64, HookAction)> {
+    pub(in crate::node) fn running(&self, at: ItemRef) -> Option<(u64, HookAction)> {
         let hook = self.at(at).hook?;
         self.hooks.get(&hook).map(|(_, action)| (hook, *action))
     }
 
-    pub(super) fn holders(&self, at: ItemRef) -> &Holders {
+    pub(in crate::node) fn holders(&self, at: ItemRef) -> &Holders {
         &self.placement[at.system][at.item]
     }
 
@@ -163,7 +164,7 @@ impl Items {
 
 impl Node {
     /// Computes placement from the view as it is now.
-    pub(super) fn replace_items(&mut self, now: Time) {
+    pub(in crate::node) fn replace_items(&mut self, now: Time) {
         self.timers.cancel(Timer::Settle);
         self.items.stale = false;
         for system in 0..self.config.systems.len() {
@@ -177,7 +178,7 @@ impl Node {
     }
 
     /// Brings what is here closer to what is wanted here.
-    pub(super) fn reconcile(&mut self, now: Time) {
+    pub(in crate::node) fn reconcile(&mut self, now: Time) {
         if self.items.stale && !self.items.placed {
             self.replace_items(now);
         }
@@ -347,13 +348,13 @@ impl Node {
 
     /// What the life of a server that is known now said of an item, and since when. What an earlier
     /// life said is void: a host that died and came back holds nothing.
-    pub(super) fn stated(&self, server: usize, item: ItemId) -> Option<(ItemState, Time)> {
+    pub(in crate::node) fn stated(&self, server: usize, item: ItemId) -> Option<(ItemState, Time)> {
         let stated = self.facts.of(server);
         let current = stated.generation == self.view.get(server).generation || planted(Bug::StaleFactsCount);
         stated.held.get(&item).copied().filter(|_| current)
     }
 
-    pub(super) fn says(&self, server: usize, item: ItemId, state: ItemState) -> bool {
+    pub(in crate::node) fn says(&self, server: usize, item: ItemId, state: ItemState) -> bool {
         self.stated(server, item).is_some_and(|(stated, _)| stated == state)
     }
 
@@ -376,40 +377,7 @@ impl Node {
         }
     }
 
-    fn start(&mut self, at: ItemRef, action: HookAction, reason: Reason, now: Time) {
-        let state = match action {
-            HookAction::Alive => ItemState::Acquiring,
-            HookAction::Down if planted(Bug::DownHookSkipped) => {
-                return self.change(at, ItemState::Standby, reason, now);
-            }
-            HookAction::Down => ItemState::Releasing,
-            HookAction::Announce => return,
-        };
-        self.change(at, state, reason, now);
-        self.call(at, action, reason, now);
-    }
-
-    fn call(&mut self, at: ItemRef, action: HookAction, reason: Reason, now: Time) {
-        let lifetime = match action {
-            HookAction::Alive => self.hook_lifetime(at, now).unwrap_or(Lifetime::ENDLESS),
-            HookAction::Down | HookAction::Announce => Lifetime::ENDLESS,
-        };
-        if action == HookAction::Alive && self.config.systems[at.system].release == Release::Kernel {
-            self.note_lifetime(at, lifetime, now);
-        }
-        let timeout = self.hook_timeout(at, action);
-        let id = self.items.next_hook;
-        self.items.next_hook += 1;
-        self.items.hooks.insert(id, (at, action));
-        let item = self.items.at_mut(at);
-        debug_assert!(item.hook.is_none(), "hooks of one item must not overlap");
-        item.hook = Some(id);
-        item.not_before = None;
-        item.asked = None;
-        self.outputs.push_back(Output::Hook(HookCall { id, item: at, action, reason, timeout, lifetime }));
-    }
-
-    pub(super) fn change(&mut self, at: ItemRef, to: ItemState, reason: Reason, now: Time) {
+    pub(in crate::node) fn change(&mut self, at: ItemRef, to: ItemState, reason: Reason, now: Time) {
         let item = self.items.at_mut(at);
         let from = item.state;
         if from == to {
@@ -423,117 +391,8 @@ impl Node {
         self.event(Event::Item { item: at, from, to, reason });
     }
 
-    pub(super) fn on_hook_done(&mut self, hook: u64, result: Result<(), String>, now: Time) {
-        let Some((at, action)) = self.items.hooks.remove(&hook) else { return };
-        self.items.dirty = true;
-        let item = self.items.at_mut(at);
-        item.hook = None;
-        let exhausted = std::mem::take(&mut item.exhausted);
-        let error = match result {
-            Ok(()) => {
-                self.items.at_mut(at).failures = 0;
-                match action {
-                    HookAction::Alive => self.change(at, ItemState::Active, Reason::HookDone, now),
-                    HookAction::Down => self.on_down(at, exhausted, now),
-                    HookAction::Announce => {}
-                }
-                return;
-            }
-            Err(error) => error,
-        };
-        let item = self.items.at_mut(at);
-        item.failures += 1;
-        let failures = item.failures;
-        let retry_in = (limits::HOOK_RETRY * 2u32.pow((failures - 1).min(12))).min(limits::HOOK_RETRY_MAX);
-        self.event(Event::HookFailed { item: at, error, failures, retry_in });
-        match action {
-            HookAction::Announce => {}
-            HookAction::Down if self.is_unclean_now(at, failures, now) => {
-                self.change(at, ItemState::Unclean, Reason::HookFailed, now);
-                let id = self.config.systems[at.system].items[at.item].id;
-                if self.unclean_on(id).is_none() {
-                    self.mark(self.config.me, Some(id), true, now);
-                }
-                self.items.at_mut(at).exhausted = exhausted;
-                self.wait(at, retry_in, now);
-            }
-            HookAction::Alive if failures >= limits::HOOK_FALL && self.leaving.is_none() => {
-                // Whatever the handler did half is undone before another server takes over.
-                self.start(at, HookAction::Down, Reason::HookFailed, now);
-                self.items.at_mut(at).exhausted = true;
-            }
-            HookAction::Alive | HookAction::Down => {
-                self.items.at_mut(at).exhausted = exhausted;
-                self.wait(at, retry_in, now);
-            }
-        }
-    }
-
-    /// The item is gone from here.
-    fn on_down(&mut self, at: ItemRef, exhausted: bool, now: Time) {
-        let id = self.config.systems[at.system].items[at.item].id;
-        if self.unclean_on(id) == Some(self.config.me) {
-            self.mark(self.config.me, Some(id), false, now);
-        }
-        if exhausted {
-            self.fail(at, now);
-        } else {
-            self.change(at, ItemState::Standby, Reason::HookDone, now);
-        }
-        self.items.at_mut(at).missing = false;
-        self.release_lease(at, now);
-        if self.isolated(at) != Isolated::Drop && self.config.systems[at.system].kind == SystemKind::Shard {
-            self.say_released(id, 0, now);
-        }
-    }
-
-    /// Whether a failed down hook leaves an item behind that nobody may take: the lease promised that
-    /// nobody else holds it, and only the hook could release it (rule R10).
-    fn is_unclean_now(&self, at: ItemRef, failures: u32, now: Time) -> bool {
-        self.isolated(at) == Isolated::Drop
-            && self.config.systems[at.system].release == Release::Hook
-            && (failures >= limits::HOOK_FALL || !self.may_hold(at, now))
-    }
-
-    /// A down hook under a lease is ended before the lease is.
-    fn hook_timeout(&self, at: ItemRef, action: HookAction) -> Duration {
-        let timeout = self.config.timing.hook_timeout;
-        let leased = self.isolated(at) == Isolated::Drop
-            && self.config.systems[at.system].release == Release::Hook
-            && action == HookAction::Down;
-        if leased { timeout.min(self.config.lease / 4) } else { timeout }
-    }
-
-    /// Takes an item down at once, whatever else was planned.
-    pub(super) fn drop_now(&mut self, at: ItemRef, reason: Reason, now: Time) {
-        let item = self.items.at(at);
-        match item.hook {
-            None if item.state == ItemState::Active => self.start(at, HookAction::Down, reason, now),
-            // It is taken down when the hook that runs has ended.
-            _ => self.items.touch(),
-        }
-    }
-
-    /// What a failed acquisition left behind is gone: the item goes elsewhere for a while.
-    fn fail(&mut self, at: ItemRef, now: Time) {
-        self.change(at, ItemState::Failing, Reason::HookFailed, now);
-        self.wait(at, limits::FAILING_FOR, now);
-    }
-
-    fn wait(&mut self, at: ItemRef, pause: Duration, now: Time) {
-        self.items.at_mut(at).not_before = Some(now + pause);
-        if !planted(Bug::NoRetry) {
-            self.timers.set(Timer::Item(at), now + pause);
-        }
-    }
-
-    pub(super) fn item_turn(&mut self, at: ItemRef, _now: Time) {
-        self.items.at_mut(at).not_before = None;
-        self.items.dirty = true;
-    }
-
     /// The kernel says what is really there.
-    pub(super) fn on_observed(&mut self, at: ItemRef, present: bool, now: Time) {
+    pub(in crate::node) fn on_observed(&mut self, at: ItemRef, present: bool, now: Time) {
         let known = self.config.systems.get(at.system).is_some_and(|system| at.item < system.items.len());
         if !known || present && planted(Bug::LeftoverForgotten) {
             return;
@@ -565,7 +424,7 @@ impl Node {
     }
 
     /// Tells the neighbours again that an item is here.
-    pub(super) fn reannounce(&mut self, id: ItemId, _now: Time) {
+    pub(in crate::node) fn reannounce(&mut self, id: ItemId, _now: Time) {
         if let Some(at) = self.items.by_id.get(&id).copied()
             && self.items.at(at).state == ItemState::Active
             && !planted(Bug::NoReannounce)
@@ -575,7 +434,7 @@ impl Node {
         }
     }
 
-    pub(super) fn reannounce_all(&mut self, now: Time) {
+    pub(in crate::node) fn reannounce_all(&mut self, now: Time) {
         let ids: Vec<_> = self.items.by_id.keys().copied().collect();
         for id in ids {
             self.reannounce(id, now);
@@ -583,7 +442,7 @@ impl Node {
     }
 
     /// State of an item here and since when.
-    pub(super) fn item_state(&self, at: ItemRef) -> (ItemState, Time) {
+    pub(in crate::node) fn item_state(&self, at: ItemRef) -> (ItemState, Time) {
         let item = self.items.at(at);
         (item.state, item.since)
     }

@@ -1,0 +1,156 @@
+//! Hooks: how they are called, and what their end means.
+
+use std::time::Duration;
+
+use super::super::{Node, Timer};
+use crate::config::{Isolated, Release, SystemKind};
+use crate::event::{Event, ItemState, Reason};
+use crate::id::ItemRef;
+use crate::io::{HookAction, HookCall, Lifetime, Output};
+use crate::limits;
+use crate::planted::{Bug, planted};
+use crate::time::Time;
+
+impl Node {
+    pub(super) fn start(&mut self, at: ItemRef, action: HookAction, reason: Reason, now: Time) {
+        let state = match action {
+            HookAction::Alive => ItemState::Acquiring,
+            HookAction::Down if planted(Bug::DownHookSkipped) => {
+                return self.change(at, ItemState::Standby, reason, now);
+            }
+            HookAction::Down => ItemState::Releasing,
+            HookAction::Announce => return,
+        };
+        self.change(at, state, reason, now);
+        self.call(at, action, reason, now);
+    }
+
+    pub(super) fn call(&mut self, at: ItemRef, action: HookAction, reason: Reason, now: Time) {
+        let lifetime = match action {
+            HookAction::Alive => self.hook_lifetime(at, now).unwrap_or(Lifetime::ENDLESS),
+            HookAction::Down | HookAction::Announce => Lifetime::ENDLESS,
+        };
+        if action == HookAction::Alive && self.config.systems[at.system].release == Release::Kernel {
+            self.note_lifetime(at, lifetime, now);
+        }
+        let timeout = self.hook_timeout(at, action);
+        let id = self.items.next_hook;
+        self.items.next_hook += 1;
+        self.items.hooks.insert(id, (at, action));
+        let item = self.items.at_mut(at);
+        debug_assert!(item.hook.is_none(), "hooks of one item must not overlap");
+        item.hook = Some(id);
+        item.not_before = None;
+        item.asked = None;
+        self.outputs.push_back(Output::Hook(HookCall { id, item: at, action, reason, timeout, lifetime }));
+    }
+
+    pub(in crate::node) fn on_hook_done(&mut self, hook: u64, result: Result<(), String>, now: Time) {
+        let Some((at, action)) = self.items.hooks.remove(&hook) else { return };
+        self.items.dirty = true;
+        let item = self.items.at_mut(at);
+        item.hook = None;
+        let exhausted = std::mem::take(&mut item.exhausted);
+        let error = match result {
+            Ok(()) => {
+                self.items.at_mut(at).failures = 0;
+                match action {
+                    HookAction::Alive => self.change(at, ItemState::Active, Reason::HookDone, now),
+                    HookAction::Down => self.on_down(at, exhausted, now),
+                    HookAction::Announce => {}
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        let item = self.items.at_mut(at);
+        item.failures += 1;
+        let failures = item.failures;
+        let retry_in = (limits::HOOK_RETRY * 2u32.pow((failures - 1).min(12))).min(limits::HOOK_RETRY_MAX);
+        self.event(Event::HookFailed { item: at, error, failures, retry_in });
+        match action {
+            HookAction::Announce => {}
+            HookAction::Down if self.is_unclean_now(at, failures, now) => {
+                self.change(at, ItemState::Unclean, Reason::HookFailed, now);
+                let id = self.config.systems[at.system].items[at.item].id;
+                if self.unclean_on(id).is_none() {
+                    self.mark(self.config.me, Some(id), true, now);
+                }
+                self.items.at_mut(at).exhausted = exhausted;
+                self.wait(at, retry_in, now);
+            }
+            HookAction::Alive if failures >= limits::HOOK_FALL && self.leaving.is_none() => {
+                // Whatever the handler did half is undone before another server takes over.
+                self.start(at, HookAction::Down, Reason::HookFailed, now);
+                self.items.at_mut(at).exhausted = true;
+            }
+            HookAction::Alive | HookAction::Down => {
+                self.items.at_mut(at).exhausted = exhausted;
+                self.wait(at, retry_in, now);
+            }
+        }
+    }
+
+    /// The item is gone from here.
+    fn on_down(&mut self, at: ItemRef, exhausted: bool, now: Time) {
+        let id = self.config.systems[at.system].items[at.item].id;
+        if self.unclean_on(id) == Some(self.config.me) {
+            self.mark(self.config.me, Some(id), false, now);
+        }
+        if exhausted {
+            self.fail(at, now);
+        } else {
+            self.change(at, ItemState::Standby, Reason::HookDone, now);
+        }
+        self.items.at_mut(at).missing = false;
+        self.release_lease(at, now);
+        if self.isolated(at) != Isolated::Drop && self.config.systems[at.system].kind == SystemKind::Shard {
+            self.say_released(id, 0, now);
+        }
+    }
+
+    /// Whether a failed down hook leaves an item behind that nobody may take: the lease promised that
+    /// nobody else holds it, and only the hook could release it (rule R10).
+    fn is_unclean_now(&self, at: ItemRef, failures: u32, now: Time) -> bool {
+        self.isolated(at) == Isolated::Drop
+            && self.config.systems[at.system].release == Release::Hook
+            && (failures >= limits::HOOK_FALL || !self.may_hold(at, now))
+    }
+
+    /// A down hook under a lease is ended before the lease is.
+    fn hook_timeout(&self, at: ItemRef, action: HookAction) -> Duration {
+        let timeout = self.config.timing.hook_timeout;
+        let leased = self.isolated(at) == Isolated::Drop
+            && self.config.systems[at.system].release == Release::Hook
+            && action == HookAction::Down;
+        if leased { timeout.min(self.config.lease / 4) } else { timeout }
+    }
+
+    /// Takes an item down at once, whatever else was planned.
+    pub(in crate::node) fn drop_now(&mut self, at: ItemRef, reason: Reason, now: Time) {
+        let item = self.items.at(at);
+        match item.hook {
+            None if item.state == ItemState::Active => self.start(at, HookAction::Down, reason, now),
+            // It is taken down when the hook that runs has ended.
+            _ => self.items.touch(),
+        }
+    }
+
+    /// What a failed acquisition left behind is gone: the item goes elsewhere for a while.
+    fn fail(&mut self, at: ItemRef, now: Time) {
+        self.change(at, ItemState::Failing, Reason::HookFailed, now);
+        self.wait(at, limits::FAILING_FOR, now);
+    }
+
+    pub(super) fn wait(&mut self, at: ItemRef, pause: Duration, now: Time) {
+        self.items.at_mut(at).not_before = Some(now + pause);
+        if !planted(Bug::NoRetry) {
+            self.timers.set(Timer::Item(at), now + pause);
+        }
+    }
+
+    pub(in crate::node) fn item_turn(&mut self, at: ItemRef, _now: Time) {
+        self.items.at_mut(at).not_before = None;
+        self.items.dirty = true;
+    }
+}

@@ -82,11 +82,9 @@ impl Node {
             return;
         }
         self.alone.gone = gone;
-        for system in 0..self.config.systems.len() {
-            let placed = self.place_over(system, |node, server| !node.alone.gone[server], now);
-            self.alone.placement.resize(self.config.systems.len(), Vec::new());
-            self.alone.placement[system] = placed;
-        }
+        self.alone.placement = (0..self.config.systems.len())
+            .map(|system| self.place_over(system, |node, server| !node.alone.gone[server], now))
+            .collect();
     }
 
     /// It is gone, or was silent for a whole window of a case.

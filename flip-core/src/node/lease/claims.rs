@@ -113,7 +113,7 @@ impl Node {
 
     fn claim_from(&mut self, voter: usize, items: &[usize], now: Time) {
         let session = self.leases.holder.session();
-        let lease_ms = u32::try_from(self.leases.lease.as_millis()).unwrap_or(u32::MAX);
+        let lease_ms = self.leases.lease_ms();
         let entry = |at: &usize| {
             let epoch = self.leases.holder.epoch(*at)?;
             Some((self.leases.row.id(*at).0, epoch.counter))

@@ -85,6 +85,12 @@ struct Renewal {
     claimed: Option<Time>,
 }
 
+impl Renewal {
+    fn answered(&self) -> bool {
+        self.sent.is_none_or(|sent| self.done.is_some_and(|done| done >= sent))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kept {
     Forever,
@@ -116,6 +122,11 @@ impl Leases {
             used,
             row,
         }
+    }
+
+    /// The length of a lease, as claims and renewals say it.
+    fn lease_ms(&self) -> u32 {
+        u32::try_from(self.lease.as_millis()).unwrap_or(u32::MAX)
     }
 
     /// The pace of claims and of what is repeated.

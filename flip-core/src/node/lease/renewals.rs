@@ -34,8 +34,7 @@ impl Node {
             return false;
         }
         let Some(sent) = renewal.sent else { return true };
-        let answered = renewal.done.is_some_and(|done| done >= sent);
-        let eager = !answered && renewal.unanswered < 16 && self.view.is_up(voter);
+        let eager = !renewal.answered() && renewal.unanswered < 16 && self.view.is_up(voter);
         now.since(sent) >= if eager { self.leases.step() } else { pause }
     }
 
@@ -51,15 +50,15 @@ impl Node {
 
     pub(super) fn renew(&mut self, voter: usize, now: Time) {
         let Some(digest) = self.leases.holder.digest(voter) else { return };
+        let lease_ms = self.leases.lease_ms();
         let renewal = self.leases.renewals.entry(voter).or_default();
-        let answered = renewal.sent.is_none_or(|sent| renewal.done.is_some_and(|done| done >= sent));
-        renewal.unanswered = if answered { 0 } else { renewal.unanswered.saturating_add(1) };
+        renewal.unanswered = if renewal.answered() { 0 } else { renewal.unanswered.saturating_add(1) };
         renewal.sent = Some(now);
         let renew = Renew {
             electorate: self.electorate,
             session: self.leases.holder.session(),
             sent: now.as_nanos(),
-            lease_ms: u32::try_from(self.leases.lease.as_millis()).unwrap_or(u32::MAX),
+            lease_ms,
             digest,
         };
         self.send(voter, &Message::Renew(renew));

@@ -137,7 +137,8 @@ pub enum Output {
     },
     /// Something happened.
     Event(Event),
-    /// Remember this generation durably; the next start must use a larger one.
+    /// Remember this generation durably; the next start must use a larger one. Where it cannot be stored,
+    /// the next start's clock has to be larger, so the driver says so and runs on.
     StoreGeneration(u64),
     /// Remember these keys durably, before later outputs; the next start gets them.
     StoreKeys(StoredKeys),

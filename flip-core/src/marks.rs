@@ -96,6 +96,7 @@ mod harness {
         "world: cluster of one",
         "world: cluster of two",
         "world: cluster of more than nine",
+        "world: a generation could not be stored",
         "world: disk lost its generation",
         "world: everybody is down",
         "world: frozen in the middle of a call",

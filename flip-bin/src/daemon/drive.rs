@@ -334,8 +334,23 @@ impl Drive {
                 }
             }
             Output::Event(event) => self.log.event(&event, self.node.config(), clock::now()),
-            Output::StoreGeneration(generation) => self.state.store(generation)?,
-            Output::StoreKeys(keys) => self.state.store_keys(&keys)?,
+            // A disk that is full must not take down what is held: the daemon runs on, and says what is at stake.
+            Output::StoreGeneration(generation) => {
+                if let Err(error) = self.state.store(generation) {
+                    tracing::error!(
+                        "{error:#}; running on: the next start relies on the clock, so make room, and let \
+                         the clock not go back"
+                    );
+                }
+            }
+            Output::StoreKeys(keys) => {
+                if let Err(error) = self.state.store_keys(&keys) {
+                    tracing::error!(
+                        "{error:#}; running on: after a restart this server would not know the new key, so \
+                         make room and repeat the change of keys"
+                    );
+                }
+            }
             Output::Stream { to, data } => {
                 tokio::spawn(stream::ask(to, data, self.frames.0.clone()));
             }

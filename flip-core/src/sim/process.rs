@@ -31,9 +31,9 @@ impl World {
         }
         let mut seed = [0; 32];
         self.rng.fill(&mut seed);
-        let wall = 1_700_000_000 + i64::try_from(self.now.as_nanos() / 1_000_000_000).unwrap_or(0);
+        let wall = 1_700_000_000_000 + i64::try_from(self.now.as_nanos() / 1_000_000).unwrap_or(0);
         let host = &mut self.hosts[index];
-        let wall = u64::try_from(wall + host.wall_off).unwrap_or(1).max(1);
+        let wall = u64::try_from(wall + host.wall_off * 1000).unwrap_or(1).max(1);
         let next = host.stored.map_or(wall, |stored| wall.max(stored + 1));
         let generation = host.stored.filter(|_| planted(Bug::GenerationReused)).unwrap_or(next);
         host.stored_before = host.stored;
@@ -327,12 +327,8 @@ impl World {
             }
             Output::StoreGeneration(generation) => {
                 if self.hosts[index].disk_full {
-                    self.note(Some(index), || "cannot store its generation, and ends".into());
-                    self.ended(index);
-                    let token = self.token();
-                    self.hosts[index].kept_down = Some(token);
-                    let at = self.now + Duration::from_secs(1);
-                    self.queue.push(at, Happening::Start { host: index, token });
+                    super::mark!("world: a generation could not be stored");
+                    self.note(Some(index), || "cannot store its generation, and runs on".into());
                     return;
                 }
                 let host = &mut self.hosts[index];

@@ -153,6 +153,7 @@ pub fn schedule(families: &[&str], plan: &Plan, rng: &mut StdRng) -> Vec<Timed> 
             timed.fault,
             Fault::Kill { disk: Disk::Torn | Disk::Gone, .. }
                 | Fault::PowerOff { disk: Disk::Torn | Disk::Gone, .. }
+                | Fault::DiskFull { .. }
         )
     });
     if lost {

@@ -41,6 +41,7 @@ impl Node {
         debug_assert!(item.hook.is_none(), "hooks of one item must not overlap");
         item.hook = Some(id);
         item.not_before = None;
+        item.unannounced.1 = None;
         item.asked = None;
         self.outputs.push_back(Output::Hook(HookCall { id, item: at, action, reason, timeout, lifetime }));
     }
@@ -53,7 +54,11 @@ impl Node {
         let exhausted = std::mem::take(&mut item.exhausted);
         let error = match result {
             Ok(()) => {
-                self.items.at_mut(at).failures = 0;
+                let item = self.items.at_mut(at);
+                item.unannounced.0 = 0;
+                if action != HookAction::Announce {
+                    item.failures = 0;
+                }
                 match action {
                     HookAction::Alive => self.change(at, ItemState::Active, Reason::HookDone, now),
                     HookAction::Down => self.on_down(at, exhausted, now),
@@ -64,12 +69,20 @@ impl Node {
             Err(error) => error,
         };
         let item = self.items.at_mut(at);
-        item.failures += 1;
-        let failures = item.failures;
+        // An item that cannot be announced is here all the same: that is no reason to give it away.
+        let count = if action == HookAction::Announce { &mut item.unannounced.0 } else { &mut item.failures };
+        *count += 1;
+        let failures = *count;
         let retry_in = (limits::HOOK_RETRY * 2u32.pow((failures - 1).min(12))).min(limits::HOOK_RETRY_MAX);
         self.event(Event::HookFailed { item: at, error, failures, retry_in });
         match action {
-            HookAction::Announce => {}
+            HookAction::Announce if planted(Bug::NoReannounce) => {}
+            HookAction::Announce => {
+                let item = self.items.at_mut(at);
+                item.announce = true;
+                item.unannounced.1 = Some(now + retry_in);
+                self.timers.set(Timer::Item(at), now + retry_in);
+            }
             HookAction::Down if self.is_unclean_now(at, failures, now) => {
                 self.change(at, ItemState::Unclean, Reason::HookFailed, now);
                 let id = self.config.systems[at.system].items[at.item].id;
@@ -150,7 +163,9 @@ impl Node {
     }
 
     pub(in crate::node) fn item_turn(&mut self, at: ItemRef, _now: Time) {
-        self.items.at_mut(at).not_before = None;
+        let item = self.items.at_mut(at);
+        item.not_before = None;
+        item.unannounced.1 = None;
         self.items.dirty = true;
     }
 }

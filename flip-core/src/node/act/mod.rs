@@ -59,6 +59,8 @@ struct Item {
     not_before: Option<Time>,
     /// The neighbours must be told once no hook runs.
     announce: bool,
+    /// How often that failed in a row, and before when it is not tried again.
+    unannounced: (u32, Option<Time>),
     /// Found here at the start: it must be made this life's own.
     adopted: bool,
     /// The kernel says that it is not here, though it should be.
@@ -78,6 +80,7 @@ impl Items {
             failures: 0,
             not_before: None,
             announce: false,
+            unannounced: (0, None),
             adopted: false,
             missing: false,
             asked: None,
@@ -307,6 +310,7 @@ impl Node {
     /// The item stays: it is repaired or announced, if need be.
     fn stay(&mut self, at: ItemRef, now: Time) {
         let item = self.items.at_mut(at);
+        let may_announce = item.unannounced.1.is_none_or(|at| at <= now);
         if std::mem::take(&mut item.missing) {
             self.event(Event::Drift { item: at, present: false });
             self.start(at, HookAction::Alive, Reason::Drift, now);
@@ -314,7 +318,7 @@ impl Node {
             // Its lifetime and its announcements are an earlier life's.
             item.announce = false;
             self.call(at, HookAction::Alive, Reason::Adopted, now);
-        } else if std::mem::take(&mut item.announce) {
+        } else if may_announce && std::mem::take(&mut item.announce) {
             self.event(Event::Reannounced { item: at });
             self.call(at, HookAction::Announce, Reason::HookDone, now);
         }

@@ -327,6 +327,15 @@ impl Drive {
                     let _ = ends.send(HookEnd { hook, result });
                 });
             }
+            Output::Post(call) => {
+                let hook = call.id;
+                let run = self.systems.post(call);
+                let ends = self.hooks.0.clone();
+                tokio::spawn(async move {
+                    // The loop is gone only when the daemon ends.
+                    let _ = ends.send(HookEnd { hook, result: run.await });
+                });
+            }
             Output::Cancel { hook } => {
                 if let Some(cancel) = self.running.remove(&hook) {
                     // It may have ended just now.
@@ -446,6 +455,9 @@ fn still(mut status: Status) -> Status {
     }
     for item in &mut status.items {
         item.lease_ms = item.lease_ms.map(|_| 0);
+        if let Some(failure) = &mut item.failure {
+            failure.retry_ms = failure.retry_ms.map(|_| 0);
+        }
     }
     for holder in status.items.iter_mut().flat_map(|item| &mut item.holders) {
         holder.since_ms = 0;

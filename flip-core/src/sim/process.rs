@@ -82,6 +82,7 @@ impl World {
 
     /// A daemon is no more, for whatever reason.
     pub(super) fn ended(&mut self, index: usize) {
+        self.stops_again(index);
         self.hosts[index].stop();
         if self.hosts.iter().all(|host| host.node.is_none()) {
             super::mark!("world: everybody is down");
@@ -100,6 +101,7 @@ impl World {
         }
         let token = self.token();
         self.hosts[index].frozen = Some(token);
+        self.stops_again(index);
         if let Some(doing) = &mut self.hosts[index].doing {
             doing.interrupted = true;
         }
@@ -236,6 +238,7 @@ impl World {
                 }
             }
             Mail::HookEnds { call, mode } => self.hook_ends(index, &call, mode),
+            Mail::PostDone { id } => self.feed(index, Input::HookDone { hook: id, result: Ok(()) }),
             Mail::Observed { item, present } => {
                 // The driver looks again before it tells.
                 if self.hosts[index].addresses[item].is_some() == present {
@@ -319,6 +322,16 @@ impl World {
             Output::Hook(call) => {
                 trace_debug(&mut self.trace, &call);
                 self.begin_hook(index, call);
+            }
+            Output::Post(call) => {
+                trace_debug(&mut self.trace, &call);
+                super::mark!("hook: post");
+                self.note(Some(index), || format!("post hook of system {}: {:?}", call.system, call.changes));
+                self.check_post(index, &call);
+                let life = self.hosts[index].life;
+                let at = self.now + Duration::from_millis(2);
+                let mail = Mail::PostDone { id: call.id };
+                self.queue.push(at, Happening::Mail { host: index, life, mail });
             }
             Output::Event(event) => {
                 trace_debug(&mut self.trace, &event);

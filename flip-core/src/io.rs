@@ -135,6 +135,12 @@ pub enum Output {
     },
     /// Run a hook and answer with `Input::HookDone`. Hooks of one item never overlap.
     Hook(HookCall),
+    /// Somebody else is about to take an item that is here: announce it no more, at once. It stays, and
+    /// `HookAction::Announce` begins anew.
+    Hush {
+        /// Which item.
+        item: ItemRef,
+    },
     /// All changes of a plan are done: run the `post` hook of their system and answer with `Input::HookDone`.
     Post(PostCall),
     /// End a running hook at once and answer with `Input::HookDone` and an error.

@@ -78,6 +78,8 @@ pub const ASKING_PAUSE: Duration = Duration::from_secs(2);
 pub const HOOK_FALL: u32 = 3;
 /// Hooks of one system that run at once, unless the config says otherwise (`parallel`).
 pub const HOOKS_AT_ONCE: usize = 16;
+/// How long a holder stays after its successor confirmed that it holds the item, for what is on its way.
+pub const LINGER: Duration = Duration::from_millis(100);
 /// Least pause between two statements of facts that do not fit into a datagram.
 pub const LONG_FACTS_PAUSE: Duration = Duration::from_millis(50);
 /// First pause before a failed hook is tried again; doubles up to [`HOOK_RETRY_MAX`].

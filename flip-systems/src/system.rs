@@ -45,6 +45,12 @@ pub trait System: Send + Sync {
     /// The item is here: tells the neighbours again from the start.
     fn announce(&self, item: usize) -> HookFuture;
 
+    /// Somebody else is about to take the item: announces it no more, and leaves it as it is. Nothing to do
+    /// where nothing is announced.
+    fn hush(&self, item: usize) {
+        let _ = item;
+    }
+
     /// The items that are really here, whoever brought them.
     fn observe(&self) -> ObserveFuture;
 }
@@ -253,6 +259,13 @@ impl Systems {
         let (items, mut gone): (Vec<_>, Vec<_>) = call.items.iter().copied().partition(|item| item < count);
         gone.extend(found.refresh(&items, call.lifetime));
         gone
+    }
+
+    /// Carries out `Output::Hush`.
+    pub fn hush(&self, item: ItemRef) {
+        if let Some((found, _)) = self.systems.get(&item.system).filter(|(_, items)| item.item < *items) {
+            found.hush(item.item);
+        }
     }
 
     /// All items of this server's systems, and whether they are really here, whoever brought them.

@@ -136,9 +136,9 @@ impl Drive {
             .observe()
             .await
             .map_err(|error| anyhow::anyhow!("cannot look what is here: {error}"))?;
-        for (item, present) in present {
-            self.feed(Input::Observed { item, present })?;
-        }
+        let leftovers: Vec<_> =
+            present.into_iter().filter(|(_, present)| *present).map(|(item, _)| item).collect();
+        self.node.leftovers(&leftovers, clock::now());
 
         let mut buffer = [0; BUFFER];
         let mut wake = Wake::Look;
@@ -327,6 +327,7 @@ impl Drive {
                     let _ = ends.send(HookEnd { hook, result });
                 });
             }
+            Output::Hush { item } => self.systems.hush(item),
             Output::Post(call) => {
                 let hook = call.id;
                 let run = self.systems.post(call);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::world::World;
-use crate::config::{Config, Isolated, SystemKind, Timing};
+use crate::config::{Config, Isolated, Release, SystemKind, Timing};
 use crate::event::{Event, Reason};
 use crate::io::{HookAction, HookCall, PostCall};
 use crate::time::Time;
@@ -40,7 +40,7 @@ pub(super) struct Checker {
     /// How long a hook that failed may wait for its next try, where hooks fail at all.
     pub(super) hook_patience: Duration,
     /// Items whose alive hook was started at each host, or which were found there.
-    started: BTreeMap<(usize, usize), ()>,
+    started: BTreeMap<(usize, usize), Time>,
     /// Since when each daemon runs.
     since: Vec<Option<Time>>,
     /// Bytes that may leave a host in answer to an attack.
@@ -93,11 +93,11 @@ impl Checker {
 
     pub(super) fn ended(&mut self, host: usize) {
         self.since[host] = None;
-        self.started.retain(|(at, _), ()| *at != host);
+        self.started.retain(|(at, _), _| *at != host);
     }
 
     pub(super) fn leftover(&mut self, host: usize, item: usize) {
-        self.started.insert((host, item), ());
+        self.started.insert((host, item), Time::ZERO);
     }
 
     /// Something left a host. What is wrong with that, if it answers an attack with more than came.
@@ -246,7 +246,7 @@ impl World {
             HookAction::Announce => return,
             HookAction::Alive => {
                 self.checker.moves += 1;
-                self.checker.started.insert((index, item), ());
+                self.checker.started.insert((index, item), self.now);
                 if planned(call.reason) && policy == Isolated::Keep {
                     self.check_contact(index, item);
                 }
@@ -258,7 +258,7 @@ impl World {
                     self.broken("P7", format!("n{index} releases item {item}, which it never acquired"));
                 }
                 if planned(call.reason) && policy != Isolated::Drop {
-                    self.check_successor(index, item);
+                    self.check_successor(index, item, call.reason);
                 }
             }
         }
@@ -315,9 +315,22 @@ impl World {
     }
 
     /// P8 and K3: nothing is given up for a successor that never had it.
-    fn check_successor(&mut self, index: usize, item: usize) {
+    fn check_successor(&mut self, index: usize, item: usize, reason: Reason) {
         let thing = &self.things[item];
-        if thing.kind == SystemKind::Replicate || self.truth.holders(item) != [index] {
+        if thing.kind == SystemKind::Replicate {
+            return;
+        }
+        if self.truth.holders(item) != [index] {
+            // Who took it last is the one that clients heard last.
+            let began = |host: usize| self.checker.started.get(&(host, item));
+            let moved = self.truth.holders(item).iter().all(|host| began(*host) >= began(index));
+            if reason == Reason::Drain
+                && moved
+                && thing.release == Release::Kernel
+                && let Some(what) = self.left_behind(index, item)
+            {
+                self.broken("P8", what);
+            }
             return;
         }
         // What the successor said may be as old as the slowest datagram, and two digests.

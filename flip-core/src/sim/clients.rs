@@ -1,5 +1,8 @@
 //! The clients' neighbour caches: whom a client believes to have an address.
 
+use std::time::Duration;
+
+use super::happening::Happening;
 use super::world::World;
 use crate::config::SystemKind;
 use crate::time::Time;
@@ -35,9 +38,54 @@ impl Clients {
     }
 }
 
+/// When the announcements of a burst are sent, and then again and again.
+const BURST_MS: [u64; 4] = [100, 200, 1_000, 5_000];
+const REFRESH_MS: u64 = 60_000;
+
 impl World {
-    /// An announcement reaches whoever is not cut off.
+    /// A burst of announcements begins.
     pub(super) fn announce(&mut self, index: usize, item: usize) {
+        self.send_announcement(index, item);
+        let burst = self.token();
+        self.hosts[index].bursts[item] = Some(burst);
+        let at = self.now + Duration::from_millis(BURST_MS[0]);
+        self.queue.push(at, Happening::Announce { host: index, item, burst, n: 0 });
+    }
+
+    pub(super) fn announce_again(&mut self, index: usize, item: usize, burst: u64, n: usize) {
+        if self.hosts[index].bursts[item] != Some(burst) {
+            return;
+        }
+        // What a stopped process should have sent meanwhile is left out.
+        if self.hosts[index].runs(self.now) {
+            self.send_announcement(index, item);
+        }
+        let pause = match BURST_MS.get(n + 1) {
+            Some(next) => next - BURST_MS[n],
+            None => REFRESH_MS,
+        };
+        let at = self.now + Duration::from_millis(pause);
+        self.queue.push(at, Happening::Announce { host: index, item, burst, n: (n + 1).min(BURST_MS.len()) });
+    }
+
+    /// Rule K2: when an operator drains a server, nobody who could hear of the successor still sends to it at
+    /// the moment at which it lets go.
+    pub(super) fn left_behind(&self, index: usize, item: usize) -> Option<String> {
+        for client in 0..2 {
+            let beside = self.clients.beside[client];
+            let believed = self.clients.cache[client][item] == Some(index);
+            let told = self.clients.missed[client][item].is_none() && beside != index;
+            if believed && told && self.network.is_calm() {
+                return Some(format!(
+                    "n{index} lets go of item {item}, and client {client} still sends to it"
+                ));
+            }
+        }
+        None
+    }
+
+    /// An announcement reaches whoever is not cut off.
+    fn send_announcement(&mut self, index: usize, item: usize) {
         if !self.hosts[index].answers(item, self.things[item].release) {
             return;
         }

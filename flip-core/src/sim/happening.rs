@@ -24,6 +24,8 @@ pub(super) enum Happening {
     Wakes { host: usize, late_us: u64, dies: bool },
     /// The kernel looks whether an address is over.
     Expire { host: usize, item: usize },
+    /// A daemon announces an item once more, unless this burst has ended.
+    Announce { host: usize, item: usize, burst: u64, n: usize },
     /// What a program does: of this life of its daemon and this hook, with which it ends.
     Effect { host: usize, id: (u64, u64), item: usize, up: bool },
     /// The fault of this number begins.

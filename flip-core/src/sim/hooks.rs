@@ -106,6 +106,9 @@ impl World {
             self.queue.push(at, Happening::Effect { host: index, id, item, up });
         } else if up {
             self.install(index, item, None);
+            // Nobody is there to take it down again.
+            let host = &mut self.hosts[index];
+            host.unanswered[item] |= host.frozen.is_some();
         } else {
             self.remove(index, item);
         }

@@ -85,6 +85,8 @@ pub(super) struct Host {
     pub(super) trap: Option<(Point, Duration)>,
     /// Per item of the world.
     pub(super) addresses: Vec<Option<Address>>,
+    /// Per item, the burst of announcements that goes on.
+    pub(super) bursts: Vec<Option<u64>>,
     pub(super) interface: bool,
     pub(super) hooks: Vec<Option<Running>>,
     pub(super) hook_trouble: Option<(HookMode, f64)>,
@@ -138,6 +140,7 @@ impl Host {
             wake_at: None,
             trap: None,
             addresses: vec![None; items],
+            bursts: vec![None; items],
             interface: true,
             hooks: vec![None; items],
             hook_trouble: None,
@@ -193,6 +196,7 @@ impl Host {
         self.frozen = None;
         self.busy_until = Time::ZERO;
         self.hooks.fill(None);
+        self.bursts.fill(None);
         self.leaving = false;
     }
 }

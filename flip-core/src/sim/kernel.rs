@@ -41,6 +41,7 @@ impl World {
 
     /// The kernel has an address no more.
     pub(super) fn remove(&mut self, index: usize, item: usize) {
+        self.hosts[index].bursts[item] = None;
         if self.hosts[index].addresses[item].take().is_some() {
             self.hosts[index].unanswered[item] = false;
             self.changed(index, item);

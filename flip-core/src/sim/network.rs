@@ -99,6 +99,11 @@ impl Network {
         self.links.get(from * self.hosts + to).is_some_and(|link| link.cut)
     }
 
+    /// True when nothing is wrong with the network.
+    pub(super) const fn is_calm(&self) -> bool {
+        self.troubles.is_empty()
+    }
+
     /// True when both directions carried everything, but for independent loss, since `since`.
     pub(super) fn was_good(&self, a: usize, b: usize, since: Time) -> bool {
         [(a, b), (b, a)].into_iter().all(|(from, to)| {

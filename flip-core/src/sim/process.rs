@@ -49,11 +49,15 @@ impl World {
         host.node = Some(Box::new(Node::new(host.config.clone(), Start { generation, seed, keys }, local)));
         self.checker.started(index, self.now);
         self.note(Some(index), || format!("starts as generation {generation}"));
+        let mut leftovers = Vec::new();
         for item in 0..self.things.len() {
             if self.hosts[index].addresses[item].is_some() {
                 self.checker.leftover(index, item);
-                self.hosts[index].inbox.push_back(Mail::Observed { item, present: true });
+                leftovers.push(self.things[item].at);
             }
+        }
+        if let Some(node) = &mut self.hosts[index].node {
+            node.leftovers(&leftovers, local);
         }
         self.hosts[index].inbox.push_back(Mail::Tick);
         self.pump(index);
@@ -322,6 +326,11 @@ impl World {
             Output::Hook(call) => {
                 trace_debug(&mut self.trace, &call);
                 self.begin_hook(index, call);
+            }
+            Output::Hush { item } => {
+                if let Some(item) = self.thing(item) {
+                    self.hosts[index].bursts[item] = None;
+                }
             }
             Output::Post(call) => {
                 trace_debug(&mut self.trace, &call);

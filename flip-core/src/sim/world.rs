@@ -196,6 +196,7 @@ impl World {
             Happening::Wakes { host, late_us, dies } => {
                 self.machine_wakes(host, Duration::from_micros(late_us), dies);
             }
+            Happening::Announce { host, item, burst, n } => self.announce_again(host, item, burst, n),
             Happening::Expire { host, item } => self.expire(host, item),
             Happening::Effect { host, id, item, up } => self.effect(host, id, item, up),
             Happening::Begin(fault) => self.begin_fault(fault),

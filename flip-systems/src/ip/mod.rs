@@ -155,6 +155,12 @@ impl System for IpSystem {
         self.hook(item, |world, item| world.announce(item))
     }
 
+    fn hush(&self, item: usize) {
+        if item < self.count {
+            self.world.lock().items[self.first + item].stop_announcing();
+        }
+    }
+
     fn observe(&self) -> ObserveFuture {
         let (world, first, count) = (Arc::clone(&self.world), self.first, self.count);
         Box::pin(async move {
@@ -411,10 +417,19 @@ impl World {
     }
 }
 
+/// An announcement that comes later than this after its time is left out.
+const LATE: std::time::Duration = std::time::Duration::from_millis(500);
+
 async fn go_on_announcing(world: Weak<World>, item: usize, id: u64) {
     let start = Instant::now();
     for n in 1.. {
-        tokio::time::sleep_until(start + announce::due(n)).await;
+        let due = start + announce::due(n);
+        tokio::time::sleep_until(due).await;
+        // This process was stopped: who holds the address now is for the rules to say, before anything is
+        // announced.
+        if due.elapsed() > LATE {
+            continue;
+        }
         let Some(world) = world.upgrade() else { return };
         let state = world.lock();
         // Under the lock, so that not even one frame follows a down hook.

@@ -45,6 +45,8 @@ impl Node {
         item.not_before = None;
         item.unannounced.1 = None;
         item.asked = None;
+        item.hushed = false;
+        item.stray = false;
         self.outputs.push_back(Output::Hook(HookCall { id, item: at, action, reason, timeout, lifetime }));
     }
 

@@ -29,7 +29,7 @@ use super::{Node, Timer};
 use crate::config::{Config, Isolated, OnExit, SystemKind};
 use crate::event::{Event, ItemState, Reason};
 use crate::id::{ItemId, ItemRef};
-use crate::io::HookAction;
+use crate::io::{HookAction, Output};
 use crate::limits;
 use crate::placement::{self, Holders};
 use crate::planted::{Bug, planted};
@@ -76,12 +76,16 @@ struct Item {
     not_before: Option<Time>,
     /// The neighbours must be told once no hook runs.
     announce: bool,
+    /// It is not announced any more: somebody else is about to take it.
+    hushed: bool,
     /// How often that failed in a row, and before when it is not tried again.
     unannounced: (u32, Option<Time>),
     /// Found here at the start: it must be made this life's own.
     adopted: bool,
     /// The kernel says that it is not here, though it should be.
     missing: bool,
+    /// It is here, though it should not be.
+    stray: bool,
     /// Since when it is to be taken from a live holder.
     asked: Option<Time>,
     /// The alive hook failed too often; when the down hook is through, the item is `Failing`.
@@ -99,9 +103,11 @@ impl Items {
             error: None,
             not_before: None,
             announce: false,
+            hushed: false,
             unannounced: (0, None),
             adopted: false,
             missing: false,
+            stray: false,
             asked: None,
             exhausted: false,
         };
@@ -266,7 +272,7 @@ impl Node {
             }
             let in_time = now.since(leaving.since) < limits::HANDOVER;
             match state {
-                ItemState::Active if in_time && self.awaits_successor(at) => {}
+                ItemState::Active if in_time && self.awaits_successor(at, now) => self.hush(at),
                 ItemState::Active | ItemState::Acquiring => {
                     self.items.at_mut(at).failures = 0;
                     self.start(at, HookAction::Down, Reason::Shutdown, now);
@@ -294,6 +300,9 @@ impl Node {
                     self.start(at, HookAction::Alive, reason, now);
                 }
             }
+            ItemState::Standby if std::mem::take(&mut self.items.at_mut(at).stray) => {
+                self.start(at, HookAction::Down, Reason::Drift, now);
+            }
             ItemState::Standby => self.items.at_mut(at).asked = None,
             // A hook that failed before a partition waits for its end: nothing moves meanwhile.
             ItemState::Acquiring if !may_take => {}
@@ -302,8 +311,12 @@ impl Node {
                 let reason = if failures > 0 { Reason::HookFailed } else { self.why(at) };
                 self.start(at, HookAction::Down, reason, now);
             }
-            ItemState::Active if !wanted && self.successor_confirmed(at) && !planted(Bug::NoFailback) => {
+            ItemState::Active if !wanted && !planted(Bug::NoFailback) && self.may_let_go(at, now) => {
                 self.start(at, HookAction::Down, self.why(at), now);
+            }
+            ItemState::Active if !wanted && self.somebody_else_is_up(at) => {
+                self.hush(at);
+                self.repair(at, now);
             }
             ItemState::Active => self.stay(at, now),
             ItemState::Releasing if wanted && may_take && !self.items.at(at).exhausted => {
@@ -322,6 +335,9 @@ impl Node {
         let wanted = self.holders_now(at).contains(&self.config.me);
         let state = self.items.at(at).state;
         match state {
+            ItemState::Standby if std::mem::take(&mut self.items.at_mut(at).stray) => {
+                self.start(at, HookAction::Down, Reason::Drift, now);
+            }
             ItemState::Standby if wanted && self.has_quorum => {
                 if self.want_lease(at, now) {
                     let reason = self.why(at);
@@ -353,10 +369,18 @@ impl Node {
         }
     }
 
-    /// The item stays: it is repaired or announced, if need be.
-    fn stay(&mut self, at: ItemRef, now: Time) {
+    /// Somebody else is about to take the item: he is the one to be heard of it. Announcements that were sent
+    /// after his would call his clients back.
+    fn hush(&mut self, at: ItemRef) {
         let item = self.items.at_mut(at);
-        let may_announce = item.unannounced.1.is_none_or(|at| at <= now);
+        if !std::mem::replace(&mut item.hushed, true) && !planted(Bug::NoHush) {
+            self.outputs.push_back(Output::Hush { item: at });
+        }
+    }
+
+    /// The item is to be here: it is repaired, if need be.
+    fn repair(&mut self, at: ItemRef, now: Time) {
+        let item = self.items.at_mut(at);
         if std::mem::take(&mut item.missing) {
             self.event(Event::Drift { item: at, present: false });
             self.start(at, HookAction::Alive, Reason::Drift, now);
@@ -364,7 +388,16 @@ impl Node {
             // Its lifetime and its announcements are an earlier life's.
             item.announce = false;
             self.call(at, HookAction::Alive, Reason::Adopted, now);
-        } else if may_announce && std::mem::take(&mut item.announce) {
+        }
+    }
+
+    /// The item stays: it is repaired or announced, if need be.
+    fn stay(&mut self, at: ItemRef, now: Time) {
+        self.repair(at, now);
+        let item = self.items.at_mut(at);
+        let may_announce = item.hook.is_none() && item.unannounced.1.is_none_or(|at| at <= now);
+        item.announce |= std::mem::take(&mut item.hushed);
+        if may_announce && std::mem::take(&mut item.announce) {
             self.event(Event::Reannounced { item: at });
             self.call(at, HookAction::Announce, Reason::HookDone, now);
         }
@@ -375,25 +408,36 @@ impl Node {
     }
 
     /// Whether a leaving node still holds an item for somebody who is about to take it.
-    fn awaits_successor(&self, at: ItemRef) -> bool {
+    fn awaits_successor(&mut self, at: ItemRef, now: Time) -> bool {
         self.isolated(at) != Isolated::Drop
             && self.config.systems[at.system].kind == SystemKind::Shard
             && self.has_quorum
             && self.somebody_else_is_up(at)
-            && !self.successor_confirmed(at)
+            && !self.may_let_go(at, now)
     }
 
-    /// A holder gives up only for a named successor that says it holds the item (rule K3). A
-    /// replicated item needs no successor.
-    fn successor_confirmed(&self, at: ItemRef) -> bool {
+    /// A holder gives up only for a named successor that says it holds the item (rule K3), and a moment
+    /// later: what clients sent before they heard of the successor is still answered. A replicated item
+    /// needs no successor.
+    fn may_let_go(&mut self, at: ItemRef, now: Time) -> bool {
         let spec = &self.config.systems[at.system];
         if spec.kind == SystemKind::Replicate || planted(Bug::HandoverReleasesFirst) {
             return true;
         }
-        let id = spec.items[at.item].id;
-        self.holders_now(at)
-            .iter()
-            .any(|holder| self.view.is_up(*holder) && self.says(*holder, id, ItemState::Active))
+        let Some(since) = self.confirmed_since(at) else { return false };
+        let lingers_until = since + limits::LINGER;
+        if now < lingers_until {
+            self.timers.set(Timer::Item(at), lingers_until);
+        }
+        now >= lingers_until
+    }
+
+    /// Since when a successor of this node says that it holds the item.
+    fn confirmed_since(&self, at: ItemRef) -> Option<Time> {
+        let id = self.config.systems[at.system].items[at.item].id;
+        let holders = self.holders_now(at).iter().filter(|holder| self.view.is_up(**holder));
+        let active = holders.filter_map(|holder| self.stated(*holder, id));
+        active.filter(|(state, _)| *state == ItemState::Active).map(|(_, since)| since).min()
     }
 
     /// What the life of a server that is known now said of an item, and since when. What an earlier
@@ -470,12 +514,25 @@ impl Node {
             }
             (ItemState::Standby, true) => {
                 self.event(Event::Drift { item: at, present });
-                self.start(at, HookAction::Down, Reason::Drift, now);
+                self.items.at_mut(at).stray = true;
             }
+            (ItemState::Standby, false) => self.items.at_mut(at).stray = false,
             (ItemState::Active, _) if !planted(Bug::NoDriftRepair) => {
                 self.items.at_mut(at).missing = !present;
             }
             _ => {}
+        }
+    }
+
+    /// What is here when the daemon starts, told before anything else: what an earlier life of it left. It
+    /// stays until it is clear who holds it, but for items that a lease is needed for.
+    ///
+    /// # Panics
+    /// After the first input.
+    pub fn leftovers(&mut self, items: &[ItemRef], now: Time) {
+        assert!(!self.items.placed && self.items.next_hook == 1, "leftovers are told first");
+        for at in items {
+            self.on_observed(*at, true, now);
         }
     }
 

@@ -242,7 +242,7 @@ fn leftovers() {
         let hooks = Hooks { remove_on_start, ..Hooks::default() };
         // The server takes no part in the system.
         let mut alone = Alone::with(1, hooks, |config| config.servers[0].systems.clear());
-        alone.feed(Input::Observed { item: ItemRef { system: 0, item: 0 }, present: true });
+        alone.node.leftovers(&[ItemRef { system: 0, item: 0 }], alone.now);
         alone.feed(Input::Timeout);
         let ended = alone.end_all();
         let expected: &[_] = if remove_on_start { &[(HookAction::Down, 0)] } else { &[] };
@@ -291,4 +291,27 @@ fn a_post_hook_is_called_once_after_each_plan() {
     alone.end_all();
     alone.feed(Input::HookDone { hook: alone.posts[1].id, result: Ok(()) });
     assert_eq!(alone.posts.len(), 2);
+}
+
+/// A server that sees a quorum at once took down what it had found before it had heard of all of it.
+#[test]
+fn leftovers_that_are_wanted_do_not_blink() {
+    let mut alone = Alone::new(3, limited(1));
+    let all: Vec<_> = (0..3).map(|item| ItemRef { system: 0, item }).collect();
+    alone.node.leftovers(&all, alone.now);
+    alone.feed(Input::Timeout);
+    let alive = |item| (HookAction::Alive, item);
+    assert_eq!(alone.end_all(), [alive(0), alive(1), alive(2)], "made this life's own, and never gone");
+}
+
+/// Somebody adds what is not wanted here: it goes, and waits for its turn like everything else.
+#[test]
+fn strays_are_removed() {
+    let mut alone = Alone::with(2, limited(1), |config| config.servers[0].systems.clear());
+    alone.feed(Input::Timeout);
+    for item in 0..2 {
+        alone.feed(Input::Observed { item: ItemRef { system: 0, item }, present: true });
+    }
+    assert_eq!(alone.end_all(), [(HookAction::Down, 0), (HookAction::Down, 1)]);
+    assert_eq!(alone.most, 1);
 }

@@ -240,7 +240,8 @@ impl Node {
                 ends = [ends, end].into_iter().flatten().min();
             } else {
                 self.items.touch();
-                if let Some((hook, HookAction::Alive)) = self.items.running(at) {
+                // What runs on the item would keep its down hook waiting.
+                if let Some((hook, HookAction::Alive | HookAction::Announce)) = self.items.running(at) {
                     self.outputs.push_back(Output::Cancel { hook });
                 }
             }

@@ -47,6 +47,8 @@ pub(super) struct Case {
     hinted: bool,
     /// The Down ballot that this node cast, and when it said so last.
     ballot: Option<Time>,
+    /// The generation that it was about.
+    about: u64,
     abstained: bool,
 }
 
@@ -65,6 +67,7 @@ impl Case {
             // Whoever hinted or voted has told all voters.
             hinted: cause == CaseCause::Ballot,
             ballot: None,
+            about: 0,
             abstained: false,
         }
     }
@@ -279,9 +282,10 @@ impl Node {
             self.send(voter, &Message::Ballot(ballot));
         }
         if down && let Some(case) = self.cases.get_mut(&server) {
-            let first = case.ballot.is_none();
+            let said = case.ballot.is_some() && case.about == ballot.about.generation;
             case.ballot = Some(now);
-            if first {
+            case.about = ballot.about.generation;
+            if !said {
                 let ballots = self.standing(server, now).len();
                 self.event(Event::BallotCast { server, ballots, quorum: self.config.quorum });
             }

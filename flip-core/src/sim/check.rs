@@ -24,8 +24,12 @@ pub struct Violation {
 /// A Down ballot.
 #[derive(Clone, Copy, Debug)]
 struct Cast {
+    /// The life that it is about.
+    about: u64,
     /// When it was taken back.
     back: Option<Time>,
+    /// Its voter lost contact since, and may cast it anew.
+    abstained: bool,
     /// It is about an earlier life than this one, which its voter has seen since.
     former_to: Option<u64>,
 }
@@ -152,13 +156,26 @@ impl World {
             }
             Event::MemberUp { server, generation } => {
                 if let Some(cast) = self.checker.cast.get_mut(&(host, *server)) {
-                    cast.former_to = Some(*generation);
+                    cast.back.get_or_insert(now);
+                    if cast.about < *generation {
+                        cast.former_to = Some(*generation);
+                    }
+                }
+            }
+            Event::Abstained { server, .. } => {
+                if let Some(cast) = self.checker.cast.get_mut(&(host, *server)) {
+                    cast.abstained = true;
                 }
             }
             Event::BallotCast { server, .. } => {
-                let cast = Cast { back: None, former_to: None };
-                self.checker.cast.insert((host, *server), cast);
-                self.check_own_contact(host, *server);
+                let about =
+                    self.hosts[host].node.as_ref().map_or(0, |node| node.view().get(*server).generation);
+                let cast = Cast { about, back: None, abstained: false, former_to: None };
+                let before = self.checker.cast.insert((host, *server), cast);
+                // One that stands is said anew of a life of which another voter knew.
+                if before.is_none_or(|before| before.back.is_some() || before.abstained) {
+                    self.check_own_contact(host, *server);
+                }
                 if let Some((other, _)) = self.checker.budget
                     && other == host
                 {
@@ -341,6 +358,11 @@ impl World {
     fn check_successor(&mut self, index: usize, item: usize) {
         let thing = &self.things[item];
         if thing.kind == SystemKind::Replicate || self.truth.holders(item) != [index] {
+            return;
+        }
+        // Without its interface a successor is not answered, and has it all the same.
+        let has = |other: usize| other != index && self.hosts[other].addresses[item].is_some();
+        if (0..self.hosts.len()).any(has) {
             return;
         }
         // What the successor said may be as old as the slowest datagram, and two digests.

@@ -61,7 +61,7 @@ fn catch(bug: Bug, seeds: u64, directed: &[Entry]) -> Option<(String, How)> {
         Failure::of(&entry.case).map(|failure| (failure.promise, How::Directed(entry.name.clone())))
     };
     // Directed cases are quick, so they come before the long search.
-    let soon = seeds.min(500);
+    let soon = seeds.min(200);
     let by = (1..=soon)
         .find_map(try_seed)
         .or_else(|| directed.iter().find_map(try_case))

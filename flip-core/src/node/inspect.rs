@@ -1,6 +1,7 @@
 //! What only the simulator may ask.
 
 use super::Node;
+use crate::event::ItemState;
 
 impl Node {
     /// A digest of what this node believes and is about to do, to see that something changed nothing.
@@ -33,6 +34,12 @@ impl Node {
     /// Whether a server is known to have all keys of this node.
     pub(crate) fn has_keys(&self, server: usize) -> bool {
         server == self.config.me || self.has_present_ring(server)
+    }
+
+    /// Whether an item is on its way here or away from here.
+    pub(crate) fn is_moving(&self) -> bool {
+        let moving = |state| matches!(state, ItemState::Acquiring | ItemState::Releasing);
+        self.items.held(&self.config).values().any(|(state, _)| moving(*state))
     }
 
     /// Tables that can grow: name, entries, and the most that there may be.

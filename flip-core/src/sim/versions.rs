@@ -9,7 +9,8 @@ impl World {
         let speaks = self.hosts[index].speaks;
         if wire > crate::wire::seal::WIRE {
             super::mark!("wire: the next version is spoken");
-        } else if speaks > wire && self.hosts[from].speaks > wire {
+        }
+        if wire < speaks && wire < self.hosts[from].speaks {
             super::mark!("wire: two that speak the next version speak the present one");
         }
         if wire > speaks {

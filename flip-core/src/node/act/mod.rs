@@ -469,7 +469,13 @@ impl Node {
             }
             (ItemState::Standby, true) => {
                 self.event(Event::Drift { item: at, present });
-                self.start(at, HookAction::Down, Reason::Drift, now);
+                if self.has_slot(at.system) || self.isolated(at) == Isolated::Drop {
+                    self.start(at, HookAction::Down, Reason::Drift, now);
+                } else {
+                    // It goes when another hook of its system has ended.
+                    self.items.at_mut(at).reason = Reason::Drift;
+                    self.change(at, ItemState::Releasing, Reason::Drift, now);
+                }
             }
             (ItemState::Active, _) if !planted(Bug::NoDriftRepair) => {
                 self.items.at_mut(at).missing = !present;

@@ -8,7 +8,7 @@
 //!      └── else: abstain, look again ever more slowly
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Node, Timer};
@@ -38,8 +38,8 @@ pub(super) struct Case {
     /// Contact pings of this window that are old enough to be answered, and answers.
     contact_sent: u32,
     contact_answers: u32,
-    /// Others that answered in this window.
-    contacts: BTreeSet<usize>,
+    /// Others that answered in this window, and when the newest ping was sent that they answered.
+    contacts: BTreeMap<usize, Time>,
     /// Number of the next contact, round robin.
     next_contact: usize,
     /// Windows that ended without an answer.
@@ -47,6 +47,8 @@ pub(super) struct Case {
     hinted: bool,
     /// The Down ballot that this node cast, and when it said so last.
     ballot: Option<Time>,
+    /// The generation that it was about.
+    about: u64,
     abstained: bool,
 }
 
@@ -59,12 +61,13 @@ impl Case {
             sent: 0,
             contact_sent: 0,
             contact_answers: 0,
-            contacts: BTreeSet::new(),
+            contacts: BTreeMap::new(),
             next_contact: 0,
             silent_windows: 0,
             // Whoever hinted or voted has told all voters.
             hinted: cause == CaseCause::Ballot,
             ballot: None,
+            about: 0,
             abstained: false,
         }
     }
@@ -92,9 +95,17 @@ impl Case {
 
     pub(super) fn contact_answered(&mut self, from: usize, sent: Time) {
         if sent >= self.window {
-            self.contacts.insert(from);
+            let newest = self.contacts.entry(from).or_insert(sent);
+            *newest = (*newest).max(sent);
             self.contact_answers += 1;
         }
+    }
+
+    /// Others that answered lately. Whoever lost everybody sees loss, so its window grows: what answered at the
+    /// beginning of it says nothing about its end.
+    fn contacts(&self, window: Duration, now: Time) -> usize {
+        let since = now - (now.since(self.window) / 2).max(window * 3);
+        self.contacts.values().filter(|sent| **sent >= since).count()
     }
 
     /// Loss seen by the contact pings of this window. The newest of them may still be under way.
@@ -127,6 +138,8 @@ impl Node {
 
     /// Servers that never showed up since this node started.
     pub(super) fn open_never_seen(&mut self, now: Time) {
+        // Whoever takes items without a quorum has waited for this.
+        self.items.touch();
         for server in self.others() {
             if self.view.get(server).life == Life::Unknown {
                 self.open_case(server, CaseCause::NeverSeen, now);
@@ -163,8 +176,12 @@ impl Node {
 
     /// Gives servers that never showed up some time before a case is opened.
     pub(super) fn wait_for_unseen(&mut self, now: Time) {
-        let grace = (self.config.timing.window() * 3).max(Duration::from_secs(1));
-        self.timers.set(Timer::NeverSeen, now + grace);
+        self.timers.set(Timer::NeverSeen, now + self.grace());
+    }
+
+    /// How long servers that were not seen yet have before a case is opened.
+    pub(super) fn grace(&self) -> Duration {
+        (self.config.timing.window() * 3).max(Duration::from_secs(1))
     }
 
     /// One step of a case: judge the window if it is over, else ping.
@@ -220,9 +237,10 @@ impl Node {
     /// The window is over and the subject did not answer.
     fn judge(&mut self, server: usize, now: Time) {
         let (voter, quorum) = (self.is_voter(), self.config.quorum);
+        let usual = self.config.timing.window();
         let Some(case) = self.cases.get_mut(&server) else { return };
         case.silent_windows += 1;
-        let contact = quorum::has_contact(case.contacts.len(), quorum) || planted(Bug::NoAbstain);
+        let contact = quorum::has_contact(case.contacts(usual, now), quorum) || planted(Bug::NoAbstain);
         let window = case.window;
         let first_complaint = !case.abstained;
         case.new_window(now);
@@ -264,9 +282,10 @@ impl Node {
             self.send(voter, &Message::Ballot(ballot));
         }
         if down && let Some(case) = self.cases.get_mut(&server) {
-            let first = case.ballot.is_none();
+            let said = case.ballot.is_some() && case.about == ballot.about.generation;
             case.ballot = Some(now);
-            if first {
+            case.about = ballot.about.generation;
+            if !said {
                 let ballots = self.standing(server, now).len();
                 self.event(Event::BallotCast { server, ballots, quorum: self.config.quorum });
             }

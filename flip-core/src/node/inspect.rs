@@ -20,6 +20,22 @@ impl Node {
         crate::view::word(&hasher)
     }
 
+    /// Seals for `to` what may be no message at all.
+    pub(crate) fn seal_for(&mut self, to: usize, mut body: Vec<u8>) -> Vec<u8> {
+        crate::wire::message::pad(&mut body);
+        self.seal(to, &body)
+    }
+
+    /// The keys of this node.
+    pub(crate) const fn ring(&self) -> &crate::wire::ring::Ring {
+        self.seals.ring()
+    }
+
+    /// Whether a server is known to have all keys of this node.
+    pub(crate) fn has_keys(&self, server: usize) -> bool {
+        server == self.config.me || self.has_present_ring(server)
+    }
+
     /// Whether an item is on its way here or away from here.
     pub(crate) fn is_moving(&self) -> bool {
         let moving = |state| matches!(state, ItemState::Acquiring | ItemState::Releasing);

@@ -68,6 +68,13 @@ impl Node {
         self.items.touch();
     }
 
+    /// Whether an item may be taken without a quorum in sight. Whoever has just started looks around first:
+    /// it may be the second daemon of its id, or the holder just has not answered yet.
+    pub(super) fn may_take_alone(&self, at: ItemRef, now: Time) -> bool {
+        let looked_around = self.ever_had_quorum || now.since(self.started) >= self.grace();
+        looked_around && self.isolated(at) == Isolated::Take
+    }
+
     /// Places `take` items over those in reach.
     pub(super) fn place_alone(&mut self, now: Time) {
         if self.has_quorum {

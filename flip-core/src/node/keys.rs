@@ -79,7 +79,7 @@ impl Node {
         Keys { stamp: ring.stamp(), ids: ring.ids().collect(), active: ring.active(), want }
     }
 
-    fn has_present_ring(&self, server: usize) -> bool {
+    pub(super) fn has_present_ring(&self, server: usize) -> bool {
         self.keys.have.get(&server).is_some_and(|keys| keys.stamp == self.stamp())
     }
 

@@ -21,6 +21,19 @@ pub struct Violation {
     pub what: String,
 }
 
+/// A Down ballot.
+#[derive(Clone, Copy, Debug)]
+struct Cast {
+    /// The life that it is about.
+    about: u64,
+    /// When it was taken back.
+    back: Option<Time>,
+    /// Its voter lost contact since, and may cast it anew.
+    abstained: bool,
+    /// It is about an earlier life than this one, which its voter has seen since.
+    former_to: Option<u64>,
+}
+
 /// What the checks remember.
 #[derive(Debug)]
 pub(super) struct Checker {
@@ -29,8 +42,12 @@ pub(super) struct Checker {
     timing: Timing,
     /// Whether everybody probes everybody.
     all_probe: bool,
-    /// When each voter cast a Down ballot about each server, and took it back: (voter, subject).
-    cast: BTreeMap<(usize, usize), (Time, Option<Time>)>,
+    /// The newest Down ballot of each voter about each server: (voter, subject).
+    cast: BTreeMap<(usize, usize), Cast>,
+    /// When each server opened its newest case about each other.
+    opened: BTreeMap<(usize, usize), Time>,
+    /// When the witness kept silent last, if it answers now.
+    pub(super) unwitnessed: Option<Time>,
     /// Verdicts that were looked at: subject and generation. Who hears of one later need not know its ballots.
     pub(super) verdicts_seen: BTreeSet<(usize, u64)>,
     /// While set, nothing that is kept may move: every link is cut.
@@ -39,6 +56,8 @@ pub(super) struct Checker {
     pub(super) slowest: Duration,
     /// How long a hook that failed may wait for its next try, where hooks fail at all.
     pub(super) hook_patience: Duration,
+    /// How long it may take until an item whose hooks fail goes elsewhere.
+    pub(super) falls_within: Duration,
     /// Items whose alive hook was started at each host, or which were found there.
     started: BTreeMap<(usize, usize), Time>,
     /// Since when each daemon runs.
@@ -62,6 +81,9 @@ impl Checker {
             timing: config.timing.clone(),
             all_probe: config.timing.pings_per_interval + 1 >= config.servers.len(),
             cast: BTreeMap::new(),
+            opened: BTreeMap::new(),
+            unwitnessed: None,
+            falls_within: Duration::ZERO,
             verdicts_seen: BTreeSet::new(),
             nothing_may_move: false,
             slowest: Duration::from_secs(1),
@@ -89,6 +111,7 @@ impl Checker {
     pub(super) fn started(&mut self, host: usize, now: Time) {
         self.since[host] = Some(now);
         self.cast.retain(|(voter, _), _| *voter != host);
+        self.opened.retain(|(voter, _), _| *voter != host);
     }
 
     pub(super) fn ended(&mut self, host: usize) {
@@ -128,8 +151,31 @@ impl World {
     pub(super) fn event(&mut self, host: usize, event: &Event) {
         let now = self.now;
         match event {
+            Event::CaseOpened { server, .. } => {
+                self.checker.opened.insert((host, *server), now);
+            }
+            Event::MemberUp { server, generation } => {
+                if let Some(cast) = self.checker.cast.get_mut(&(host, *server)) {
+                    cast.back.get_or_insert(now);
+                    if cast.about < *generation {
+                        cast.former_to = Some(*generation);
+                    }
+                }
+            }
+            Event::Abstained { server, .. } => {
+                if let Some(cast) = self.checker.cast.get_mut(&(host, *server)) {
+                    cast.abstained = true;
+                }
+            }
             Event::BallotCast { server, .. } => {
-                self.checker.cast.insert((host, *server), (now, None));
+                let about =
+                    self.hosts[host].node.as_ref().map_or(0, |node| node.view().get(*server).generation);
+                let cast = Cast { about, back: None, abstained: false, former_to: None };
+                let before = self.checker.cast.insert((host, *server), cast);
+                // One that stands is said anew of a life of which another voter knew.
+                if before.is_none_or(|before| before.back.is_some() || before.abstained) {
+                    self.check_own_contact(host, *server);
+                }
                 if let Some((other, _)) = self.checker.budget
                     && other == host
                 {
@@ -138,7 +184,7 @@ impl World {
             }
             Event::CaseClosed { server, .. } => {
                 if let Some(cast) = self.checker.cast.get_mut(&(host, *server)) {
-                    cast.1.get_or_insert(now);
+                    cast.back.get_or_insert(now);
                 }
             }
             Event::MemberDown { server, voters, generation } => {
@@ -173,9 +219,13 @@ impl World {
             let cast = self.checker.cast.get(&(voter, server)).copied();
             let limit = self.checker.timing.window() * 4 + self.checker.slowest;
             let stands = match cast {
-                Some((_, None)) => true,
+                // It says nothing about a life that its voter has seen after it.
+                Some(Cast { former_to: Some(life), .. }) if generation >= life => {
+                    self.is_old(server, generation)
+                }
+                Some(Cast { back: None, .. }) => true,
                 // Taken back, but what was said before may still be under way.
-                Some((_, Some(back))) => {
+                Some(Cast { back: Some(back), .. }) => {
                     now.since(back) <= limit || generation == 0 || self.is_old(server, generation)
                 }
                 None => {
@@ -190,6 +240,25 @@ impl World {
             }
         }
         self.check_reach(host, server, generation);
+        self.expect_all_told(host, server, generation);
+    }
+
+    /// P1: nobody votes who has not been in contact with a quorum since it suspects the subject.
+    fn check_own_contact(&mut self, host: usize, server: usize) {
+        let opened = self.checker.opened.get(&(host, server)).copied().unwrap_or(self.now);
+        // Windows that grow with the loss need not be in contact from their beginning to their end.
+        let lately = (self.now.since(opened) / 2).max(self.checker.timing.window() * 3);
+        // A slow clock makes its spans longer.
+        let since = opened.max(self.now - self.hosts[host].clock.stretch(lately).max(lately));
+        let Some(heard) = Some(&self.hosts[host].heard).filter(|heard| !heard.is_empty()) else { return };
+        let others = self.checker.voters.iter().filter(|voter| **voter != host && **voter != server);
+        let seen = others.filter(|voter| heard[**voter].is_some_and(|at| at >= since)).count();
+        if seen + 1 < self.checker.quorum {
+            let what = format!(
+                "n{host} casts a ballot on n{server} and has heard only {seen} other voters since {since}"
+            );
+            self.broken("P1", what);
+        }
     }
 
     /// P11: nobody leaves but by its own word.
@@ -247,7 +316,9 @@ impl World {
             HookAction::Alive => {
                 self.checker.moves += 1;
                 self.checker.started.insert((index, item), self.now);
-                if planned(call.reason) && policy == Isolated::Keep {
+                // What is tried again and is not there yet is taken like anything else.
+                let again = call.reason == Reason::HookFailed && self.hosts[index].addresses[item].is_none();
+                if (planned(call.reason) || again) && policy == Isolated::Keep {
                     self.check_contact(index, item);
                 }
             }
@@ -331,6 +402,11 @@ impl World {
             {
                 self.broken("P8", what);
             }
+            return;
+        }
+        // Without its interface a successor is not answered, and has it all the same.
+        let has = |other: usize| other != index && self.hosts[other].addresses[item].is_some();
+        if (0..self.hosts.len()).any(has) {
             return;
         }
         // What the successor said may be as old as the slowest datagram, and two digests.

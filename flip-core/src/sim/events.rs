@@ -53,7 +53,7 @@ impl World {
             Event::Drained { drained: false, .. } => mark!("undrained"),
             Event::Unclean { unclean: true, .. } => mark!("item: marked unclean"),
             Event::Unclean { unclean: false, .. } => mark!("item: confirmed released"),
-            Event::KeysChanged { .. } => {}
+            Event::KeysChanged { .. } => mark!("keys: changed"),
             Event::Refused { why, .. } => mark_refusal(*why),
         }
     }

@@ -238,6 +238,43 @@ pub enum Fault {
         /// Whether an item is added, else the last is removed.
         add: bool,
     },
+    /// The witness does not answer a host, though others do.
+    Witness {
+        /// Whom.
+        host: usize,
+        /// For how long.
+        ms: u64,
+    },
+    /// A member seals what is no message.
+    Garble {
+        /// Who.
+        from: usize,
+        /// To whom.
+        to: usize,
+        /// How many datagrams.
+        count: u32,
+    },
+    /// An operator changes the cluster's key: adds a new one, uses it, removes the old one.
+    Keys {
+        /// Where the commands are given, while it sees a quorum; elsewhere when not.
+        at: usize,
+        /// For how long the operator goes on trying.
+        ms: u64,
+    },
+    /// A daemon is replaced by one of the next release, which speaks one more wire version.
+    Upgrade {
+        /// Where.
+        host: usize,
+        /// How long after the old one was asked to leave the new one is started, at the earliest.
+        ms: u64,
+    },
+    /// A second daemon is started under the id of one that runs.
+    SecondDaemon {
+        /// At which host.
+        host: usize,
+        /// Whose id it has.
+        server: usize,
+    },
 }
 
 /// Which links a fault is on.
@@ -351,8 +388,16 @@ impl Fault {
             | Self::Interface { ms, .. }
             | Self::DiskFull { ms, .. }
             | Self::Drain { ms, .. }
+            | Self::Witness { ms, .. }
+            | Self::Keys { ms, .. }
+            | Self::Upgrade { ms, .. }
             | Self::Forge { ms, .. } => *ms,
-            Self::WallClock { .. } | Self::Steal { .. } | Self::Replay { .. } | Self::Edit { .. } => 0,
+            Self::WallClock { .. }
+            | Self::Steal { .. }
+            | Self::Replay { .. }
+            | Self::Edit { .. }
+            | Self::Garble { .. }
+            | Self::SecondDaemon { .. } => 0,
         }
     }
 
@@ -371,6 +416,8 @@ impl Fault {
             | Self::Corrupt { .. }
             | Self::Edit { .. } => 0,
             Self::Drain { at, server, .. } => *at.max(server),
+            Self::Garble { from, to, .. } => *from.max(to),
+            Self::SecondDaemon { host, server } => *host.max(server),
             Self::Bridge { host, .. }
             | Self::Kill { host, .. }
             | Self::PowerOff { host, .. }
@@ -387,6 +434,9 @@ impl Fault {
             | Self::Steal { host }
             | Self::DiskFull { host, .. }
             | Self::Replay { host, .. }
+            | Self::Witness { host, .. }
+            | Self::Keys { at: host, .. }
+            | Self::Upgrade { host, .. }
             | Self::Forge { host, .. } => *host,
         }
     }
@@ -423,6 +473,11 @@ impl Fault {
             Self::Replay { .. } => "replay",
             Self::Forge { .. } => "forge",
             Self::Edit { .. } => "edit",
+            Self::Witness { .. } => "witness",
+            Self::Garble { .. } => "garble",
+            Self::Keys { .. } => "keys",
+            Self::Upgrade { .. } => "upgrade",
+            Self::SecondDaemon { .. } => "second-daemon",
         }
     }
 }

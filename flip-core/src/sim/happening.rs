@@ -38,6 +38,12 @@ pub(super) enum Happening {
     Look { item: usize },
     /// Is the item still without a holder since then?
     Missing { item: usize, since: crate::Time },
+    /// Has everybody heard of a verdict by now?
+    Told(super::told::Word),
+    /// A second daemon's own deadline.
+    WakeSecond(usize),
+    /// Was a second daemon refused?
+    JudgeSecond(usize),
 }
 
 /// What a datagram really is.
@@ -51,6 +57,8 @@ pub(super) enum Kind {
     Replayed,
     /// Made by somebody without the key.
     Forged,
+    /// Sealed by a member, and no message.
+    Garbled,
 }
 
 /// What waits for a daemon.

@@ -11,6 +11,7 @@ use crate::config::{Config, Release};
 use crate::io::{HookCall, RefreshCall};
 use crate::node::Node;
 use crate::time::Time;
+use crate::wire::seal::WIRE;
 
 /// An address, or whatever a hook brought up, in a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +97,14 @@ pub(super) struct Host {
     /// The key ring on disk.
     pub(super) keys: Option<crate::stored::StoredKeys>,
     pub(super) disk_full: bool,
+    /// How many faults keep the witness from answering this host.
+    pub(super) unwitnessed: u32,
+    /// It runs the release after this one from its next start on.
+    pub(super) next_release: bool,
+    /// The newest wire version that its daemon speaks.
+    pub(super) speaks: u8,
+    /// Something was wrong with it at some time.
+    pub(super) was_ill: bool,
     /// By how many seconds the wall clock is off.
     pub(super) wall_off: i64,
     /// Asked to leave, and still here.
@@ -148,6 +157,10 @@ impl Host {
             stored_before: None,
             keys: None,
             disk_full: false,
+            unwitnessed: 0,
+            next_release: false,
+            speaks: WIRE,
+            was_ill: false,
             wall_off: 0,
             leaving: false,
             left: false,

@@ -36,11 +36,15 @@ impl World {
         if self.truth.holders(item).len() > 1 && self.things[item].policy == Isolated::Keep {
             super::mark!("world: two holders of an item that is kept");
         }
-        if let Some(since) = self.truth.none_since(item)
-            && self.things[item].policy == Isolated::Take
-        {
-            let at = self.now + self.takeover();
-            self.queue.push(at, Happening::Missing { item, since });
+        if let Some(since) = self.truth.none_since(item) {
+            match self.things[item].policy {
+                Isolated::Keep => {}
+                Isolated::Take => {
+                    let at = self.now + self.takeover();
+                    self.queue.push(at, Happening::Missing { item, since });
+                }
+                Isolated::Drop => self.expect_a_lease(item, since),
+            }
         }
     }
 
@@ -108,7 +112,7 @@ impl World {
     /// The bound of P4: detection by the slowest way, a second round for whoever fails in between, and the
     /// hooks.
     pub(super) fn takeover(&self) -> Duration {
-        self.checker.patience() * 2 + Duration::from_secs(6) + self.checker.hook_patience
+        self.checker.patience() * 2 + Duration::from_secs(6) + self.checker.falls_within
     }
 
     /// P4: an item of policy `take` is not without a holder while somebody could hold it.
@@ -116,7 +120,15 @@ impl World {
         if self.truth.none_since(item) != Some(since) {
             return;
         }
+        if self.is_leased(item) {
+            self.judge_lease(item, since);
+            return;
+        }
         let bound = self.takeover();
+        // Whoever had failing hooks may believe for a while that they fail.
+        let recovered = bound + self.checker.hook_patience;
+        let witnessed = self.hosts.iter().all(|host| host.unwitnessed == 0)
+            && self.checker.unwitnessed.is_none_or(|at| self.now.since(at) >= bound);
         let could = (0..self.hosts.len()).find(|index| {
             let host = &self.hosts[*index];
             let at = self.things[item].at;
@@ -126,7 +138,10 @@ impl World {
                 && !host.leaving
                 && host.node.is_some()
                 && self.checker.runs_since(*index).is_some_and(|at| self.now.since(at) >= bound)
-                && host.healthy_since.is_some_and(|at| self.now.since(at) >= bound)
+                && witnessed
+                && host
+                    .healthy_since
+                    .is_some_and(|at| self.now.since(at) >= if host.was_ill { recovered } else { bound })
         });
         if let Some(host) = could {
             let what =
@@ -152,6 +167,11 @@ impl World {
                 })
                 .collect();
             return Some(format!("views differ: {lives:?}"));
+        }
+        let mut rings = nodes().map(|(_, node)| node.ring());
+        let first = rings.next()?;
+        if rings.any(|ring| ring != first) {
+            return Some("key rings differ".into());
         }
         if let Some((host, _)) = nodes().find(|(_, node)| !node.has_quorum()) {
             return Some(format!("n{host} sees no quorum"));

@@ -13,6 +13,7 @@
 //!                      truth (who holds what) ─► judge, check (P1 to P12) ─► Outcome
 //! ```
 
+mod attack;
 mod check;
 #[cfg(feature = "harness")]
 pub(crate) mod cipher;
@@ -31,14 +32,18 @@ mod own;
 mod plan;
 mod process;
 mod queue;
+mod rotation;
 mod run;
+mod second;
 mod shrink;
 mod swarm;
 #[cfg(test)]
 mod tests;
+mod told;
 mod trace;
 mod trouble;
 mod truth;
+mod versions;
 mod world;
 
 pub(crate) use crate::marks::mark;

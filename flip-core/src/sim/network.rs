@@ -125,6 +125,11 @@ impl Network {
         1.0 - pass
     }
 
+    /// True when nothing that is sent between two hosts now is lost by itself.
+    pub(super) fn is_lossless(&self, a: usize, b: usize) -> bool {
+        self.loss(a, b) + self.loss(b, a) == 0.0
+    }
+
     pub(super) fn latency(&mut self) -> Duration {
         self.rng.random_range(self.latency.0..=self.latency.1)
     }

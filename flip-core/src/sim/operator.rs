@@ -13,6 +13,7 @@ const SLOW: Duration = Duration::from_secs(3);
 impl World {
     /// One look at the status of every server that runs.
     pub(super) fn operate(&mut self) {
+        self.go_on_rotating();
         for index in 0..self.hosts.len() {
             if self.hosts[index].heard.is_empty() || !self.hosts[index].runs(self.now) {
                 continue;

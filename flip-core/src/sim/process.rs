@@ -13,6 +13,7 @@ use crate::io::{Input, Output};
 use crate::node::{Node, Start};
 use crate::planted::{Bug, planted};
 use crate::time::Time;
+use crate::wire::seal::{NEXT_WIRE, WIRE};
 
 impl World {
     /// Starts a daemon that is down. Its kernel's leftovers are observed first, as in production.
@@ -41,12 +42,17 @@ impl World {
         host.life += 1;
         host.left = false;
         host.kept_down = None;
-        if let Some(configs) = &self.edited {
-            host.config = std::sync::Arc::new(configs[index].clone());
-        }
+        self.read_file(index);
+        let host = &mut self.hosts[index];
         let local = host.clock.local(self.now);
         let keys = host.keys.clone();
-        host.node = Some(Box::new(Node::new(host.config.clone(), Start { generation, seed, keys }, local)));
+        let mut node = Box::new(Node::new(host.config.clone(), Start { generation, seed, keys }, local));
+        host.speaks = WIRE;
+        if host.next_release {
+            node.speak_next_version();
+            host.speaks = NEXT_WIRE;
+        }
+        host.node = Some(node);
         self.checker.started(index, self.now);
         self.note(Some(index), || format!("starts as generation {generation}"));
         let mut leftovers = Vec::new();
@@ -266,9 +272,14 @@ impl World {
     }
 
     fn take_datagram(&mut self, index: usize, from: usize, data: &[u8], kind: Kind) {
-        let addr = self.hosts[from].config.my().addr;
+        let addr = self.addr_of(from);
+        if from >= self.hosts.len() {
+            self.feed(index, Input::Datagram { from: addr, data });
+            return;
+        }
         if kind == Kind::Genuine {
             self.heard(index, from);
+            self.check_version(index, from, data);
             let lives = (self.hosts[from].life, self.hosts[index].life);
             if let Some(recorded) = self.recorded.get_mut(index)
                 && self.hosts[index].knows(from, lives, self.now)
@@ -319,8 +330,9 @@ impl World {
                 if let Some(what) = self.checker.sent(index, data.len()) {
                     self.broken("P10", what);
                 }
-                if let Some(to) = self.by_addr.get(&to).copied() {
-                    self.transmit(index, to, data);
+                match self.by_addr.get(&to).copied() {
+                    Some(to) => self.transmit(index, to, data),
+                    None => self.transmit_to_second(index, to, data),
                 }
             }
             Output::Hook(call) => {
@@ -394,6 +406,9 @@ impl World {
             Output::PingWitness { nonce } => {
                 // The gateway is there for everybody who is not cut off from all others.
                 let open = |other| !self.network.is_cut(index, other) && !self.network.is_cut(other, index);
+                if self.hosts[index].unwitnessed > 0 {
+                    return;
+                }
                 if self.hosts.len() < 3 || (0..self.hosts.len()).any(|other| other != index && open(other)) {
                     let at = self.now + self.network.latency() * 2;
                     let life = self.hosts[index].life;
@@ -404,6 +419,7 @@ impl World {
             Output::Done { result, .. } => self.note(Some(index), || format!("answers {result:?}")),
             Output::Refused { other } => {
                 self.note(Some(index), || format!("is refused: {other} has its id"));
+                self.broken("A4", format!("n{index}, which was there first, is refused"));
                 self.ended(index);
             }
         }

@@ -77,6 +77,13 @@ pub fn run_config(case: &Case, config: &Config, universe: &Config, timeline: boo
     if case.faults.iter().any(|timed| matches!(timed.fault, Fault::Hooks { .. } | Fault::Interface { .. })) {
         world.checker.hook_patience =
             limits::HOOK_RETRY_MAX + limits::FAILING_FOR + config.timing.hook_timeout * 2;
+        // Without an interface they fail at once, and their down hooks do not.
+        world.checker.falls_within =
+            if case.faults.iter().any(|timed| matches!(timed.fault, Fault::Hooks { .. })) {
+                world.checker.hook_patience
+            } else {
+                limits::HOOK_RETRY * 2u32.pow(limits::HOOK_FALL) + Duration::from_secs(1)
+            };
     }
     let begin = world.now;
     Phases { case, timing: config.timing.clone() }.run(&mut world);

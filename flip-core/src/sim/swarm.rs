@@ -39,6 +39,11 @@ pub const FAMILIES: &[&str] = &[
     "replay",
     "forge",
     "edit",
+    "witness",
+    "garble",
+    "keys",
+    "upgrade",
+    "second-daemon",
 ];
 
 /// What a seed is: a cluster and its faults.
@@ -48,6 +53,8 @@ pub fn draw(seed: u64) -> Case {
     let mut plan = draw_plan(&mut rng);
     let density = *[0.08, 0.2, 0.4].choose(&mut rng).unwrap_or(&0.2);
     let families: Vec<_> = FAMILIES.iter().copied().filter(|_| rng.random_bool(density)).collect();
+    // Where nobody asks a witness, its silence is no fault.
+    plan.witness |= families.contains(&"witness");
     let mut faults = schedule(&families, &plan, &mut rng);
     if plan.servers > 9 {
         // The large ones are about the gossip layer; what is done to single hosts is the small ones' part.
@@ -140,6 +147,10 @@ fn draw_core(plan: &Plan, rng: &mut StdRng) -> Vec<usize> {
 pub fn schedule(families: &[&str], plan: &Plan, rng: &mut StdRng) -> Vec<Timed> {
     let mut faults = Vec::new();
     for family in families {
+        if *family == "upgrade" {
+            faults.extend(draw_upgrade(plan, rng));
+            continue;
+        }
         for _ in 0..rng.random_range(1..=3) {
             let at_ms = rng.random_range(0..plan.length_ms * 9 / 10);
             faults.extend(draw_fault(family, plan, rng).map(|fault| Timed { at_ms, fault }));
@@ -167,6 +178,23 @@ pub fn schedule(families: &[&str], plan: &Plan, rng: &mut StdRng) -> Vec<Timed> 
         }
     }
     faults
+}
+
+/// A rolling upgrade: one host after the other, in any order; some may be left out.
+fn draw_upgrade(plan: &Plan, rng: &mut StdRng) -> Vec<Timed> {
+    let mut hosts: Vec<_> = (0..plan.servers).collect();
+    hosts.shuffle(rng);
+    hosts.truncate(if rng.random_bool(0.7) { plan.servers } else { rng.random_range(1..=plan.servers) });
+    let length = plan.length_ms * 9 / 10;
+    let mut at_ms = rng.random_range(0..length / 2);
+    let pause = (length - at_ms) / u64::try_from(plan.servers).unwrap_or(1).max(1);
+    let upgrade = |host| {
+        let ms = rng.random_range(50..2_000);
+        let timed = Timed { at_ms, fault: Fault::Upgrade { host, ms } };
+        at_ms += rng.random_range(pause / 4..=pause);
+        timed
+    };
+    hosts.into_iter().map(upgrade).collect()
 }
 
 struct Draw<'a> {
@@ -297,6 +325,12 @@ fn draw_fault(family: &str, plan: &Plan, rng: &mut StdRng) -> Option<Fault> {
             Fault::Forge { host, count, ms: ms.min(2_000) }
         }
         "edit" => Fault::Edit { add: draw.rng.random_bool(0.5) },
+        "witness" => Fault::Witness { host, ms: ms.max(1_000) },
+        "garble" => Fault::Garble { from: draw.host(), to: host, count: draw.rng.random_range(1..60) },
+        "keys" => Fault::Keys { at: host, ms: ms.max(8_000) },
+        // Others draw whole rows of it.
+        "upgrade" => Fault::Upgrade { host, ms: ms.min(2_000) },
+        "second-daemon" => Fault::SecondDaemon { host: draw.host(), server: host },
         _ => return None,
     })
     .filter(|fault| OPERATORS || !matches!(fault, Fault::Drain { .. }))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::fault::{Disk, Fault};
-use super::happening::{Happening, Kind, Mail};
+use super::happening::{Happening, Mail};
 use super::network::Trouble;
 use super::world::World;
 use crate::config::Config;
@@ -21,6 +21,8 @@ pub(super) enum Undo {
     Interface(usize),
     Disk(usize),
     Drain { at: usize, server: usize },
+    Witness(usize),
+    Keys,
 }
 
 const fn ms(millis: u64) -> Duration {
@@ -31,6 +33,7 @@ impl World {
     /// Something is wrong with this host from now on.
     pub(super) fn ill(&mut self, index: usize) {
         self.hosts[index].ills += 1;
+        self.hosts[index].was_ill = true;
         self.hosts[index].healthy_since = None;
     }
 
@@ -135,6 +138,25 @@ impl World {
             Fault::Replay { host, count, old } => self.replay(host, count, old),
             Fault::Forge { host, count, ms: span } => self.forge(host, count, ms(span)),
             Fault::Edit { add } => self.edit(add),
+            Fault::Witness { host, .. } => {
+                // It casts no ballot meanwhile, and what others wait for may be just that.
+                self.ill(host);
+                self.hosts[host].unwitnessed += 1;
+                self.undo_at(end, Undo::Witness(host));
+            }
+            Fault::Garble { from, to, count } => self.garble(from, to, count),
+            Fault::Keys { at, .. } => {
+                self.rotate(at);
+                self.undo_at(end, Undo::Keys);
+            }
+            Fault::Upgrade { host, ms: span } => {
+                if !self.hosts[host].next_release {
+                    self.hosts[host].next_release = true;
+                    self.mail(host, Mail::Leave);
+                    self.keep_down(host, ms(span));
+                }
+            }
+            Fault::SecondDaemon { host, server } => self.start_second(host, server),
         }
     }
 
@@ -177,6 +199,12 @@ impl World {
                 self.well(host);
             }
             Undo::Disk(host) => self.hosts[host].disk_full = false,
+            Undo::Witness(host) => {
+                self.hosts[host].unwitnessed -= 1;
+                self.well(host);
+                self.checker.unwitnessed = Some(self.now);
+            }
+            Undo::Keys => self.stop_rotating(),
             Undo::Drain { at, server } => {
                 self.hosts[server].drained = false;
                 // Somebody who runs is asked; the one who was asked first may not.
@@ -258,52 +286,6 @@ impl World {
         }
     }
 
-    fn replay(&mut self, host: usize, count: u32, old: bool) {
-        let life = self.hosts[host].life;
-        let of_life: Vec<_> = self
-            .recorded
-            .get(host)
-            .into_iter()
-            .flatten()
-            .filter(|(from, _, recorded)| (*recorded == (self.hosts[*from].life, life)) != old)
-            .map(|(from, data, _)| (*from, data.clone()))
-            .collect();
-        for n in 0..count {
-            if of_life.is_empty() {
-                return;
-            }
-            let (from, data) = of_life[self.rng.random_range(0..of_life.len())].clone();
-            let at = self.now + Duration::from_micros(u64::from(n) * 50);
-            self.queue.push(at, Happening::Datagram { from, to: host, data, kind: Kind::Replayed });
-        }
-    }
-
-    fn forge(&mut self, host: usize, count: u32, span: Duration) {
-        let sample = self.recorded.get(host).and_then(|recorded| recorded.back()).cloned();
-        for n in 0..count {
-            let from = self.rng.random_range(0..self.hosts.len());
-            let mut data = sample.as_ref().map_or_else(|| vec![0xF1; 60], |(_, data, _)| data.clone());
-            let len = data.len();
-            match self.rng.random_range(0..6) {
-                // A right header, and a counter that was not used yet.
-                0..=2 => {
-                    let counter: u64 = self.rng.random();
-                    data[16..24].copy_from_slice(&counter.to_be_bytes());
-                }
-                3 => {
-                    let at = self.rng.random_range(0..len);
-                    data[at] ^= self.rng.random_range(1..=255u8);
-                }
-                4 => data.truncate(self.rng.random_range(0..len)),
-                _ => {
-                    data = (0..self.rng.random_range(0..1_500)).map(|_| self.rng.random()).collect();
-                }
-            }
-            let at = self.now + span * n / count.max(1);
-            self.queue.push(at, Happening::Datagram { from, to: host, data, kind: Kind::Forged });
-        }
-    }
-
     /// Ends all troubles of these hosts and of the network, and starts what is down.
     pub(super) fn mend(&mut self, hosts: &[usize]) {
         let tokens: Vec<_> = self.undo.keys().copied().collect();
@@ -311,6 +293,7 @@ impl World {
             self.end_fault(token);
         }
         self.network.calm(self.now);
+        self.end_seconds();
         for host in hosts.iter().copied() {
             // A wish to leave that waits in a stopped daemon is none any more; one that was heard is followed
             // by a start.
@@ -328,6 +311,9 @@ impl World {
             let items = |config: &Config| config.systems[0].items.len();
             let edited = self.edited.as_ref().map(|configs| items(&configs[host]));
             if edited.is_some_and(|count| count != items(&self.hosts[host].config)) {
+                self.kill(host, Disk::Kept);
+            }
+            if self.has_old_key(host) {
                 self.kill(host, Disk::Kept);
             }
             let there = &mut self.hosts[host];

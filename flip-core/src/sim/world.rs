@@ -73,6 +73,10 @@ pub struct World {
     /// The item that an edit adds.
     pub(super) extra: Option<crate::config::Item>,
     pub(super) lease: Duration,
+    pub(super) rotation: super::rotation::Rotation,
+    /// Second daemons under an id, and those that are over. In datagrams they have the numbers after the
+    /// last host.
+    pub(super) seconds: Vec<super::second::Second>,
 }
 
 /// Where the world's clock starts.
@@ -131,6 +135,8 @@ impl World {
             unclean: BTreeMap::new(),
             extra: universe.systems.first().and_then(|system| system.items.last().cloned()),
             lease,
+            rotation: super::rotation::Rotation::default(),
+            seconds: Vec::new(),
         }
     }
 
@@ -204,11 +210,18 @@ impl World {
             Happening::Start { host, token } => self.restart(host, token),
             Happening::Look { item } => self.judge(item),
             Happening::Missing { item, since } => self.judge_missing(item, since),
+            Happening::Told(word) => self.judge_told(&word),
+            Happening::WakeSecond(second) => self.wake_second(second),
+            Happening::JudgeSecond(second) => self.judge_second(second),
         }
     }
 
     /// A datagram reaches a host.
     fn arrive(&mut self, from: usize, to: usize, data: Vec<u8>, kind: Kind) {
+        if to >= self.hosts.len() {
+            self.arrive_at_second(from, to, &data);
+            return;
+        }
         let host = &self.hosts[to];
         if !host.powered || host.asleep.is_some() {
             return;
@@ -218,7 +231,11 @@ impl World {
             if host.inbox.len() < 512 {
                 self.mail(to, Mail::Datagram { from, data, kind });
             }
-        } else if kind == Kind::Genuine && !self.network.is_cut(to, from) && self.rng.random_bool(0.5) {
+        } else if kind == Kind::Genuine
+            && from < self.hosts.len()
+            && !self.network.is_cut(to, from)
+            && self.rng.random_bool(0.5)
+        {
             // Kernels limit the rate of these, so some never come.
             let addr = self.hosts[to].config.my().addr;
             let at = self.now + self.network.latency();
@@ -231,7 +248,8 @@ impl World {
     /// Puts a datagram on the network.
     pub(super) fn transmit(&mut self, from: usize, to: usize, mut data: Vec<u8>) {
         self.datagrams += 1;
-        let fate = self.network.send(from, to, data.len(), self.now);
+        let (here, there) = (self.machine(from), self.machine(to));
+        let fate = self.network.send(here, there, data.len(), self.now);
         let Some(after) = fate.after else { return };
         let mut kind = Kind::Genuine;
         if fate.corrupt {

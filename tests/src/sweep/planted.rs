@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flip_core::planted::{Bug, plant};
-use flip_core::sim::draw;
+use flip_core::sim::{Case, draw};
 
 use super::corpus::Entry;
 use super::failure::Failure;
@@ -55,19 +55,24 @@ pub fn hunt(bugs: &[Bug], seeds: u64, jobs: usize, directed: &[Entry]) -> Vec<Ca
 }
 
 fn catch(bug: Bug, seeds: u64, directed: &[Entry]) -> Option<(String, How)> {
-    plant(Some(bug));
-    let try_seed = |seed| Failure::of(&draw(seed)).map(|failure| (failure.promise, How::Seed(seed)));
+    let try_seed = |seed| fails_by(bug, &draw(seed)).map(|promise| (promise, How::Seed(seed)));
     let try_case = |entry: &Entry| {
-        Failure::of(&entry.case).map(|failure| (failure.promise, How::Directed(entry.name.clone())))
+        fails_by(bug, &entry.case).map(|promise| (promise, How::Directed(entry.name.clone())))
     };
     // Directed cases are quick, so they come before the long search.
-    let soon = seeds.min(500);
-    let by = (1..=soon)
+    let soon = seeds.min(50);
+    (1..=soon)
         .find_map(try_seed)
         .or_else(|| directed.iter().find_map(try_case))
-        .or_else(|| (soon + 1..=seeds).find_map(try_seed));
+        .or_else(|| (soon + 1..=seeds).find_map(try_seed))
+}
+
+/// The promise that a case breaks with the bug, if it breaks none without.
+fn fails_by(bug: Bug, case: &Case) -> Option<String> {
+    plant(Some(bug));
+    let failure = Failure::of(case);
     plant(None);
-    by
+    failure.filter(|_| Failure::of(case).is_none()).map(|failure| failure.promise)
 }
 
 /// The table, as Markdown.

@@ -291,8 +291,7 @@ impl Node {
         }
         let wanted = self.holders_now(at).contains(&self.config.me);
         // Nothing is taken without a quorum in sight, unless the config says so.
-        let may_take =
-            self.has_quorum || self.isolated(at) == Isolated::Take || planted(Bug::TakesWithoutQuorum);
+        let may_take = self.has_quorum || self.may_take_alone(at, now) || planted(Bug::TakesWithoutQuorum);
         match state {
             ItemState::Standby if wanted && may_take => {
                 if self.holder_answers(at, now) {

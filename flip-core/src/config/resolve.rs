@@ -84,7 +84,7 @@ pub(super) fn resolve(
     });
     Some(Config {
         me,
-        servers,
+        servers: servers.into(),
         quorum,
         voters,
         timing: timing(written, count),

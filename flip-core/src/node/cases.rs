@@ -332,7 +332,7 @@ impl Node {
     }
 
     pub(super) fn on_unreachable(&mut self, addr: std::net::SocketAddr, now: Time) {
-        let subject = self.others().find(|server| self.config.servers[*server].addr == addr);
+        let subject = self.config.servers.with_addr(addr).filter(|server| *server != self.config.me);
         if let Some(server) = subject
             && self.view.is_up(server)
         {

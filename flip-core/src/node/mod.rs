@@ -229,7 +229,7 @@ impl Node {
             content: config.content_hash(),
             bodies: BTreeMap::new(),
             outputs: VecDeque::new(),
-            refused: Refused::new(&config),
+            refused: Refused::new(),
             sent: (0, 0),
             started: now,
             now,

@@ -51,7 +51,6 @@ const TAG: usize = 16;
 /// Seals what this process sends and opens what others send.
 pub struct Seals {
     config: Arc<Config>,
-    positions: BTreeMap<ShortId, usize>,
     ring: Ring,
     /// One for each key of the ring and each wire version that is spoken.
     keyed: Vec<Keyed>,
@@ -89,16 +88,8 @@ impl Seals {
     /// Seals for this node. `session` must be random and never used before.
     #[must_use]
     pub fn new(config: Arc<Config>, ring: Ring, session: u64) -> Self {
-        let positions = config.servers.iter().enumerate().map(|(n, server)| (server.short, n)).collect();
-        let mut seals = Self {
-            config,
-            positions,
-            ring: ring.clone(),
-            keyed: Vec::new(),
-            newest: WIRE,
-            session,
-            counter: 0,
-        };
+        let mut seals =
+            Self { config, ring: ring.clone(), keyed: Vec::new(), newest: WIRE, session, counter: 0 };
         seals.set_ring(ring);
         seals
     }
@@ -195,7 +186,7 @@ impl Seals {
             return Err(Refusal::Cluster);
         }
         let sender = ShortId(u16::from_be_bytes([data[2], data[3]]));
-        let server = *self.positions.get(&sender).ok_or(Refusal::Sender)?;
+        let server = self.config.server_index(sender).ok_or(Refusal::Sender)?;
         Ok(Header { wire, key: data[1], server, session: be64(&data[8..16]), counter: be64(&data[16..24]) })
     }
 

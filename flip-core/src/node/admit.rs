@@ -94,7 +94,9 @@ impl Node {
     pub(super) fn on_datagram(&mut self, from: SocketAddr, data: &[u8], now: Time) -> bool {
         let done =
             self.admit(Some(from), data, limits::DATAGRAM, now).and_then(|(header, standing, body)| {
-                self.on_opened(from, data.len(), &header, standing, &body, now)
+                let done = self.on_opened(from, data.len(), &header, standing, &body, now);
+                self.bodies.spare(body);
+                done
             });
         if let Err(why) = done {
             self.refuse(from, why, now);
@@ -116,7 +118,8 @@ impl Node {
             self.sessions.charge(&header, expected, now)?;
         }
         self.sessions.check(&header)?;
-        let body = self.seals.open(&header, data)?;
+        let mut body = self.bodies.buffer();
+        self.seals.open(&header, data, &mut body)?;
         // This node never sends to itself: somebody else runs under its id, and knows the key.
         if header.server == self.config.me {
             return Err(Refusal::OwnId);
@@ -182,7 +185,7 @@ impl Node {
         self.send(server, &hello);
         match self.sessions.take_unheard(server, now) {
             Some(content) => {
-                let body = self.bodies.entry(server).or_default();
+                let body = self.bodies.of(server);
                 if body.len() + content.len() + OVERHEAD <= limits::DATAGRAM {
                     body.extend_from_slice(&content);
                 } else {

@@ -174,16 +174,16 @@ impl Node {
         let each = self.contacts_per_turn();
         let Some(case) = self.cases.get(&server) else { return };
         let loss = self
-            .others()
-            .filter(|other| self.view.is_up(*other))
-            .map(|other| self.pings.loss(other))
-            .fold(case.contact_loss(each), f64::max);
+            .pings
+            .losses()
+            .filter(|(other, _)| self.view.is_up(*other))
+            .fold(case.contact_loss(each), |most, (_, loss)| most.max(loss));
         if case.sent >= pings_needed(loss, self.config.timing.case_pings) {
             self.judge(server, now);
         }
         let hint_after = if self.everybody_probed() { HINT_AFTER } else { self.config.timing.case_pings / 4 };
         let voter = self.is_voter();
-        let others: Vec<_> = self.contact_candidates(server);
+        let others = if voter { self.contact_candidates(server) } else { Vec::new() };
         let Some(case) = self.cases.get_mut(&server) else { return };
         // A subject that stays silent without a verdict is looked at ever more slowly.
         let pause = (interval * 2u32.pow(case.silent_windows.min(6))).min(window);
@@ -191,7 +191,7 @@ impl Node {
         let hint = !case.hinted && case.sent >= hint_after.max(1);
         case.hinted |= hint;
         let mut contacts = Vec::new();
-        if voter && !others.is_empty() {
+        if !others.is_empty() {
             for _ in 0..each.min(u32::try_from(others.len()).unwrap_or(u32::MAX)) {
                 contacts.push(others[case.next_contact % others.len()]);
                 case.next_contact += 1;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::{Node, Timer};
 use crate::ballot::evidence;
 use crate::event::{AbstainReason, CaseCause, Event};
+use crate::limits;
 use crate::loss::{Purpose, pings_needed};
 use crate::marks::mark;
 use crate::planted::{Bug, planted};
@@ -25,6 +26,9 @@ use crate::wire::message::{About, Ballot, Message, Verdict};
 /// Pings to the subject after which other voters are asked to look as well, where everybody probes
 /// everybody; elsewhere a quarter of the window.
 const HINT_AFTER: u32 = 2;
+
+/// Cases about servers that were never seen that are opened at once; more wait until these have had a window.
+const UNSEEN_AT_ONCE: usize = 64;
 
 /// An open case about one server.
 #[derive(Debug)]
@@ -127,10 +131,22 @@ impl Node {
 
     /// Servers that never showed up since this node started.
     pub(super) fn open_never_seen(&mut self, now: Time) {
-        for server in self.others() {
-            if self.view.get(server).life == Life::Unknown {
-                self.open_case(server, CaseCause::NeverSeen, now);
-            }
+        let unseen = |node: &Self, server: usize| {
+            node.view.get(server).life == Life::Unknown && !node.cases.contains_key(&server)
+        };
+        let mut unseen: Vec<_> = self.others().filter(|server| unseen(self, *server)).collect();
+        // In a large cluster that starts, voters look for the missing a few at a time. The others need not: they
+        // hear of verdicts, unless there is nobody who could tell them.
+        let voters_look = self.config.servers.len() > limits::ALL_VOTE && !self.is_voter() && self.has_quorum;
+        let loud = self.cases.values().filter(|case| !case.silent()).count();
+        let room = if voters_look { 0 } else { UNSEEN_AT_ONCE.saturating_sub(loud) };
+        let more = unseen.len() > room;
+        unseen.truncate(room);
+        for server in unseen {
+            self.open_case(server, CaseCause::NeverSeen, now);
+        }
+        if more {
+            self.timers.set(Timer::NeverSeen, now + self.config.timing.window());
         }
     }
 

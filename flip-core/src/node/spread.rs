@@ -296,7 +296,19 @@ impl Node {
             return;
         }
         mark!("state: exchanged by stream");
-        for known in state.members {
+        self.learn(now, |node| node.take_members(state.members, now));
+        for (id, facts) in state.facts {
+            if let Some(server) = self.server_of(About { id, generation: 0 })
+                && server != self.config.me
+            {
+                self.take_facts(server, &facts, now);
+            }
+        }
+        self.take_marks(&state.marks, now);
+    }
+
+    fn take_members(&mut self, members: Vec<Known>, now: Time) {
+        for known in members {
             let Some(server) = self.server_of(known.about) else { continue };
             self.learn_flaps(server, &known.flaps, now);
             if let Some(verdict) = known.verdict
@@ -317,14 +329,6 @@ impl Node {
                 self.view.heard_of(server, known.about.generation);
             }
         }
-        for (id, facts) in state.facts {
-            if let Some(server) = self.server_of(About { id, generation: 0 })
-                && server != self.config.me
-            {
-                self.take_facts(server, &facts, now);
-            }
-        }
-        self.take_marks(&state.marks, now);
     }
 
     /// Shut down: first the items are handed over, then the goodbye.

@@ -253,6 +253,16 @@ mod tests {
         assert!(network.was_good(0, 1, at + Duration::from_secs(1)));
     }
 
+    /// Links of a large cluster have no state, and are cut all the same.
+    #[test]
+    fn a_deaf_host_of_many() {
+        let mut network = network(200);
+        network.begin(1, Trouble::Cut(Links::To(3)), Time::ZERO);
+        assert_eq!((passed(&mut network, 1, 3), passed(&mut network, 3, 1)), (0, 10_000));
+        network.end(1, Time::ZERO);
+        assert_eq!(passed(&mut network, 1, 3), 10_000);
+    }
+
     #[test]
     fn splits_and_bridges() {
         let mut network = network(4);

@@ -152,6 +152,19 @@ fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
         }));
         rows.push(row);
     }
+    if let Some(failure) = &item.failure {
+        let mut row = start();
+        row.push(Cell::plain(me));
+        row.push(Cell("failed".to_owned(), Some(RED)));
+        row.push(Cell::plain("-"));
+        let times =
+            if failure.failures == 1 { "once".to_owned() } else { format!("{} times", failure.failures) };
+        let again = failure.retry_ms.map_or_else(String::new, |retry| {
+            format!("; again in {}, or now by flip retry {}", left(retry, older), item.item)
+        });
+        row.push(Cell(format!("{times}: {}{again}", failure.error), Some(RED)));
+        rows.push(row);
+    }
     if let Some(server) = &item.unclean_on {
         let mut row = start();
         row.push(Cell(server.clone(), Some(RED)));
@@ -217,7 +230,7 @@ fn age(since_ms: u64, older: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use flip_core::status::{CaseStatus, HolderStatus};
+    use flip_core::status::{CaseStatus, FailureStatus, HolderStatus};
 
     use super::*;
 
@@ -263,6 +276,7 @@ mod tests {
                     isolated: "drop".into(),
                     lease_ms: Some(3_400),
                     unclean_on: None,
+                    failure: None,
                     system: "ip".to_owned(),
                     item: "192.0.2.7".to_owned(),
                     wanted: vec!["a".to_owned()],
@@ -279,6 +293,11 @@ mod tests {
                     isolated: "keep".into(),
                     lease_ms: None,
                     unclean_on: None,
+                    failure: Some(FailureStatus {
+                        error: "no such device".to_owned(),
+                        failures: 2,
+                        retry_ms: Some(9_500),
+                    }),
                     system: "ip".to_owned(),
                     item: "fd00::8".to_owned(),
                     wanted: vec!["bee".to_owned()],
@@ -288,6 +307,7 @@ mod tests {
                     isolated: "drop".into(),
                     lease_ms: None,
                     unclean_on: Some("bee".to_owned()),
+                    failure: None,
                     system: "nfs".to_owned(),
                     item: "export".to_owned(),
                     wanted: vec!["a".to_owned()],
@@ -316,6 +336,7 @@ SYSTEM  ITEM       ISOLATED  HOLDER  STATE      SINCE    NOTES
 ip      192.0.2.7  drop      a       active     1 d 1 h  lease for 3 s
 ip      192.0.2.7  drop      bee     releasing  5 ms     not its place
 ip      fd00::8    keep      -       nowhere    -        wanted on bee
+ip      fd00::8    keep      a       failed     -        2 times: no such device; again in 9 s, or now by flip retry fd00::8
 nfs     export     drop      bee     unclean    -        may still be there: make sure that it is released, then run flip confirm-released export
 
 hint: datagrams from 192.0.2.9 do not open

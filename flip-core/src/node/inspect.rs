@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hasher};
 
 use super::Node;
+use crate::event::ItemState;
 
 /// Folds text into a hash, without building it.
 struct Fold(DefaultHasher);
@@ -25,6 +26,12 @@ impl Node {
         fold.0.write_u64(self.view.digest());
         fold.0.write_u64(self.facts.digest());
         fold.0.finish()
+    }
+
+    /// Whether an item is on its way here or away from here.
+    pub(crate) fn is_moving(&self) -> bool {
+        let moving = |state| matches!(state, ItemState::Acquiring | ItemState::Releasing);
+        self.items.held(&self.config).values().any(|(state, _)| moving(*state))
     }
 
     /// Tables that can grow: name, entries, and the most that there may be.

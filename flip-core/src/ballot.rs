@@ -66,7 +66,11 @@ impl Ballots {
 
     /// Forgets all ballots about `subject`: it answered, or it is down.
     pub fn forget(&mut self, subject: usize) {
-        self.newest.retain(|(about, _), _| *about != subject);
+        let about = self.newest.range((subject, 0)..=(subject, usize::MAX));
+        let gone: Vec<_> = about.map(|(key, _)| *key).collect();
+        for key in gone {
+            self.newest.remove(&key);
+        }
     }
 
     /// How many ballots are kept.

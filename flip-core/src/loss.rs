@@ -5,7 +5,7 @@
 //! estimate of the loss to each peer from its own pings, and a case asks for as many pings as bring
 //! that probability below one in a million.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::limits;
@@ -18,6 +18,8 @@ const WEIGHT: f64 = 1.0 / 24.0;
 /// The probability that silence of a whole window is bad luck, per voter.
 const BAD_LUCK: f64 = 1e-6;
 
+/// Loss that asks for no more pings.
+const NEGLIGIBLE: f64 = 0.02;
 /// So many pings lost in a row are an outage, not loss.
 const OUTAGE: u32 = 24;
 
@@ -50,6 +52,8 @@ pub struct Pings {
     /// Nonces in the order in which they were sent.
     order: std::collections::VecDeque<(Time, u32)>,
     paths: Vec<Path>,
+    /// Paths whose loss counts: a large cluster has few of them.
+    lossy: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -71,6 +75,7 @@ impl Pings {
             in_flight: BTreeMap::new(),
             order: std::collections::VecDeque::new(),
             paths: vec![Path::default(); servers],
+            lossy: BTreeSet::new(),
         }
     }
 
@@ -95,6 +100,11 @@ impl Pings {
             path.loss += (lost - path.loss) * WEIGHT;
         }
         path.given_up = 0;
+        if path.loss < NEGLIGIBLE {
+            self.lossy.remove(&from);
+        } else {
+            self.lossy.insert(from);
+        }
         Some(ping)
     }
 
@@ -135,6 +145,11 @@ impl Pings {
         self.paths[server].loss
     }
 
+    /// Servers to which more than nothing is lost, with the estimate.
+    pub fn losses(&self) -> impl Iterator<Item = (usize, f64)> {
+        self.lossy.iter().map(|server| (*server, self.paths[*server].loss))
+    }
+
     /// After a stall nothing in flight says anything, neither do old pongs.
     pub fn forget(&mut self) {
         self.in_flight.clear();
@@ -150,7 +165,7 @@ impl Pings {
 /// that is seen now.
 #[must_use]
 pub fn pings_needed(loss: f64, at_least: u32) -> u32 {
-    if loss < 0.02 || planted(Bug::LossIgnored) {
+    if loss < NEGLIGIBLE || planted(Bug::LossIgnored) {
         return at_least;
     }
     mark!("case: window stretched by loss");

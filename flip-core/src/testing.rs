@@ -23,7 +23,7 @@ pub fn config(ids: &str, me: &str) -> Config {
         quorum: servers.len() / 2 + 1,
         voters: Vec::new(),
         timing: Profile::Fast.timing(servers.len()),
-        servers,
+        servers: servers.into(),
         systems: vec![System {
             name: "test".into(),
             kind: SystemKind::Shard,

@@ -94,7 +94,8 @@ fn what_is_there_already_becomes_ours() {
 fn siblings_on_one_host_leave_each_other_alone() {
     in_namespace(|| async {
         let mut second = config("v0", &[V4, V6]);
-        second.servers.push(second.servers[0].clone());
+        let first = second.servers[0].clone();
+        second.servers.push(first);
         let first = second.clone();
         second.me = 1;
         let first = Systems::open(&first).unwrap();

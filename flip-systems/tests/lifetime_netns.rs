@@ -255,7 +255,8 @@ fn what_an_earlier_life_left_can_be_kept() {
 fn a_sibling_keeps_what_it_took_over() {
     in_namespace(|| async {
         let mut second = config("v0", &BOTH);
-        second.servers.push(second.servers[0].clone());
+        let first = second.servers[0].clone();
+        second.servers.push(first);
         let first = second.clone();
         second.me = 1;
         let (first, second) = (Systems::open(&first).unwrap(), Systems::open(&second).unwrap());

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flip_core::config::{ClusterKey, Config, LEASE, LogLevel, Server, Timing};
+use flip_core::config::{ClusterKey, Config, LEASE, LogLevel, Server, Servers, Timing};
 use flip_core::event::Event;
 use flip_core::id::ShortId;
 use flip_core::{Input, Node, Output, Start, Time};
@@ -90,6 +90,7 @@ pub fn configs(count: usize, timing: &Timing) -> anyhow::Result<Vec<Config>> {
             Server { short: ShortId::of(&id), addr, systems: Vec::new(), priority: u64::MAX, id }
         })
         .collect();
+    let servers = Servers::from(servers);
     let shorts: Vec<_> = servers.iter().map(|server| server.short).collect();
     let voters = flip_core::quorum::voters(&shorts);
     Ok((0..count)

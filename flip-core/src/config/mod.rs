@@ -21,6 +21,7 @@ mod problem;
 mod raw;
 mod read;
 mod resolve;
+mod servers;
 mod source;
 mod syntax;
 mod written;
@@ -35,6 +36,7 @@ pub use hooks::{Hooks, OnExit};
 pub use ip::parse_vip;
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
+pub use servers::Servers;
 pub use source::Source;
 
 use crate::id::{ItemId, ShortId};
@@ -51,7 +53,7 @@ pub struct Config {
     /// Index of this node's server in `servers`.
     pub me: usize,
     /// All servers, in listed order.
-    pub servers: Vec<Server>,
+    pub servers: Servers,
     /// How many voters must say Down before a member is down (`1..=servers.len()`).
     pub quorum: usize,
     /// Positions of the servers that vote, ascending: those that the key `voters` names (an array of
@@ -310,6 +312,6 @@ impl Config {
     /// Position of the server with this short id.
     #[must_use]
     pub fn server_index(&self, short: ShortId) -> Option<usize> {
-        self.servers.iter().position(|s| s.short == short)
+        self.servers.with_short(short)
     }
 }

@@ -86,7 +86,7 @@ pub(super) fn resolve(
     });
     Some(Config {
         me,
-        servers,
+        servers: servers.into(),
         quorum,
         voters,
         timing: timing(written, count),

@@ -29,8 +29,6 @@ const HINT_AFTER: u32 = 3;
 pub(super) struct Refused {
     /// By position in `Refusal::ALL`: how many, and when that was last told.
     counts: [(u64, Option<Time>); Refusal::ALL.len()],
-    /// Positions of the servers, ordered by address.
-    by_addr: Vec<u32>,
     /// Datagrams from the address of a server that did not open.
     unopened: BTreeMap<usize, Unopened>,
     /// Servers that were heard from another address than the config's, and whether beside another one.
@@ -48,12 +46,9 @@ struct Unopened {
 }
 
 impl Refused {
-    pub(super) fn new(config: &Config) -> Self {
-        let mut by_addr: Vec<_> = (0..).take(config.servers.len()).collect();
-        by_addr.sort_unstable_by_key(|server| config.servers[*server as usize].addr);
+    pub(super) fn new() -> Self {
         Self {
             counts: [(0, None); Refusal::ALL.len()],
-            by_addr,
             unopened: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
             duplicate: None,
@@ -83,10 +78,9 @@ impl Refused {
 
     /// Remembers that something from a server's own address did not open. Allocates once per server.
     fn note_unopened(&mut self, config: &Config, from: SocketAddr, why: Refusal, now: Time) {
-        let addr = |server: &u32| config.servers[*server as usize].addr;
-        let Ok(at) = self.by_addr.binary_search_by_key(&from, addr) else { return };
+        let Some(server) = config.servers.with_addr(from) else { return };
         let fresh = Unopened { why, count: 0, first: now, last: now };
-        let entry = self.unopened.entry(self.by_addr[at] as usize).or_insert(fresh);
+        let entry = self.unopened.entry(server).or_insert(fresh);
         if now.since(entry.last) > limits::HINT_LIFE || entry.why != why {
             *entry = Unopened { why, count: 0, first: now, last: now };
         }
@@ -100,7 +94,9 @@ impl Node {
     pub(super) fn on_datagram(&mut self, from: SocketAddr, data: &[u8], now: Time) -> bool {
         let done =
             self.admit(Some(from), data, limits::DATAGRAM, now).and_then(|(header, standing, body)| {
-                self.on_opened(from, data.len(), &header, standing, &body, now)
+                let done = self.on_opened(from, data.len(), &header, standing, &body, now);
+                self.bodies.spare(body);
+                done
             });
         if let Err(why) = done {
             self.refuse(from, why, now);
@@ -122,7 +118,8 @@ impl Node {
             self.sessions.charge(&header, expected, now)?;
         }
         self.sessions.check(&header)?;
-        let body = self.seals.open(&header, data)?;
+        let mut body = self.bodies.buffer();
+        self.seals.open(&header, data, &mut body)?;
         // This node never sends to itself: somebody else runs under its id, and knows the key.
         if header.server == self.config.me {
             return Err(Refusal::OwnId);
@@ -188,7 +185,7 @@ impl Node {
         self.send(server, &hello);
         match self.sessions.take_unheard(server, now) {
             Some(content) => {
-                let body = self.bodies.entry(server).or_default();
+                let body = self.bodies.of(server);
                 if body.len() + content.len() + OVERHEAD <= limits::DATAGRAM {
                     body.extend_from_slice(&content);
                 } else {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::{Node, Timer};
 use crate::ballot::evidence;
 use crate::event::{AbstainReason, CaseCause, Event};
+use crate::limits;
 use crate::loss::{Purpose, pings_needed};
 use crate::marks::mark;
 use crate::planted::{Bug, planted};
@@ -25,6 +26,9 @@ use crate::wire::message::{About, Ballot, Message, Verdict};
 /// Pings to the subject after which other voters are asked to look as well, where everybody probes
 /// everybody; elsewhere a quarter of the window.
 const HINT_AFTER: u32 = 2;
+
+/// Cases about servers that were never seen that are opened at once; more wait until these have had a window.
+const UNSEEN_AT_ONCE: usize = 64;
 
 /// An open case about one server.
 #[derive(Debug)]
@@ -140,10 +144,22 @@ impl Node {
     pub(super) fn open_never_seen(&mut self, now: Time) {
         // Whoever takes items without a quorum has waited for this.
         self.items.touch();
-        for server in self.others() {
-            if self.view.get(server).life == Life::Unknown {
-                self.open_case(server, CaseCause::NeverSeen, now);
-            }
+        let unseen = |node: &Self, server: usize| {
+            node.view.get(server).life == Life::Unknown && !node.cases.contains_key(&server)
+        };
+        let mut unseen: Vec<_> = self.others().filter(|server| unseen(self, *server)).collect();
+        // In a large cluster that starts, voters look for the missing a few at a time. The others need not: they
+        // hear of verdicts, unless there is nobody who could tell them.
+        let voters_look = self.config.servers.len() > limits::ALL_VOTE && !self.is_voter() && self.has_quorum;
+        let loud = self.cases.values().filter(|case| !case.silent()).count();
+        let room = if voters_look { 0 } else { UNSEEN_AT_ONCE.saturating_sub(loud) };
+        let more = unseen.len() > room;
+        unseen.truncate(room);
+        for server in unseen {
+            self.open_case(server, CaseCause::NeverSeen, now);
+        }
+        if more {
+            self.timers.set(Timer::NeverSeen, now + self.config.timing.window());
         }
     }
 
@@ -191,16 +207,16 @@ impl Node {
         let each = self.contacts_per_turn();
         let Some(case) = self.cases.get(&server) else { return };
         let loss = self
-            .others()
-            .filter(|other| self.view.is_up(*other))
-            .map(|other| self.pings.loss(other))
-            .fold(case.contact_loss(each), f64::max);
+            .pings
+            .losses()
+            .filter(|(other, _)| self.view.is_up(*other))
+            .fold(case.contact_loss(each), |most, (_, loss)| most.max(loss));
         if case.sent >= pings_needed(loss, self.config.timing.case_pings) {
             self.judge(server, now);
         }
         let hint_after = if self.everybody_probed() { HINT_AFTER } else { self.config.timing.case_pings / 4 };
         let voter = self.is_voter();
-        let others: Vec<_> = self.contact_candidates(server);
+        let others = if voter { self.contact_candidates(server) } else { Vec::new() };
         let Some(case) = self.cases.get_mut(&server) else { return };
         // A subject that stays silent without a verdict is looked at ever more slowly.
         let pause = (interval * 2u32.pow(case.silent_windows.min(6))).min(window);
@@ -208,7 +224,7 @@ impl Node {
         let hint = !case.hinted && case.sent >= hint_after.max(1);
         case.hinted |= hint;
         let mut contacts = Vec::new();
-        if voter && !others.is_empty() {
+        if !others.is_empty() {
             for _ in 0..each.min(u32::try_from(others.len()).unwrap_or(u32::MAX)) {
                 contacts.push(others[case.next_contact % others.len()]);
                 case.next_contact += 1;
@@ -351,7 +367,7 @@ impl Node {
     }
 
     pub(super) fn on_unreachable(&mut self, addr: std::net::SocketAddr, now: Time) {
-        let subject = self.others().find(|server| self.config.servers[*server].addr == addr);
+        let subject = self.config.servers.with_addr(addr).filter(|server| *server != self.config.me);
         if let Some(server) = subject
             && self.view.is_up(server)
         {

@@ -118,6 +118,9 @@ impl Node {
         usable: impl Fn(&Self, usize) -> bool,
         now: Time,
     ) -> Vec<Holders> {
+        if self.config.systems[system].items.is_empty() {
+            return Vec::new();
+        }
         let ready = |node: &Self, server: usize| {
             usable(node, server) && !node.is_drained(server) && !node.is_departing(server)
         };

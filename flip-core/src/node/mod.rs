@@ -6,6 +6,7 @@
 
 mod act;
 mod admit;
+mod bodies;
 mod cases;
 mod damping;
 #[cfg(any(test, feature = "sim"))]
@@ -53,6 +54,7 @@ use crate::wire::seal::{OVERHEAD, Seals};
 
 use act::Items;
 use admit::Refused;
+use bodies::Bodies;
 use cases::Case;
 use damping::Flaps;
 use isolation::{Alone, Witness};
@@ -117,8 +119,7 @@ pub struct Node {
     leaving: Option<Leaving>,
     electorate: u32,
     content: u64,
-    /// Bodies under construction, by destination.
-    bodies: BTreeMap<usize, Vec<u8>>,
+    bodies: Bodies,
     outputs: VecDeque<Output>,
     refused: Refused,
     sent: (u64, u64),
@@ -229,9 +230,9 @@ impl Node {
             leaving: None,
             electorate: config.voters_hash(),
             content: config.content_hash(),
-            bodies: BTreeMap::new(),
+            bodies: Bodies::default(),
             outputs: VecDeque::new(),
-            refused: Refused::new(&config),
+            refused: Refused::new(),
             sent: (0, 0),
             started: now,
             now,
@@ -423,12 +424,12 @@ impl Node {
 
     /// Queues a message; it leaves when the input is worked off.
     fn send(&mut self, to: usize, message: &Message) {
-        if !self.bodies.contains_key(&to) && !self.sessions.is_live(to) {
+        if !self.sessions.is_live(to) && !self.bodies.has(to) {
             // Whoever does not know this session either will not listen to the rest.
             let hello = Message::Hello(self.hello(to, [0; 8]));
-            hello.encode(self.bodies.entry(to).or_default());
+            hello.encode(self.bodies.of(to));
         }
-        let body = self.bodies.entry(to).or_default();
+        let body = self.bodies.of(to);
         let before = body.len();
         message.encode(body);
         if body.len() + OVERHEAD > limits::DATAGRAM && before > 0 {
@@ -447,7 +448,8 @@ impl Node {
     }
 
     fn flush(&mut self) {
-        for (to, mut body) in std::mem::take(&mut self.bodies) {
+        let mut list = self.bodies.take();
+        for (to, mut body) in list.drain(..) {
             if let Some(keys) = self.keys_to_go_along(to) {
                 let before = body.len();
                 keys.encode(&mut body);
@@ -457,6 +459,7 @@ impl Node {
             }
             self.emit(to, body);
         }
+        self.bodies.give_back(list);
     }
 
     fn emit(&mut self, to: usize, mut body: Vec<u8>) {
@@ -468,6 +471,7 @@ impl Node {
         }
         message::pad(&mut body);
         let data = self.seal(to, &body);
+        self.bodies.spare(body);
         debug_assert!(data.len() <= limits::DATAGRAM, "a message of {} bytes", data.len());
         self.sent.0 += 1;
         self.sent.1 += data.len() as u64;

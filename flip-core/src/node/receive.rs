@@ -121,8 +121,7 @@ impl Node {
         if !flaps.is_empty() {
             self.send(server, &Message::Flaps(flaps));
         }
-        self.reannounce_all(now);
-        self.replace_items(now);
+        self.make_place(now);
     }
 
     /// Tells `to` about a verdict on `server`, if there is one.

@@ -13,7 +13,6 @@
 //! sealed since. So whatever was recorded before a restart of the receiver changes nothing, this table
 //! included.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::event::Refusal;
@@ -26,7 +25,8 @@ use crate::wire::seal::Header;
 /// What is known of the sessions of all others, by position in the config.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    peers: BTreeMap<usize, Peer>,
+    /// As long as the last of them that was met.
+    peers: Vec<Option<Box<Peer>>>,
 }
 
 #[derive(Debug, Default)]
@@ -112,7 +112,14 @@ pub(super) enum Proof {
 
 impl Sessions {
     fn peer(&mut self, server: usize) -> &mut Peer {
-        self.peers.entry(server).or_default()
+        if self.peers.len() <= server {
+            self.peers.resize_with(server + 1, || None);
+        }
+        self.peers[server].get_or_insert_default()
+    }
+
+    fn known(&self, server: usize) -> Option<&Peer> {
+        self.peers.get(server)?.as_deref()
     }
 
     /// Takes a token of the source of a datagram. Who knows neither the address in the config nor the
@@ -130,7 +137,7 @@ impl Sessions {
 
     /// Refuses what was seen before, ahead of the cipher.
     pub(super) fn check(&self, header: &Header) -> Result<(), Refusal> {
-        let Some(peer) = self.peers.get(&header.server) else { return Ok(()) };
+        let Some(peer) = self.known(header.server) else { return Ok(()) };
         let mut known = [&peer.live, &peer.former].into_iter().flatten();
         match known.find(|session| session.id == header.session) {
             Some(session) if !session.window.is_new(header.counter) => Err(Refusal::Replay),
@@ -231,35 +238,35 @@ impl Sessions {
 
     /// For how long the live session of a server is known, if it was heard lately and is not this one.
     pub(super) fn other_lives(&self, header: &Header, now: Time) -> Option<std::time::Duration> {
-        let live = self.peers.get(&header.server)?.live.as_ref()?;
+        let live = self.known(header.server)?.live.as_ref()?;
         let lately = now.since(live.heard) <= limits::DUPLICATE_MEMORY;
         (lately && live.id != header.session).then(|| now.since(live.since))
     }
 
     /// True when a session of this server has proven itself.
     pub(super) fn is_live(&self, server: usize) -> bool {
-        self.peers.get(&server).is_some_and(|peer| peer.live.is_some())
+        self.known(server).is_some_and(|peer| peer.live.is_some())
     }
 
     /// When the live session of a server was heard last.
     pub(super) fn heard(&self, server: usize) -> Option<Time> {
-        self.peers.get(&server)?.live.as_ref().map(|live| live.heard)
+        self.known(server)?.live.as_ref().map(|live| live.heard)
     }
 
     /// The live session of a server.
     #[cfg(test)]
     pub(super) fn live_session(&self, server: usize) -> Option<u64> {
-        self.peers.get(&server)?.live.as_ref().map(|live| live.id)
+        self.known(server)?.live.as_ref().map(|live| live.id)
     }
 
     /// Id of the key that a server used last.
     pub(super) fn key(&self, server: usize) -> Option<u8> {
-        self.peers.get(&server)?.key
+        self.known(server)?.key
     }
 
     /// The newest wire version that a server speaks, if it said.
     pub(super) fn wire(&self, server: usize) -> Option<u8> {
-        self.peers.get(&server)?.wire
+        self.known(server)?.wire
     }
 
     /// Keeps what was sent to a server that may not know this session.
@@ -269,7 +276,7 @@ impl Sessions {
 
     /// What was sent a moment ago to a server that did not know this session.
     pub(super) fn take_unheard(&mut self, server: usize, now: Time) -> Option<Vec<u8>> {
-        let (body, sent) = self.peers.get_mut(&server)?.unheard.take()?;
+        let (body, sent) = self.peers.get_mut(server)?.as_mut()?.unheard.take()?;
         (now.since(sent) <= limits::REPEAT_WITHIN).then_some(body)
     }
 }

@@ -22,8 +22,8 @@ use crate::wire::message::{About, Digest, Known, Leave, Message, State, Verdict}
 pub(super) struct Spread {
     /// Per subject, the voters that have not acknowledged the newest verdict, and how often it was said.
     verdicts: BTreeMap<usize, (BTreeSet<usize>, u32)>,
-    /// When anything was last heard of a server.
-    heard: BTreeMap<usize, Time>,
+    /// By server, when anything was last heard of it; as long as the last server heard.
+    heard: Vec<Option<Time>>,
     /// Repetitions of the newest facts still to come.
     facts_repeats: u32,
     contacted: bool,
@@ -39,11 +39,14 @@ pub(super) struct Spread {
 
 impl Spread {
     pub(super) fn heard(&mut self, server: usize, now: Time) {
-        self.heard.insert(server, now);
+        if self.heard.len() <= server {
+            self.heard.resize(server + 1, None);
+        }
+        self.heard[server] = Some(now);
     }
 
     pub(super) fn last_heard(&self, server: usize) -> Option<Time> {
-        self.heard.get(&server).copied()
+        self.heard.get(server).copied().flatten()
     }
 
     /// A state came.
@@ -293,7 +296,19 @@ impl Node {
             return;
         }
         mark!("state: exchanged by stream");
-        for known in state.members {
+        self.learn(now, |node| node.take_members(state.members, now));
+        for (id, facts) in state.facts {
+            if let Some(server) = self.server_of(About { id, generation: 0 })
+                && server != self.config.me
+            {
+                self.take_facts(server, &facts, now);
+            }
+        }
+        self.take_marks(&state.marks, now);
+    }
+
+    fn take_members(&mut self, members: Vec<Known>, now: Time) {
+        for known in members {
             let Some(server) = self.server_of(known.about) else { continue };
             self.learn_flaps(server, &known.flaps, now);
             if let Some(verdict) = known.verdict
@@ -314,14 +329,6 @@ impl Node {
                 self.view.heard_of(server, known.about.generation);
             }
         }
-        for (id, facts) in state.facts {
-            if let Some(server) = self.server_of(About { id, generation: 0 })
-                && server != self.config.me
-            {
-                self.take_facts(server, &facts, now);
-            }
-        }
-        self.take_marks(&state.marks, now);
     }
 
     /// Shut down: first the items are handed over, then the goodbye.

@@ -24,7 +24,7 @@ impl Clock {
     /// What the host reads at a moment of the world.
     pub(super) fn local(&self, world: Time) -> Time {
         let passed = i128::from(world.as_nanos()) - i128::from(self.world.as_nanos());
-        let shown = i128::from(self.local) + passed * (MILLION + i128::from(self.ppm)) / MILLION;
+        let shown = i128::from(self.local) + scale(passed, MILLION + i128::from(self.ppm));
         Time::from_nanos(u64::try_from(shown).unwrap_or(0))
     }
 
@@ -32,7 +32,7 @@ impl Clock {
     pub(super) fn world(&self, local: Time) -> Time {
         let wanted = i128::from(local.as_nanos()) - i128::from(self.local);
         let rate = MILLION + i128::from(self.ppm);
-        let passed = (wanted * MILLION + rate - 1).div_euclid(rate);
+        let passed = if self.ppm == 0 { wanted } else { unscale(wanted, rate) };
         let at = i128::from(self.world.as_nanos()) + passed;
         let mut at = Time::from_nanos(u64::try_from(at).unwrap_or(0));
         while self.local(at) < local {
@@ -59,6 +59,24 @@ impl Clock {
     pub(super) fn stretch(&self, span: Duration) -> Duration {
         let nanos = span.as_nanos() * 1_000_000 / u128::try_from(MILLION + i128::from(self.ppm)).unwrap_or(1);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+/// A span at `rate` millionths, towards zero. Most fit into 64 bits, where division is much faster.
+fn scale(span: i128, rate: i128) -> i128 {
+    if rate == MILLION {
+        return span;
+    }
+    let product = span * rate;
+    i64::try_from(product).map_or_else(|_| product / MILLION, |product| i128::from(product / 1_000_000))
+}
+
+/// The shortest span that at `rate` millionths is at least `shown`.
+fn unscale(shown: i128, rate: i128) -> i128 {
+    let product = shown * MILLION + rate - 1;
+    match (i64::try_from(product), i64::try_from(rate)) {
+        (Ok(product), Ok(rate)) => i128::from(product.div_euclid(rate)),
+        _ => product.div_euclid(rate),
     }
 }
 

@@ -123,6 +123,8 @@ pub(super) struct Host {
     pub(super) heard: Vec<Option<Time>>,
     /// Since when it talks to the present life of each other host; kept only where an attacker listens.
     pub(super) met: std::collections::BTreeMap<usize, ((u64, u64), Time)>,
+    /// What the daemon believed after its last input, where that was asked.
+    pub(super) believes: Option<u64>,
     /// Overlaps are excused until then, and by which exception.
     pub(super) excuse: Option<(Time, &'static str)>,
     /// Per item: it may still be there although nobody answers for it (rule R10).
@@ -170,6 +172,7 @@ impl Host {
             drained: false,
             heard: if servers <= 128 { vec![None; servers] } else { Vec::new() },
             met: std::collections::BTreeMap::new(),
+            believes: None,
             excuse: None,
             unanswered: vec![false; items],
         }
@@ -199,6 +202,7 @@ impl Host {
     /// Forgets the process.
     pub(super) fn stop(&mut self) {
         self.node = None;
+        self.believes = None;
         self.life += 1;
         self.inbox.clear();
         self.doing = None;

@@ -59,7 +59,7 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn new(hosts: usize, latency: (Duration, Duration), rng: StdRng) -> Self {
-        // Large clusters are simulated without troubles on single links.
+        // Of large clusters no link has a state: they have cuts and losses, and no bursts.
         let links = if hosts <= 128 { vec![Link::default(); hosts * hosts] } else { Vec::new() };
         Self { hosts, links, troubles: Vec::new(), latency, rng }
     }
@@ -82,6 +82,9 @@ impl Network {
     }
 
     fn update(&mut self, now: Time) {
+        if self.links.is_empty() {
+            return;
+        }
         for from in 0..self.hosts {
             for to in 0..self.hosts {
                 let cut = self.troubles.iter().any(|(_, trouble)| is_cut(trouble, from, to));
@@ -96,7 +99,10 @@ impl Network {
     }
 
     pub(super) fn is_cut(&self, from: usize, to: usize) -> bool {
-        self.links.get(from * self.hosts + to).is_some_and(|link| link.cut)
+        match self.links.get(from * self.hosts + to) {
+            Some(link) => link.cut,
+            None => self.troubles.iter().any(|(_, trouble)| is_cut(trouble, from, to)),
+        }
     }
 
     /// True when nothing is wrong with the network.
@@ -183,7 +189,7 @@ impl Network {
 
     /// Moves the two-state chain of a link on to now.
     fn in_burst(&mut self, from: usize, to: usize, part: f64, mean: Duration, now: Time) -> bool {
-        let link = &mut self.links[from * self.hosts + to];
+        let Some(link) = self.links.get_mut(from * self.hosts + to) else { return false };
         for _ in 0..64 {
             if link.until > now {
                 break;
@@ -255,6 +261,16 @@ mod tests {
         network.end(1, at);
         assert!(!network.was_good(0, 1, at - Duration::from_secs(1)));
         assert!(network.was_good(0, 1, at + Duration::from_secs(1)));
+    }
+
+    /// Links of a large cluster have no state, and are cut all the same.
+    #[test]
+    fn a_deaf_host_of_many() {
+        let mut network = network(200);
+        network.begin(1, Trouble::Cut(Links::To(3)), Time::ZERO);
+        assert_eq!((passed(&mut network, 1, 3), passed(&mut network, 3, 1)), (0, 10_000));
+        network.end(1, Time::ZERO);
+        assert_eq!(passed(&mut network, 1, 3), 10_000);
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl Plan {
             quorum: quorum::majority(voters.len()),
             voters,
             timing: self.profile().timing(self.servers),
-            servers,
+            servers: servers.into(),
             systems,
             key: ClusterKey([3; 32]),
             cluster_id: "sim".into(),

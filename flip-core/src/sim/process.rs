@@ -297,14 +297,16 @@ impl World {
         let local = host.clock.local(self.now);
         let Some(node) = host.node.as_ref() else { return };
         let overdue = node.poll_timeout().is_some_and(|due| due <= local);
-        let before = node.fingerprint();
+        let before = host.believes.unwrap_or_else(|| node.fingerprint());
         self.feed(index, Input::Datagram { from: addr, data });
         if overdue {
             return;
         }
         // Until the next input, no more may leave than came in.
         self.checker.budget = Some((index, data.len()));
-        if self.hosts[index].node.as_ref().is_some_and(|node| node.fingerprint() != before) {
+        let host = &mut self.hosts[index];
+        host.believes = host.node.as_ref().map(|node| node.fingerprint());
+        if host.believes.is_some_and(|after| after != before) {
             self.broken("P10", format!("a {kind:?} datagram changed what n{index} believes"));
         }
     }
@@ -315,6 +317,7 @@ impl World {
         let local = host.clock.local(now);
         let Some(node) = host.node.as_mut() else { return };
         self.checker.budget = None;
+        host.believes = None;
         node.handle(input, local);
         if !host.each.is_zero() {
             host.busy_until = now + host.each;

@@ -1,63 +1,45 @@
 //! What happens next: ordered by time, then by the order of being planned.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::time::Time;
 
-#[derive(Debug)]
-struct Entry<T> {
-    at: Time,
-    sequence: u64,
-    what: T,
-}
-
-impl<T> PartialEq for Entry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.sequence) == (other.at, other.sequence)
-    }
-}
-
-impl<T> Eq for Entry<T> {}
-
-impl<T> PartialOrd for Entry<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// Reversed, because the standard heap gives the greatest first.
-impl<T> Ord for Entry<T> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.sequence).cmp(&(self.at, self.sequence))
-    }
-}
-
-/// The queue of the world.
+/// The queue of the world. Only keys move about in the heap, what happens stays in its slot.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
-    heap: BinaryHeap<Entry<T>>,
+    /// Time, order of being planned, slot.
+    heap: BinaryHeap<Reverse<(Time, u64, u32)>>,
+    slots: Vec<Option<T>>,
+    free: Vec<u32>,
     sequence: u64,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self { heap: BinaryHeap::with_capacity(256), sequence: 0 }
+        Self { heap: BinaryHeap::with_capacity(256), slots: Vec::new(), free: Vec::new(), sequence: 0 }
     }
 }
 
 impl<T> Queue<T> {
     pub(super) fn push(&mut self, at: Time, what: T) {
         self.sequence += 1;
-        self.heap.push(Entry { at, sequence: self.sequence, what });
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).expect("fewer than four billion happenings wait")
+        });
+        self.slots[slot as usize] = Some(what);
+        self.heap.push(Reverse((at, self.sequence, slot)));
     }
 
     /// The next happening, if it is due at `until` or before.
     pub(super) fn pop(&mut self, until: Time) -> Option<(Time, T)> {
-        if self.heap.peek()?.at > until {
+        if self.heap.peek()?.0.0 > until {
             return None;
         }
-        self.heap.pop().map(|entry| (entry.at, entry.what))
+        let Reverse((at, _, slot)) = self.heap.pop()?;
+        self.free.push(slot);
+        self.slots[slot as usize].take().map(|what| (at, what))
     }
 
     pub(super) fn len(&self) -> usize {

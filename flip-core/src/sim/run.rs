@@ -111,6 +111,9 @@ pub fn run_config(case: &Case, config: &Config, universe: &Config, timeline: boo
     }
 }
 
+/// Clusters up to this size are small.
+const SMALL: u32 = 9;
+
 struct Phases<'a> {
     case: &'a Case,
     timing: Timing,
@@ -129,11 +132,14 @@ impl Phases<'_> {
         }
         let mut order = all.clone();
         order.shuffle(&mut world.rng);
+        // Small clusters start one after the other, large ones within a second: who is missing for longer is
+        // declared down, and verdicts on half of a large cluster are another case.
+        let crowd = u32::try_from(servers).unwrap_or(u32::MAX).max(SMALL);
         for host in order {
             world.hosts[host].healthy_since = Some(world.now);
             world.start(host);
-            let pause = world.rng.random_range(0..200);
-            world.run_for(Duration::from_millis(pause));
+            let pause = Duration::from_millis(world.rng.random_range(0..200));
+            world.run_for(pause * SMALL / crowd);
         }
         if !self.settle(world, &all, "after the start") {
             return;
@@ -208,7 +214,9 @@ impl Phases<'_> {
         }
         world.checker.nothing_may_move = true;
         let unit = self.timing.ping_timeout + self.timing.probe_interval;
-        world.run_for((unit * 20).max(Duration::from_secs(2)));
+        // In a large one everybody looks for everybody, and a few windows show all that there is to see.
+        let windows = if all.len() > SMALL as usize { 3 } else { 20 };
+        world.run_for((unit * windows).max(Duration::from_secs(2)));
         world.checker.nothing_may_move = false;
         let now = world.now;
         world.network.calm(now);

@@ -106,7 +106,8 @@ fn draw_plan(rng: &mut StdRng) -> Plan {
         length_ms: {
             let length = unit * rng.random_range(5..=most);
             let (least, longest) = match (servers, profile) {
-                (10.., _) => (6_000, 12_000),
+                // The work grows with the square of the servers, and twice of them is as good as four times.
+                (10.., _) => (2_500, (SQUARES * 1_000 / (servers * servers) as u64).clamp(3_000, 12_000)),
                 // So many probes a second that little time is much work.
                 (_, "turbo") => (3_000, 6_000),
                 _ => (8_000, 60_000),
@@ -124,6 +125,9 @@ fn draw_plan(rng: &mut StdRng) -> Plan {
             .unwrap_or(&limits::HOOKS_AT_ONCE),
     }
 }
+
+/// Servers squared times seconds of a large cluster's faults.
+const SQUARES: u64 = 10_000;
 
 /// The policies that items may have.
 const POLICIES: &[Policy] = &[Policy::Keep, Policy::Take, Policy::Drop];

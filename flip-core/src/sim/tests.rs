@@ -1,6 +1,9 @@
 //! The simulator on itself, and directed cases.
 
+use std::time::Duration;
+
 use super::*;
+use crate::config::Config;
 
 fn small(faults: Vec<Timed>) -> Case {
     let plan = Plan::simple(3, "fast", vec![Policy::Keep; 3]);
@@ -28,4 +31,37 @@ fn a_dead_host_is_a_verdict_and_a_move() {
     let gap = outcome.tallies[0].longest_none;
     assert!(gap.as_millis() > 100 && gap.as_millis() < 2_000, "{gap:?}");
     assert_eq!(outcome.tallies[1].longest_none.as_millis(), 0, "only the dead host's item moves");
+}
+
+/// Of 200 servers only the voters start: the others are declared down, a few at a time.
+#[test]
+fn the_missing_of_a_large_cluster_are_looked_for_a_few_at_a_time() {
+    let plan = Plan::simple(200, "fast", vec![Policy::Keep]);
+    let universe = plan.config(0);
+    let configs = (0..200).map(|me| Config { me, ..universe.clone() }).collect();
+    let latency = (Duration::from_micros(150), Duration::from_micros(800));
+    let mut world = World::new(&universe, configs, 1, latency, &plan.ppm);
+    for voter in &universe.voters {
+        world.start(*voter);
+    }
+    let mut most = 0;
+    for _ in 0..100 {
+        world.run_for(Duration::from_millis(50));
+        for voter in &universe.voters {
+            let sizes = world.hosts[*voter].node.as_ref().expect("runs").sizes();
+            most = most.max(sizes.iter().find(|(name, ..)| *name == "open cases").expect("counted").1);
+        }
+    }
+    // Those whose window is over wait for their verdict while the next ones are looked for.
+    assert!((64..=160).contains(&most), "{most} cases at once");
+    for voter in &universe.voters {
+        let node = world.hosts[*voter].node.as_ref().expect("runs");
+        for server in 0..200 {
+            assert_eq!(node.view().is_up(server), universe.voters.contains(&server), "n{voter} on n{server}");
+            assert!(
+                node.view().is_live(server) == universe.voters.contains(&server),
+                "n{voter} on n{server}"
+            );
+        }
+    }
 }

@@ -15,8 +15,11 @@ pub struct Ring {
     version: u32,
     /// In the order in which they were added.
     keys: Vec<ClusterKey>,
+    /// Their ids. These and the stamp are hashes, and asked for with every datagram.
+    ids: Vec<u8>,
     /// Id of the key that seals.
     active: u8,
+    stamp: Stamp,
 }
 
 /// Which ring: rings with equal stamps are equal.
@@ -73,7 +76,19 @@ impl Ring {
     /// The ring of a node that knows nothing but its config.
     #[must_use]
     pub fn new(key: ClusterKey) -> Self {
-        Self { version: 0, active: key_id(&key), keys: vec![key] }
+        let active = key_id(&key);
+        Self::build(0, vec![key], active)
+    }
+
+    fn build(version: u32, keys: Vec<ClusterKey>, active: u8) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("flip key ring v1");
+        hasher.update(&[active]);
+        for key in &keys {
+            hasher.update(&key.0);
+        }
+        let stamp = Stamp { version, hash: (word(&hasher) >> 32) as u32 };
+        let ids = keys.iter().map(key_id).collect();
+        Self { version, keys, ids, active, stamp }
     }
 
     /// A ring from its parts, as they come from disk or from the wire; none when it is no ring: without
@@ -85,7 +100,7 @@ impl Ring {
         let fits = (1..=limits::KEYS).contains(&keys.len()) && ids.contains(&active);
         ids.sort_unstable();
         ids.dedup();
-        (fits && ids.len() == keys.len()).then_some(Self { version, keys, active })
+        (fits && ids.len() == keys.len()).then(|| Self::build(version, keys, active))
     }
 
     /// The keys.
@@ -96,7 +111,7 @@ impl Ring {
 
     /// Ids of the keys, in the order in which they were added.
     pub fn ids(&self) -> impl Iterator<Item = u8> {
-        self.keys.iter().map(key_id)
+        self.ids.iter().copied()
     }
 
     /// Id of the key that seals.
@@ -107,13 +122,8 @@ impl Ring {
 
     /// Version and hash of the content.
     #[must_use]
-    pub fn stamp(&self) -> Stamp {
-        let mut hasher = blake3::Hasher::new_derive_key("flip key ring v1");
-        hasher.update(&[self.active]);
-        for key in &self.keys {
-            hasher.update(&key.0);
-        }
-        Stamp { version: self.version, hash: (word(&hasher) >> 32) as u32 }
+    pub const fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     fn position(&self, id: u8) -> Option<usize> {
@@ -132,9 +142,9 @@ impl Ring {
         if self.keys.len() >= limits::KEYS {
             return Err(RingError::Full);
         }
-        let mut ring = self.next();
-        ring.keys.push(key);
-        Ok(ring)
+        let mut keys = self.keys.clone();
+        keys.push(key);
+        Ok(self.next(keys, self.active))
     }
 
     /// The ring sealing with another of its keys.
@@ -143,7 +153,7 @@ impl Ring {
     /// When it has no such key.
     pub fn using(&self, id: u8) -> Result<Self, RingError> {
         self.position(id).ok_or(RingError::Unknown(id))?;
-        Ok(Self { active: id, ..self.next() })
+        Ok(self.next(self.keys.clone(), id))
     }
 
     /// The ring without a key.
@@ -155,13 +165,13 @@ impl Ring {
         if id == self.active {
             return Err(RingError::InUse(id));
         }
-        let mut ring = self.next();
-        ring.keys.remove(at);
-        Ok(ring)
+        let mut keys = self.keys.clone();
+        keys.remove(at);
+        Ok(self.next(keys, self.active))
     }
 
-    fn next(&self) -> Self {
-        Self { version: self.version.saturating_add(1), ..self.clone() }
+    fn next(&self, keys: Vec<ClusterKey>, active: u8) -> Self {
+        Self::build(self.version.saturating_add(1), keys, active)
     }
 }
 

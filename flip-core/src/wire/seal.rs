@@ -51,7 +51,6 @@ const TAG: usize = 16;
 /// Seals what this process sends and opens what others send.
 pub struct Seals {
     config: Arc<Config>,
-    positions: BTreeMap<ShortId, usize>,
     ring: Ring,
     /// One for each key of the ring and each wire version that is spoken.
     keyed: Vec<Keyed>,
@@ -66,8 +65,8 @@ struct Keyed {
     id: u8,
     tag: [u8; 4],
     key: ClusterKey,
-    /// Made when first needed.
-    ciphers: BTreeMap<ShortId, XChaCha20Poly1305>,
+    /// By server; made when first needed.
+    ciphers: BTreeMap<usize, XChaCha20Poly1305>,
 }
 
 /// What stands before the ciphertext, unproven until the seal is opened.
@@ -89,16 +88,8 @@ impl Seals {
     /// Seals for this node. `session` must be random and never used before.
     #[must_use]
     pub fn new(config: Arc<Config>, ring: Ring, session: u64) -> Self {
-        let positions = config.servers.iter().enumerate().map(|(n, server)| (server.short, n)).collect();
-        let mut seals = Self {
-            config,
-            positions,
-            ring: ring.clone(),
-            keyed: Vec::new(),
-            newest: WIRE,
-            session,
-            counter: 0,
-        };
+        let mut seals =
+            Self { config, ring: ring.clone(), keyed: Vec::new(), newest: WIRE, session, counter: 0 };
         seals.set_ring(ring);
         seals
     }
@@ -159,7 +150,8 @@ impl Seals {
         self.counter += 1;
         let me = self.config.my().short;
         let (counter, session) = (self.counter, self.session);
-        let keyed = self.keyed(wire, key);
+        let position = self.keyed(wire, key);
+        let keyed = &self.keyed[position];
         let mut out = Vec::with_capacity(body.len() + OVERHEAD);
         out.extend_from_slice(&[VERSION_BASE + keyed.wire, keyed.id]);
         out.extend_from_slice(&me.0.to_be_bytes());
@@ -169,7 +161,7 @@ impl Seals {
         out.extend_from_slice(&random.to_be_bytes());
         out.extend_from_slice(body);
         let at = self.config.me;
-        let cipher = self.cipher(wire, key, at);
+        let cipher = self.cipher(position, at);
         let (header, text) = out.split_at_mut(HEADER);
         let tag = cipher
             .encrypt_inout_detached(&nonce(header), header, text.into())
@@ -195,39 +187,37 @@ impl Seals {
             return Err(Refusal::Cluster);
         }
         let sender = ShortId(u16::from_be_bytes([data[2], data[3]]));
-        let server = *self.positions.get(&sender).ok_or(Refusal::Sender)?;
+        let server = self.config.server_index(sender).ok_or(Refusal::Sender)?;
         Ok(Header { wire, key: data[1], server, session: be64(&data[8..16]), counter: be64(&data[16..24]) })
     }
 
-    /// Opens a packet of which [`Seals::header`] returned `header`.
+    /// Opens a packet of which [`Seals::header`] returned `header` into `body`, which must be empty.
     ///
     /// # Errors
-    /// When it was forged or damaged.
-    pub fn open(&mut self, header: &Header, data: &[u8]) -> Result<Vec<u8>, Refusal> {
+    /// When it was forged or damaged. What is in `body` then must not be used.
+    pub fn open(&mut self, header: &Header, data: &[u8], body: &mut Vec<u8>) -> Result<(), Refusal> {
         let (head, rest) = data.split_at_checked(HEADER).ok_or(Refusal::Length)?;
         let (text, tag) = rest.split_at_checked(rest.len().wrapping_sub(TAG)).ok_or(Refusal::Length)?;
         let tag = Tag::try_from(tag).map_err(|_| Refusal::Length)?;
-        let mut body = text.to_vec();
-        self.cipher(header.wire, header.key, header.server)
+        body.extend_from_slice(text);
+        let keyed = self.keyed(header.wire, header.key);
+        self.cipher(keyed, header.server)
             .decrypt_inout_detached(&nonce(head), head, body.as_mut_slice().into(), &tag)
-            .map_err(|_| Refusal::Seal)?;
-        Ok(body)
+            .map_err(|_| Refusal::Seal)
     }
 
-    /// The key of this id in this version; the ring's own in the oldest version where there is none.
-    fn keyed(&mut self, wire: u8, key: u8) -> &mut Keyed {
+    /// Position of the key of this id in this version; the ring's own in the oldest version where there is none.
+    fn keyed(&self, wire: u8, key: u8) -> usize {
         let find = |wire, key| self.keyed.iter().position(|keyed| keyed.wire == wire && keyed.id == key);
         let active = self.ring.active();
-        let at = find(wire, key).or_else(|| find(wire, active)).or_else(|| find(WIRE, active)).unwrap_or(0);
-        &mut self.keyed[at]
+        find(wire, key).or_else(|| find(wire, active)).or_else(|| find(WIRE, active)).unwrap_or(0)
     }
 
-    fn cipher(&mut self, wire: u8, key: u8, server: usize) -> &XChaCha20Poly1305 {
-        let config = Arc::clone(&self.config);
-        let server = &config.servers[server];
-        let keyed = self.keyed(wire, key);
+    fn cipher(&mut self, keyed: usize, server: usize) -> &XChaCha20Poly1305 {
+        let (config, keyed) = (&self.config, &mut self.keyed[keyed]);
         let (wire, key) = (keyed.wire, &keyed.key);
-        keyed.ciphers.entry(server.short).or_insert_with(|| cipher(wire, key, &config.cluster_id, &server.id))
+        let fresh = || cipher(wire, key, &config.cluster_id, &config.servers[server].id);
+        keyed.ciphers.entry(server).or_insert_with(fresh)
     }
 }
 
@@ -277,7 +267,8 @@ mod tests {
 
     fn open(seals: &mut Seals, data: &[u8]) -> Result<(Header, Vec<u8>), Refusal> {
         let header = seals.header(data, OVERHEAD, limits::DATAGRAM)?;
-        seals.open(&header, data).map(|body| (header, body))
+        let mut body = Vec::new();
+        seals.open(&header, data, &mut body).map(|()| (header, body))
     }
 
     fn packet(from: &mut Seals, body: &[u8]) -> Vec<u8> {

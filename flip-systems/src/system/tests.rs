@@ -35,7 +35,8 @@ fn config(handlers: &[(&str, &str)]) -> Config {
             addr: "127.0.0.1:1".parse().unwrap(),
             systems: (0..handlers.len()).collect(),
             priority: 1,
-        }],
+        }]
+        .into(),
         quorum: 1,
         voters: vec![0],
         timing: Profile::Lan.timing(1),

@@ -97,7 +97,8 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
             addr: "127.0.0.1:1".parse().unwrap(),
             systems: vec![0],
             priority: 1,
-        }],
+        }]
+        .into(),
         quorum: 1,
         voters: vec![0],
         timing: Profile::Lan.timing(1),

@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     let jobs = cli.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     if !cli.speed.is_empty() {
-        print!("{}", sweep::speed(&cli.speed, Duration::from_secs(10)));
+        print!("{}", sweep::speed(&cli.speed, Duration::from_secs(5)));
         return Ok(ExitCode::SUCCESS);
     }
     if !cli.figures.is_empty() {

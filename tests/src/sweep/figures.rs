@@ -3,14 +3,17 @@
 
 use std::fmt::Write as _;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use flip_core::sim::{Case, Fault, Links, Plan, Policy, Timed, run};
+use flip_core::sim::{Case, Fault, Links, Outcome, Plan, Policy, Timed, run};
+
+use super::Progress;
 
 /// Nodes times hours of each cell of [`loss`].
 const NODE_HOURS: u64 = 100;
 /// Such a time is cut into runs of at most this length.
-const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_secs(1200);
 
 /// A figure to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ impl Figure {
     pub fn take(self, jobs: usize) -> (String, bool) {
         match self {
             Self::Loss => loss(jobs),
-            Self::Deaf => deaf(),
+            Self::Deaf => deaf(jobs),
             Self::Leases => (leases(), true),
         }
     }
@@ -43,60 +46,74 @@ fn case(about: &str, seed: u64, plan: Plan, faults: Vec<Timed>) -> Case {
     Case { about: about.into(), seed, plan, faults }
 }
 
-/// 100 node-hours at each loss and size, in profile balanced.
-fn loss(jobs: usize) -> (String, bool) {
-    let mut cells = Vec::new();
-    for servers in [3, 8, 64] {
-        for loss in [0.1, 0.2, 0.3] {
-            cells.push((servers, loss));
-        }
-    }
-    let total = Mutex::new(vec![(0u64, 0u64, Duration::ZERO); cells.len()]);
-    let mut work = Vec::new();
-    for (index, (servers, loss)) in cells.iter().enumerate() {
-        let mut left = Duration::from_secs(NODE_HOURS * 3600 / *servers as u64);
-        while !left.is_zero() {
-            let length = left.min(LONGEST);
-            left -= length;
-            work.push((index, *servers, *loss, length));
-        }
-    }
-    let work = Mutex::new(work.into_iter().enumerate().collect::<Vec<_>>());
+/// Runs cases on so many threads, the last one first.
+fn run_all(cases: &[Case], jobs: usize) -> Vec<Outcome> {
+    let next = AtomicUsize::new(cases.len());
+    let progress = Progress::new("runs", Some(cases.len() as u64));
+    let outcomes = Mutex::new(Vec::new());
+    let take = || next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
-                loop {
-                    let next = work.lock().expect("no thread panics with it").pop();
-                    let Some((seed, (index, servers, p, length))) = next else { return };
-                    let ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
-                    let mut plan = Plan::simple(servers, "balanced", vec![Policy::Keep; 2]);
-                    plan.length_ms = ms;
-                    let faults = vec![Timed { at_ms: 0, fault: Fault::Loss { on: Links::All, p, ms } }];
-                    let outcome = run(&case("loss", seed as u64, plan, faults), false);
-                    let mut total = total.lock().expect("no thread panics with it");
-                    total[index].0 += outcome.verdicts;
-                    total[index].1 += outcome.violations.len() as u64;
-                    total[index].2 += outcome.simulated * u32::try_from(servers).unwrap_or(u32::MAX);
+                while let Ok(left) = take() {
+                    let outcome = run(&cases[left - 1], false);
+                    let mut outcomes = outcomes.lock().expect("no thread panics with it");
+                    outcomes.push((left, outcome));
+                    progress.show(outcomes.len() as u64, 0);
                 }
             });
         }
     });
+    progress.clear();
+    let mut outcomes = outcomes.into_inner().expect("all ended");
+    outcomes.sort_by_key(|(at, _)| *at);
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// What was broken, as lines below a table.
+fn broken<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> String {
+    let lines = outcomes.into_iter().flat_map(|outcome| &outcome.violations);
+    lines.map(|broken| format!("BROKEN {} at {}: {}\n", broken.promise, broken.at, broken.what)).collect()
+}
+
+/// 100 node-hours at each loss and size, in profile balanced.
+fn loss(jobs: usize) -> (String, bool) {
+    let mut cases = Vec::new();
+    let mut cells = Vec::new();
+    for servers in [3, 8, 64] {
+        for loss in [0.1, 0.2, 0.3] {
+            let mut left = Duration::from_secs(NODE_HOURS * 3600 / servers as u64);
+            let first = cases.len();
+            while !left.is_zero() {
+                let length = left.min(LONGEST);
+                left -= length;
+                let ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+                let mut plan = Plan::simple(servers, "balanced", vec![Policy::Keep; 2]);
+                plan.length_ms = ms;
+                let faults = vec![Timed { at_ms: 0, fault: Fault::Loss { on: Links::All, p: loss, ms } }];
+                cases.push(case("loss", cases.len() as u64, plan, faults));
+            }
+            cells.push((servers, loss, first..cases.len()));
+        }
+    }
+    let outcomes = run_all(&cases, jobs);
     let mut table = String::from(
         "| servers | loss, one way | node-hours | false verdicts |\n| ---: | ---: | ---: | ---: |\n",
     );
-    let mut fine = true;
-    for ((servers, loss), (verdicts, broken, time)) in
-        cells.iter().zip(total.into_inner().expect("all ended"))
-    {
-        fine &= verdicts == 0 && broken == 0;
-        let hours = time.as_secs_f64() / 3600.0;
+    for (servers, loss, range) in cells {
+        let outcomes = &outcomes[range];
+        let time: Duration = outcomes.iter().map(|outcome| outcome.simulated).sum();
+        let hours = time.as_secs_f64() / 3600.0 * servers as f64;
+        let verdicts: u64 = outcomes.iter().map(|outcome| outcome.verdicts).sum();
         let _ = writeln!(table, "| {servers} | {:.0} % | {hours:.0} | {verdicts} |", loss * 100.0);
     }
-    (table, fine)
+    let broken = broken(&outcomes);
+    let fine = broken.is_empty() && outcomes.iter().all(|outcome| outcome.verdicts == 0);
+    (table + &broken, fine)
 }
 
 /// Ten of 1,000 nodes hear nothing for 20 s, hear for 20 s, and so on, three times.
-fn deaf() -> (String, bool) {
+fn deaf(jobs: usize) -> (String, bool) {
     let deaf: Vec<usize> = (0..10).map(|n| n * 97 + 13).collect();
     let mut plan = Plan::simple(1000, "balanced", Vec::new());
     plan.length_ms = 120_000;
@@ -107,17 +124,28 @@ fn deaf() -> (String, bool) {
                 .push(Timed { at_ms: turn * 40_000, fault: Fault::Cut { on: Links::To(*host), ms: 20_000 } });
         }
     }
-    let outcome = run(&case("deaf", 1, plan, faults), false);
-    let healthy: Vec<_> = outcome.fell.iter().filter(|server| !deaf.contains(server)).collect();
-    let table = format!(
-        "| servers | deaf, 20 s on and off | seconds | deaf ones declared down | healthy ones declared down |\n\
-         | ---: | ---: | ---: | ---: | ---: |\n| 1000 | {} | {:.0} | {} | {} |\n",
-        deaf.len(),
-        outcome.simulated.as_secs_f64(),
-        outcome.fell.len() - healthy.len(),
-        healthy.len()
+    let cases: Vec<_> = [1, 2].map(|seed| case("deaf", seed, plan.clone(), faults.clone())).into();
+    let outcomes = run_all(&cases, jobs);
+    let mut table = String::from(
+        "| seed | servers | deaf, 20 s on and off | seconds | deaf ones declared down | healthy ones declared down |\n\
+         | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
-    (table, healthy.is_empty())
+    let broken = broken(&outcomes);
+    let mut fine = broken.is_empty();
+    for (case, outcome) in cases.iter().zip(&outcomes) {
+        let healthy = outcome.fell.iter().filter(|server| !deaf.contains(server)).count();
+        fine &= healthy == 0;
+        let _ = writeln!(
+            table,
+            "| {} | {} | {} | {:.0} | {} | {healthy} |",
+            case.seed,
+            plan.servers,
+            deaf.len(),
+            outcome.simulated.as_secs_f64(),
+            outcome.fell.len() - healthy,
+        );
+    }
+    (table + &broken, fine)
 }
 
 /// Datagrams per second and host of three servers with so many leased items, beyond what the same

@@ -60,6 +60,8 @@ pub(in crate::node) struct Items {
     misplaced: bool,
     /// Placement was computed at least once with a quorum in sight.
     placed: bool,
+    /// A list of members is being learned: placement is computed once, after it. Whether it has to be.
+    learning: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -136,6 +138,7 @@ impl Items {
             stated: None,
             misplaced: false,
             placed: false,
+            learning: None,
         }
     }
 
@@ -193,6 +196,26 @@ impl Items {
 }
 
 impl Node {
+    /// Learns a list of members: what is to be computed for each of them alone is computed once.
+    pub(in crate::node) fn learn(&mut self, now: Time, learn: impl FnOnce(&mut Self)) {
+        self.items.learning = Some(false);
+        learn(self);
+        if self.items.learning.take() == Some(true) {
+            self.reannounce_all(now);
+            self.replace_items(now);
+        }
+    }
+
+    /// A member is up: it may be a neighbour of items, and a place for them.
+    pub(in crate::node) fn make_place(&mut self, now: Time) {
+        if let Some(needed) = &mut self.items.learning {
+            *needed = true;
+            return;
+        }
+        self.reannounce_all(now);
+        self.replace_items(now);
+    }
+
     /// Computes placement from the view as it is now.
     pub(in crate::node) fn replace_items(&mut self, now: Time) {
         self.timers.cancel(Timer::Settle);

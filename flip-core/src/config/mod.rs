@@ -5,11 +5,12 @@
 //!
 //! [`load`] takes a text through these steps, and every step reports all it finds with its place:
 //! `raw` (JSON with places; `syntax` when it is none) → `written` (types and ranges of single values) →
-//! `resolve` (references, defaults, merged settings; `handlers`, `ip`, `policy` and `key` for their parts) →
+//! `resolve` (references, defaults, merged settings; `handlers`, `ip`, `policy`, `checks` and `key` for their parts) →
 //! [`Config`].
 
 pub mod bounds;
 mod check;
+pub mod checks;
 mod handlers;
 mod hash;
 mod ip;
@@ -30,6 +31,7 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+pub use checks::{Check, CheckKind, WhenAllFail};
 pub use ip::parse_vip;
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
@@ -111,6 +113,8 @@ pub struct System {
     /// How long the kernel keeps an address whose daemon died while others could take over
     /// (`on_daemon_death`); none for ever. Only for `Release::Kernel` and items that are not `drop`.
     pub orphan: Option<Duration>,
+    /// What tells whether a server is fit to hold any of its items.
+    pub checks: Vec<Check>,
 }
 
 /// What a node does with an item while it sees no quorum (the key `isolated`).
@@ -157,6 +161,10 @@ pub struct Item {
     pub id: ItemId,
     /// The system's `isolated`, or its own.
     pub isolated: Isolated,
+    /// What tells whether a server is fit to hold this item, beside the checks of its system.
+    pub checks: Vec<Check>,
+    /// The system's `when_all_fail`, or its own.
+    pub when_all_fail: WhenAllFail,
 }
 
 /// How the items of a system are placed.

@@ -10,7 +10,7 @@ use super::bounds;
 use super::problem::Problems;
 use super::raw::{self, Entry, Fields, Node, clip};
 use super::source::{At, Spanned};
-use super::{Isolated, LogLevel, Profile, SystemKind, ip, policy};
+use super::{Check, Isolated, LogLevel, Profile, SystemKind, WhenAllFail, checks, ip, policy};
 
 const KEYS: &[&str] = &[
     "id",
@@ -35,7 +35,8 @@ const KEYS: &[&str] = &[
 ];
 const SERVER_KEYS: &[&str] = &["ip", "port", "systems", "system", "priority", "config"];
 const CLUSTER_KEYS: &[&str] = &["config", "system", "systems"];
-const SYSTEM_KEYS: &[&str] = &["alive", "down", "type", "isolated", "on_daemon_death", "config", "data"];
+const SYSTEM_KEYS: &[&str] =
+    &["alive", "down", "type", "isolated", "on_daemon_death", "checks", "when_all_fail", "config", "data"];
 
 const LOG_LEVELS: [(&str, LogLevel); 5] = [
     ("debug", LogLevel::Debug),
@@ -104,6 +105,8 @@ pub(super) struct WrittenSystem {
     pub isolated: Option<Spanned<Isolated>>,
     /// `None` inside is for ever.
     pub on_daemon_death: Option<Spanned<Option<Duration>>>,
+    pub checks: Vec<Check>,
+    pub when_all_fail: Option<Spanned<WhenAllFail>>,
     pub config: Vec<Setting>,
     pub items: Vec<WrittenItem>,
 }
@@ -113,6 +116,8 @@ pub(super) struct WrittenSystem {
 pub(super) struct WrittenItem {
     pub name: Spanned<String>,
     pub isolated: Option<Spanned<Isolated>>,
+    pub checks: Vec<Check>,
+    pub when_all_fail: Option<Spanned<WhenAllFail>>,
 }
 
 /// An entry of a `config`.
@@ -314,6 +319,8 @@ fn read_system(entry: &Entry, problems: &mut Problems) -> WrittenSystem {
         kind: SystemKind::Shard,
         isolated: None,
         on_daemon_death: None,
+        checks: Vec::new(),
+        when_all_fail: None,
         config: Vec::new(),
         items: Vec::new(),
     };
@@ -329,6 +336,8 @@ fn read_system(entry: &Entry, problems: &mut Problems) -> WrittenSystem {
     system.isolated = fields.get("isolated").and_then(|node| policy::isolated(node, problems));
     system.on_daemon_death =
         fields.get("on_daemon_death").and_then(|node| policy::on_daemon_death(node, problems));
+    system.checks = fields.get("checks").map(|node| checks::checks(node, problems)).unwrap_or_default();
+    system.when_all_fail = fields.get("when_all_fail").and_then(|node| checks::when_all_fail(node, problems));
     system.config = read_config(fields.get("config"), problems);
     system.items = fields.get("data").map(|node| read_items(node, &system, problems)).unwrap_or_default();
     system

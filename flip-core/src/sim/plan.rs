@@ -170,7 +170,13 @@ fn system(name: &str, alive: &str, kind: SystemKind, policies: &[Policy]) -> Sys
     let release = Release::of(alive);
     let items = policies.iter().enumerate().map(|(n, policy)| {
         let text = format!("{name}{n}");
-        Item { id: ItemId::of(name, &text), name: text, isolated: (*policy).into() }
+        Item {
+            id: ItemId::of(name, &text),
+            name: text,
+            isolated: (*policy).into(),
+            checks: Vec::new(),
+            when_all_fail: crate::config::WhenAllFail::default(),
+        }
     });
     System {
         name: name.into(),
@@ -181,5 +187,6 @@ fn system(name: &str, alive: &str, kind: SystemKind, policies: &[Policy]) -> Sys
         items: items.collect(),
         release,
         orphan: (release == Release::Kernel).then_some(ORPHAN),
+        checks: Vec::new(),
     }
 }

@@ -222,6 +222,7 @@ impl Driver {
                 }
             }
             Output::Hook(_)
+            | Output::Check(_)
             | Output::StoreGeneration(_)
             | Output::Left
             | Output::Cancel { .. }

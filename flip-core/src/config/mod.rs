@@ -37,7 +37,7 @@ pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
 pub use source::Source;
 
-use crate::id::{ItemId, ShortId};
+use crate::id::{CheckRef, ItemId, ShortId};
 
 /// The handlers that a system may name, as pairs of `alive` and `down`.
 pub const HANDLERS: [(&str, &str); 2] = [("ip_up", "ip_down"), ("memory_up", "memory_down")];
@@ -309,6 +309,16 @@ impl Config {
     pub fn default_voters(&self) -> Vec<usize> {
         let shorts: Vec<_> = self.servers.iter().map(|server| server.short).collect();
         crate::quorum::voters(&shorts)
+    }
+
+    /// The check at this place.
+    #[must_use]
+    pub fn check(&self, at: CheckRef) -> Option<&Check> {
+        let system = self.systems.get(at.system)?;
+        match at.item {
+            None => system.checks.get(at.check),
+            Some(item) => system.items.get(item)?.checks.get(at.check),
+        }
     }
 
     /// Position of the server with this short id.

@@ -8,6 +8,7 @@ mod act;
 mod admit;
 mod cases;
 mod damping;
+mod health;
 #[cfg(any(test, feature = "sim"))]
 mod inspect;
 mod isolation;
@@ -55,6 +56,7 @@ use act::Items;
 use admit::Refused;
 use cases::Case;
 use damping::Flaps;
+use health::Health;
 use isolation::{Alone, Witness};
 use keys::KeyRing;
 use lease::Leases;
@@ -93,6 +95,7 @@ pub struct Node {
     items: Items,
     leases: Leases,
     marks: Marks,
+    health: Health,
     flaps: Flaps,
     alone: Alone,
     /// When the newest ping was sent that each server answered.
@@ -166,6 +169,8 @@ enum Timer {
     RetireKeys,
     /// A hook is to be tried again, or `Failing` ends.
     Item(ItemRef),
+    /// A health check is due, or has run for too long.
+    Check(usize),
 }
 
 #[derive(Debug, Default)]
@@ -209,6 +214,7 @@ impl Node {
             items: Items::new(&config, now),
             leases: Leases::new(&config, rng.next_u64(), now),
             marks: Marks::default(),
+            health: Health::new(&config, now),
             flaps: Flaps::new(servers),
             alone: Alone::default(),
             proven: vec![Time::ZERO; servers],
@@ -246,6 +252,11 @@ impl Node {
             node.timers.set(Timer::Digest, now + node.config.timing.digest_interval);
             node.wait_for_unseen(now);
         }
+        if node.health.any() {
+            // Before anybody places something here, it hears that nothing is proven yet.
+            node.items.fitness_changed();
+            node.begin_checks(now);
+        }
         node.event(Event::Started { generation: node.generation });
         node
     }
@@ -272,6 +283,7 @@ impl Node {
             Input::Suspended { by } => self.on_suspended(by, now),
             Input::Refreshed { id, gone } => self.on_refreshed(id, &gone, now),
             Input::WitnessAnswered { nonce } => self.witness.answered(nonce),
+            Input::CheckDone { id, result } => self.on_check_done(id, result, now),
             Input::Command { asker, command } => self.on_command(asker, &command, now),
         }
         self.drain_swim(now);
@@ -351,6 +363,7 @@ impl Node {
                 Timer::Keys => self.repeat_keys(now),
                 Timer::RetireKeys => self.retire_keys(),
                 Timer::Item(item) => self.item_turn(item, now),
+                Timer::Check(check) => self.check_turn(check, now),
             }
         }
     }

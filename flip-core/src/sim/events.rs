@@ -51,7 +51,7 @@ impl World {
             Event::Drained { drained: false, .. } => mark!("undrained"),
             Event::Unclean { unclean: true, .. } => mark!("item: marked unclean"),
             Event::Unclean { unclean: false, .. } => mark!("item: confirmed released"),
-            Event::KeysChanged { .. } => {}
+            Event::KeysChanged { .. } | Event::CheckFailed { .. } | Event::Health { .. } => {}
             Event::Refused { why, .. } => mark_refusal(*why),
         }
     }
@@ -73,7 +73,7 @@ fn mark_item(to: ItemState, reason: Reason) {
         Reason::Isolated => mark!("item: taken in isolation"),
         Reason::LeaseLost => mark!("item: given up with its lease"),
         Reason::Drain => mark!("item: drain"),
-        Reason::Confirmed | Reason::Drift | Reason::HookFailed | Reason::HookDone => {}
+        Reason::Confirmed | Reason::Drift | Reason::HealthCheck | Reason::HookFailed | Reason::HookDone => {}
     }
 }
 

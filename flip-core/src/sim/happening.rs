@@ -100,6 +100,11 @@ pub(super) enum Mail {
     Witness {
         nonce: u16,
     },
+    /// A health check ends.
+    CheckDone {
+        id: u64,
+        healthy: bool,
+    },
     Command(Command),
     Leave,
 }

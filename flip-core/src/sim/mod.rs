@@ -21,6 +21,7 @@ mod clock;
 mod events;
 mod fault;
 mod happening;
+mod health;
 mod hooks;
 mod host;
 mod judge;

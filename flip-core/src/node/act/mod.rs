@@ -7,7 +7,7 @@
 //!     │  │ hook ok                    │  │            │ or shut down
 //!     │  └──────── Releasing ◀────────│──│────────────┘
 //!     │ after a while                 ▼ failed 3 times
-//!     └─────────────────────────── Failing (the item goes elsewhere)
+//!     └─────────────────────────── Failing (the item goes elsewhere; also when a health check fails)
 //! ```
 //!
 //! Per item one hook at a time; when it ends, the newest wish wins.
@@ -116,6 +116,13 @@ impl Items {
     /// The view changed, and placement waits for it to settle.
     pub(in crate::node) const fn set_stale(&mut self) {
         self.stale = true;
+    }
+
+    /// Health checks say something else than before: everybody must hear of it.
+    pub(in crate::node) const fn fitness_changed(&mut self) {
+        self.dirty = true;
+        self.unstated = true;
+        self.misplaced = true;
     }
 
     /// Everything is to be looked at again.
@@ -230,6 +237,9 @@ impl Node {
             }
             return;
         }
+        if self.unfit_step(at, now) {
+            return;
+        }
         if self.isolated(at) == Isolated::Drop {
             self.leased_step(at, now);
             return;
@@ -262,7 +272,7 @@ impl Node {
                 self.start(at, HookAction::Alive, reason, now);
             }
             ItemState::Releasing => self.start(at, HookAction::Down, Reason::HookFailed, now),
-            ItemState::Failing => self.change(at, ItemState::Standby, Reason::HookFailed, now),
+            ItemState::Failing => self.change(at, ItemState::Standby, self.recovery(at), now),
             ItemState::Unclean => {}
         }
     }
@@ -288,7 +298,12 @@ impl Node {
             ItemState::Active if !self.may_hold(at, now) => {
                 self.start(at, HookAction::Down, Reason::LeaseLost, now);
             }
-            ItemState::Active if !wanted && self.has_quorum && self.somebody_else_is_up(at) => {
+            ItemState::Active
+                if !wanted
+                    && self.has_quorum
+                    && self.somebody_else_is_up(at)
+                    && self.successor_is_known(at) =>
+            {
                 if planted(Bug::ReleasesBeforeItIsGone) {
                     self.release_lease(at, now);
                 }
@@ -300,7 +315,7 @@ impl Node {
             ItemState::Active => self.stay(at, now),
             ItemState::Releasing => self.start(at, HookAction::Down, Reason::HookFailed, now),
             ItemState::Unclean => self.call(at, HookAction::Down, Reason::HookFailed, now),
-            ItemState::Failing => self.change(at, ItemState::Standby, Reason::HookFailed, now),
+            ItemState::Failing => self.change(at, ItemState::Standby, self.recovery(at), now),
         }
     }
 

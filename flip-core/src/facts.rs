@@ -38,6 +38,8 @@ pub enum Fitness {
     /// They succeed, or there are none.
     #[default]
     Fit,
+    /// Not enough of them have ended yet, because the daemon was started a moment ago: worth waiting for.
+    Young,
     /// Not enough of them have ended since the start.
     Unproven,
     /// They fail.
@@ -50,6 +52,8 @@ const STANDBY: u8 = 0x0f;
 const UNPROVEN: u8 = 0x40;
 /// Added where they fail.
 const UNHEALTHY: u8 = 0x80;
+/// Added where they have not ended, but will in a moment.
+const YOUNG: u8 = 0x20;
 
 /// State and fitness from the wire; nothing where a newer version says more than this one knows.
 fn unpack(byte: u8) -> Option<(Option<ItemState>, Fitness)> {
@@ -59,6 +63,7 @@ fn unpack(byte: u8) -> Option<(Option<ItemState>, Fitness)> {
     };
     let fitness = match byte & !STANDBY {
         0 => Fitness::Fit,
+        YOUNG => Fitness::Young,
         UNPROVEN => Fitness::Unproven,
         UNHEALTHY => Fitness::Unhealthy,
         _ => return None,
@@ -73,6 +78,7 @@ fn pack(state: Option<ItemState>, fitness: Fitness) -> Option<u8> {
     };
     Some(match fitness {
         Fitness::Fit => at,
+        Fitness::Young => at | YOUNG,
         Fitness::Unproven => at | UNPROVEN,
         Fitness::Unhealthy => at | UNHEALTHY,
     })
@@ -205,6 +211,7 @@ mod tests {
             }
         }
         assert_eq!(unpack(1), Some((Some(ItemState::Active), Fitness::Fit)), "as before there were checks");
+        assert_eq!(unpack(0x2f), Some((None, Fitness::Young)));
         assert_eq!((unpack(0x10), unpack(0xc1), unpack(0x07)), (None, None, None));
     }
 

@@ -88,3 +88,5 @@ pub const CHECKS_AT_ONCE: usize = 64;
 pub const CHECK_SPREAD: Duration = Duration::from_millis(5);
 /// How long after its timeout a check that did not report is given up.
 pub const CHECK_GRACE: Duration = Duration::from_millis(200);
+/// For so long after the start of a daemon others wait for its checks before they take what belongs there.
+pub const CHECK_YOUTH: Duration = Duration::from_secs(1);

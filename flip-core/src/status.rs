@@ -132,6 +132,9 @@ pub struct ItemStatus {
     /// Ids of the servers whose checks of it fail.
     #[serde(default)]
     pub unhealthy_on: Vec<String>,
+    /// Its state on the answering node, in the words of LINK.
+    #[serde(default)]
+    pub link: Option<crate::link::LinkState>,
     /// Who has said that it holds it, or is about to or about to let go.
     pub holders: Vec<HolderStatus>,
 }

@@ -9,9 +9,12 @@
 //! ```
 //!
 //! An item is as well as the worst of its checks. What is `Unproven` is not taken, and what is here already
-//! stays meanwhile, so that a restart of the daemon moves nothing. Every server says of every checked item
+//! stays meanwhile, so that a restart of the daemon moves nothing. In the first second of a life the others
+//! wait for it too (`Young`): most checks have ended then, and what is at home here need not move twice. Every server says of every checked item
 //! how it is there ([`crate::facts`]), so all place alike.
 
+#[cfg(test)]
+pub(crate) mod cluster;
 mod schedule;
 #[cfg(test)]
 mod tests;
@@ -41,6 +44,8 @@ pub(in crate::node) struct Health {
     next_id: u64,
     /// Some server checks something.
     any: bool,
+    /// This life has just begun.
+    young: bool,
 }
 
 /// One check and what is known of it.
@@ -94,6 +99,7 @@ impl Health {
             health.systems.push(whole);
             health.items.push(own);
         }
+        health.young = !health.probes.is_empty();
         health
     }
 
@@ -111,7 +117,10 @@ impl Health {
 
     /// How an item is here.
     pub(in crate::node) fn fitness(&self, at: ItemRef) -> Fitness {
-        self.of(at).map(|probe| probe.state).max().unwrap_or(Fitness::Fit)
+        match self.of(at).map(|probe| probe.state).max() {
+            Some(Fitness::Unproven) if self.young => Fitness::Young,
+            worst => worst.unwrap_or_default(),
+        }
     }
 
     /// Every item that this node is not fit for.
@@ -204,7 +213,7 @@ impl Node {
             chosen.contains(&true).then_some(chosen)
         };
         let fit = |server| match self.fitness_on(server, at) {
-            Fitness::Fit => !failing(server),
+            Fitness::Fit | Fitness::Young => !failing(server),
             // What it held before it was started again.
             Fitness::Unproven => holds(server),
             Fitness::Unhealthy => false,
@@ -222,13 +231,14 @@ impl Node {
         choose(ready, &holder).or_else(|| choose(ready, &unhealthy)).or(nobody)
     }
 
-    /// Whether somebody else to whom an item belongs now has said how it is there: what must be let go of
-    /// before another takes it is not let go of for somebody who may not be fit.
+    /// Whether somebody else to whom an item belongs now has said that it is well there: what must be let go
+    /// of before another takes it is not let go of for somebody who may not be fit.
     pub(in crate::node) fn successor_is_known(&self, at: ItemRef) -> bool {
         !self.is_checked(at)
             || self.holders_now(at).iter().any(|holder| {
                 *holder != self.config.me
                     && self.facts.of(*holder).generation == self.view.get(*holder).generation
+                    && self.fitness_on(*holder, at) == Fitness::Fit
             })
     }
 
@@ -237,8 +247,8 @@ impl Node {
         let fitness = if self.health.any { self.health.fitness(at) } else { return false };
         let state = self.item_state(at).0;
         match (fitness, state) {
-            (Fitness::Unproven, ItemState::Standby) => self.forget_wish(at, now),
-            (Fitness::Fit | Fitness::Unproven, _) => return false,
+            (Fitness::Young | Fitness::Unproven, ItemState::Standby) => self.forget_wish(at, now),
+            (Fitness::Fit | Fitness::Young | Fitness::Unproven, _) => return false,
             (Fitness::Unhealthy, _) if self.is_kept(at, state) => return false,
             (Fitness::Unhealthy, ItemState::Standby) => {
                 self.forget_wish(at, now);

@@ -26,6 +26,9 @@ mod tests;
 #[cfg(test)]
 mod wire_tests;
 
+#[cfg(test)]
+pub(crate) use health::cluster as checked;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -169,6 +172,8 @@ enum Timer {
     RetireKeys,
     /// A hook is to be tried again, or `Failing` ends.
     Item(ItemRef),
+    /// This life is not new any more.
+    Young,
     /// A health check is due, or has run for too long.
     Check(usize),
 }
@@ -363,6 +368,7 @@ impl Node {
                 Timer::Keys => self.repeat_keys(now),
                 Timer::RetireKeys => self.retire_keys(),
                 Timer::Item(item) => self.item_turn(item, now),
+                Timer::Young => self.grow_up(),
                 Timer::Check(check) => self.check_turn(check, now),
             }
         }

@@ -107,6 +107,7 @@ impl Node {
             isolated: word.to_owned(),
             lease_ms: self.lease_deadline(at).map(|deadline| millis(deadline, now)),
             unclean_on: self.unclean_on(id).map(name),
+            link: self.takes_part(at).then(|| self.link_state(at)),
             checks: self.check_status(at, now),
             unhealthy_on: self.unhealthy_on(at).map(name).collect(),
             wanted: self.wanted(at).iter().map(|server| name(*server)).collect(),
@@ -121,7 +122,7 @@ impl Node {
             check: check.spec.kind.to_string(),
             health: match check.state {
                 Fitness::Fit => CheckHealth::Healthy,
-                Fitness::Unproven => CheckHealth::Unproven,
+                Fitness::Young | Fitness::Unproven => CheckHealth::Unproven,
                 Fitness::Unhealthy => CheckHealth::Unhealthy,
             },
             since_ms: millis(now, check.since),
@@ -130,6 +131,10 @@ impl Node {
             error_ms: check.error.map(|(_, at)| millis(now, *at)),
         };
         self.health_of(at).map(status).collect()
+    }
+
+    fn takes_part(&self, at: ItemRef) -> bool {
+        self.config.my().systems.contains(&at.system)
     }
 
     fn unhealthy_on(&self, at: ItemRef) -> impl Iterator<Item = usize> {

@@ -233,6 +233,17 @@ pub enum Fault {
         /// Over how long.
         ms: u64,
     },
+    /// Health checks end badly.
+    Checks {
+        /// Where; everywhere without.
+        host: Option<usize>,
+        /// How.
+        mode: CheckMode,
+        /// Probability per run.
+        p: f64,
+        /// For how long.
+        ms: u64,
+    },
     /// All daemons are restarted one by one with one item more or less.
     Edit {
         /// Whether an item is added, else the last is removed.
@@ -323,6 +334,18 @@ pub enum HookMode {
     HangsDone,
 }
 
+/// How a health check ends badly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckMode {
+    /// At once.
+    Fails,
+    /// Well, but too late.
+    Slow,
+    /// Never.
+    Hangs,
+}
+
 impl Fault {
     /// For how long it lasts by itself, in milliseconds.
     #[must_use]
@@ -351,6 +374,7 @@ impl Fault {
             | Self::Interface { ms, .. }
             | Self::DiskFull { ms, .. }
             | Self::Drain { ms, .. }
+            | Self::Checks { ms, .. }
             | Self::Forge { ms, .. } => *ms,
             Self::WallClock { .. } | Self::Steal { .. } | Self::Replay { .. } | Self::Edit { .. } => 0,
         }
@@ -371,6 +395,7 @@ impl Fault {
             | Self::Corrupt { .. }
             | Self::Edit { .. } => 0,
             Self::Drain { at, server, .. } => *at.max(server),
+            Self::Checks { host, .. } => host.unwrap_or(0),
             Self::Bridge { host, .. }
             | Self::Kill { host, .. }
             | Self::PowerOff { host, .. }
@@ -422,6 +447,7 @@ impl Fault {
             Self::Drain { .. } => "drain",
             Self::Replay { .. } => "replay",
             Self::Forge { .. } => "forge",
+            Self::Checks { .. } => "checks",
             Self::Edit { .. } => "edit",
         }
     }

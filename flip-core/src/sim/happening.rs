@@ -34,6 +34,8 @@ pub(super) enum Happening {
     Start { host: usize, token: u64 },
     /// The invariants are to be looked at again.
     Look { item: usize },
+    /// Does the host still hold what this check keeps away from it since then?
+    Unhealthy { host: usize, check: crate::id::CheckRef, since: crate::Time },
     /// Is the item still without a holder since then?
     Missing { item: usize, since: crate::Time },
 }

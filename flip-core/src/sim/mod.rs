@@ -45,7 +45,8 @@ mod world;
 pub(crate) use crate::marks::mark;
 
 pub use check::Violation;
-pub use fault::{Disk, Fault, HookMode, Links, Point, Timed};
+pub use fault::{CheckMode, Disk, Fault, HookMode, Links, Point, Timed};
+pub use health::Checks;
 pub use own::{LARGEST, longest, simulate};
 pub use plan::{Case, Plan, Policy};
 pub use run::{Outcome, run, run_config};

@@ -56,6 +56,9 @@ pub struct Plan {
     /// A gateway must answer for Down ballots to count.
     #[serde(default)]
     pub witness: bool,
+    /// Health checks of the addresses' system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks: Option<super::health::Checks>,
 }
 
 /// `Isolated` as the corpus writes it.
@@ -99,6 +102,7 @@ impl Plan {
             core: Vec::new(),
             apart: false,
             witness: false,
+            checks: None,
         }
     }
 

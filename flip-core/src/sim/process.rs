@@ -83,6 +83,7 @@ impl World {
     /// A daemon is no more, for whatever reason.
     pub(super) fn ended(&mut self, index: usize) {
         self.hosts[index].stop();
+        self.forget_checks(index);
         if self.hosts.iter().all(|host| host.node.is_none()) {
             super::mark!("world: everybody is down");
         }
@@ -245,6 +246,7 @@ impl World {
             }
             Mail::Witness { nonce } => self.feed(index, Input::WitnessAnswered { nonce }),
             Mail::CheckDone { id, healthy } => {
+                self.check_result(index, id, healthy);
                 let result = if healthy { Ok(()) } else { Err("it is not well".to_owned()) };
                 self.feed(index, Input::CheckDone { id, result });
             }

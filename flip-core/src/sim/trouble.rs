@@ -21,6 +21,7 @@ pub(super) enum Undo {
     Interface(usize),
     Disk(usize),
     Drain { at: usize, server: usize },
+    Checks(Option<usize>),
 }
 
 const fn ms(millis: u64) -> Duration {
@@ -132,6 +133,10 @@ impl World {
                 self.mail(at, Mail::Command(Command::Drain { server: id }));
                 self.undo_at(end, Undo::Drain { at, server });
             }
+            Fault::Checks { host, mode, p, .. } => {
+                self.begin_check_trouble(host, mode, p);
+                self.undo_at(end, Undo::Checks(host));
+            }
             Fault::Replay { host, count, old } => self.replay(host, count, old),
             Fault::Forge { host, count, ms: span } => self.forge(host, count, ms(span)),
             Fault::Edit { add } => self.edit(add),
@@ -176,6 +181,7 @@ impl World {
                 self.set_interface(host, true);
                 self.well(host);
             }
+            Undo::Checks(host) => self.end_check_trouble(host),
             Undo::Disk(host) => self.hosts[host].disk_full = false,
             Undo::Drain { at, server } => {
                 self.hosts[server].drained = false;

@@ -73,6 +73,8 @@ pub struct World {
     /// The item that an edit adds.
     pub(super) extra: Option<crate::config::Item>,
     pub(super) lease: Duration,
+    /// What is known of health checks.
+    pub(super) book: super::health::Book,
 }
 
 /// Where the world's clock starts.
@@ -131,6 +133,7 @@ impl World {
             unclean: BTreeMap::new(),
             extra: universe.systems.first().and_then(|system| system.items.last().cloned()),
             lease,
+            book: super::health::Book::default(),
         }
     }
 
@@ -202,6 +205,7 @@ impl World {
             Happening::End(token) => self.end_fault(token),
             Happening::Start { host, token } => self.restart(host, token),
             Happening::Look { item } => self.judge(item),
+            Happening::Unhealthy { host, check, since } => self.judge_unhealthy(host, check, since),
             Happening::Missing { item, since } => self.judge_missing(item, since),
         }
     }

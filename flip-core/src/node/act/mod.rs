@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use super::{Node, Timer};
 use crate::config::{Config, Isolated, SystemKind};
 use crate::event::{Event, ItemState, Reason};
+use crate::facts::Fitness;
 use crate::id::{ItemId, ItemRef};
 use crate::io::HookAction;
 use crate::limits;
@@ -67,6 +68,8 @@ struct Item {
     asked: Option<Time>,
     /// The alive hook failed too often; when the down hook is through, the item is `Failing`.
     exhausted: bool,
+    /// This life has moved it, or found that it may not be here.
+    decided: bool,
 }
 
 impl Items {
@@ -82,6 +85,7 @@ impl Items {
             missing: false,
             asked: None,
             exhausted: false,
+            decided: false,
         };
         let by_id = config
             .systems
@@ -400,6 +404,7 @@ impl Node {
         }
         item.state = to;
         item.since = now;
+        item.decided |= reason != Reason::Adopted;
         self.items.unstated = true;
         self.items.misplaced |= from == ItemState::Failing || to == ItemState::Failing;
         self.items.dirty = true;
@@ -457,9 +462,16 @@ impl Node {
     }
 
     /// State of an item here and since when.
-    pub(in crate::node) fn item_state(&self, at: ItemRef) -> (ItemState, Time) {
+    pub(crate) fn item_state(&self, at: ItemRef) -> (ItemState, Time) {
         let item = self.items.at(at);
         (item.state, item.since)
+    }
+
+    /// Whether it is open what becomes of an item in this life: nothing was placed yet, or its checks have
+    /// not ended.
+    pub(crate) fn is_undecided(&self, at: ItemRef) -> bool {
+        !self.items.at(at).decided
+            && (!self.items.placed || matches!(self.health.fitness(at), Fitness::Young | Fitness::Unproven))
     }
 
     /// Where this node believes that an item belongs now: positions of servers.

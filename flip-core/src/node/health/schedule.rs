@@ -10,12 +10,21 @@ impl Node {
     /// Plans the first run of every check, spread so that many of them are no burst.
     pub(in crate::node) fn begin_checks(&mut self, now: Time) {
         let count = self.health.probes.len();
+        if self.health.young {
+            self.timers.set(Timer::Young, now + limits::CHECK_YOUTH);
+        }
         for probe in 0..count {
             let most = limits::CHECK_SPREAD * u32::try_from(count).unwrap_or(u32::MAX);
             let most = most.min(self.health.probes[probe].spec.interval);
             let pause = most.mul_f64(self.rng.random_range(0.0..1.0));
             self.timers.set(Timer::Check(probe), now + pause);
         }
+    }
+
+    /// This life is not new any more: nobody waits for checks that have not ended.
+    pub(in crate::node) fn grow_up(&mut self) {
+        self.health.young = false;
+        self.items.fitness_changed();
     }
 
     /// A check is due, or a run of it has taken too long.

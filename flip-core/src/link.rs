@@ -104,15 +104,13 @@ mod tests {
 
     /// A cluster in which the item is in this state on a server, and that server.
     fn arrange(state: LinkState, event: &str) -> (Cluster, usize) {
-        // To be elected for good one is the item's home, but for a standby, whose home has to go.
-        let server = usize::from(!(state == Activated || state == Booting && event == "elected"));
+        let server = usize::from(state != Activated);
         let mut cluster = Cluster::new("abc", config);
         if state == Booting {
             // The others run, and this one has just been started and hears nobody.
             cluster.run(MS(2000));
             cluster.cut[server] = true;
-            let id = if server == 0 { 'a' } else { 'b' };
-            cluster.nodes[server] = Cluster::node("abc", id, 2, cluster.now, &config);
+            cluster.nodes[server] = Cluster::node("abc", 'b', 2, cluster.now, &config);
             cluster.feed(server, Input::Timeout);
             cluster.run(MS(60));
         } else {

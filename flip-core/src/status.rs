@@ -124,6 +124,9 @@ pub struct ItemStatus {
     /// The server on which it may still be, though its down hook failed: nobody takes it before that is
     /// cleared up and confirmed.
     pub unclean_on: Option<String>,
+    /// What its hooks said that failed on the answering node, until one succeeds.
+    #[serde(default)]
+    pub failure: Option<FailureStatus>,
     /// Where placement wants it: ids of servers.
     pub wanted: Vec<String>,
     /// The health checks that it depends on, as they are on the answering node.
@@ -166,6 +169,17 @@ pub enum CheckHealth {
     Healthy,
     /// It fails.
     Unhealthy,
+}
+
+/// Hooks of an item that failed on the answering node.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct FailureStatus {
+    /// What the last one said.
+    pub error: String,
+    /// How many in a row.
+    pub failures: u32,
+    /// When it is tried again, ms from now; none while it runs.
+    pub retry_ms: Option<u64>,
 }
 
 /// One server's word on one item.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::config::{
-    Check, CheckKind, ClusterKey, Config, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, System,
-    SystemKind, WhenAllFail,
+    Check, CheckKind, ClusterKey, Config, Hooks, Isolated, Item, LEASE, LogLevel, Profile, Release, Server,
+    System, SystemKind, WhenAllFail,
 };
 use crate::id::{ItemId, ShortId};
 
@@ -35,6 +35,7 @@ pub fn config(ids: &str, me: &str) -> Config {
             config: serde_json::Map::new(),
             items: Vec::new(),
             release: Release::Hook,
+            hooks: Hooks::default(),
             orphan: None,
             checks: Vec::new(),
         }],

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::ip::Ip;
 use crate::memory::Memory;
+use crate::post::{Post, PostOf};
 
 /// A hook at work. It does nothing before it is polled; `Err` carries one line for people.
 pub type HookFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -95,12 +96,13 @@ pub struct Leftover {
 /// The handlers that a config may name.
 pub struct Registry {
     handlers: Vec<Box<dyn Handler>>,
+    posts: BTreeMap<String, Arc<dyn Post>>,
 }
 
 impl Default for Registry {
     /// `ip_up`/`ip_down` and `memory_up`/`memory_down`.
     fn default() -> Self {
-        Self { handlers: vec![Box::new(Ip), Box::new(Memory::default())] }
+        Self { handlers: vec![Box::new(Ip), Box::new(Memory::default())], posts: BTreeMap::new() }
     }
 }
 
@@ -109,6 +111,11 @@ impl Registry {
     pub fn register(&mut self, handler: impl Handler + 'static) {
         self.handlers.retain(|h| h.alive() != handler.alive());
         self.handlers.push(Box::new(handler));
+    }
+
+    /// Adds what a name under `post` stands for.
+    pub fn register_post(&mut self, name: &str, post: impl Post + 'static) {
+        self.posts.insert(name.to_owned(), Arc::new(post));
     }
 
     /// The names that may stand under `alive` and `down`, pair by pair.
@@ -153,6 +160,7 @@ impl Registry {
 pub struct Systems {
     /// By position in the config, with the number of items.
     systems: BTreeMap<usize, (Arc<dyn System>, usize)>,
+    pub(crate) posts: BTreeMap<usize, PostOf>,
     drift: Arc<Drift>,
     leftovers: Vec<Leftover>,
 }
@@ -179,9 +187,19 @@ impl Systems {
         let my_host = config.my().addr.ip();
         let siblings =
             config.servers[..config.me].iter().filter(|server| server.addr.ip() == my_host).count();
+        let mut posts = BTreeMap::new();
         let mut assigned: BTreeMap<usize, Vec<Assigned<'_>>> = BTreeMap::new();
         for &position in &config.my().systems {
             let system = &config.systems[position];
+            if let Some(name) = &system.hooks.post {
+                let post = registry.posts.get(name).ok_or_else(|| OpenError::UnknownHandler {
+                    system: system.name.clone(),
+                    key: "post",
+                    name: name.clone(),
+                    known: registry.posts.keys().cloned().collect(),
+                })?;
+                posts.insert(position, PostOf { system: system.clone(), post: Arc::clone(post) });
+            }
             assigned.entry(registry.find(system)?).or_default().push(Assigned { position, system, siblings });
         }
         let drift = Arc::new(Drift::default());
@@ -194,7 +212,7 @@ impl Systems {
                 systems.insert(a.position, (system, a.system.items.len()));
             }
         }
-        Ok(Self { systems, drift, leftovers })
+        Ok(Self { systems, posts, drift, leftovers })
     }
 
     /// What an earlier life of the daemon had left when this was opened.
@@ -295,7 +313,7 @@ pub enum OpenError {
     UnknownHandler {
         /// Name of the system.
         system: String,
-        /// `alive` or `down`.
+        /// `alive`, `down` or `post`.
         key: &'static str,
         /// The handler.
         name: String,

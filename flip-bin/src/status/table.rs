@@ -160,6 +160,19 @@ fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
         }));
         rows.push(row);
     }
+    if let Some(failure) = &item.failure {
+        let mut row = start();
+        row.push(Cell::plain(me));
+        row.push(Cell("failed".to_owned(), Some(RED)));
+        row.push(Cell::plain("-"));
+        let times =
+            if failure.failures == 1 { "once".to_owned() } else { format!("{} times", failure.failures) };
+        let again = failure.retry_ms.map_or_else(String::new, |retry| {
+            format!("; again in {}, or now by flip retry {}", left(retry, older), item.item)
+        });
+        row.push(Cell(format!("{times}: {}{again}", failure.error), Some(RED)));
+        rows.push(row);
+    }
     if let Some(server) = &item.unclean_on {
         let mut row = start();
         row.push(Cell(server.clone(), Some(RED)));
@@ -237,7 +250,7 @@ fn age(since_ms: u64, older: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use flip_core::status::{CaseStatus, CheckStatus, HolderStatus};
+    use flip_core::status::{CaseStatus, CheckStatus, FailureStatus, HolderStatus};
 
     use super::*;
 
@@ -293,6 +306,7 @@ mod tests {
                     }],
                     unhealthy_on: vec!["a".to_owned(), "c".to_owned()],
                     link: None,
+                    failure: None,
                     system: "ip".to_owned(),
                     item: "192.0.2.7".to_owned(),
                     wanted: vec!["a".to_owned()],
@@ -313,6 +327,11 @@ mod tests {
                     checks: Vec::new(),
                     unhealthy_on: Vec::new(),
                     link: None,
+                    failure: Some(FailureStatus {
+                        error: "no such device".to_owned(),
+                        failures: 2,
+                        retry_ms: Some(9_500),
+                    }),
                     system: "ip".to_owned(),
                     item: "fd00::8".to_owned(),
                     wanted: vec!["bee".to_owned()],
@@ -325,6 +344,7 @@ mod tests {
                     checks: Vec::new(),
                     unhealthy_on: Vec::new(),
                     link: None,
+                    failure: None,
                     system: "nfs".to_owned(),
                     item: "export".to_owned(),
                     wanted: vec!["a".to_owned()],
@@ -354,6 +374,7 @@ ip      192.0.2.7  drop      a       active     1 d 1 h  unhealthy: tcp 127.0.0.
 ip      192.0.2.7  drop      bee     releasing  5 ms     not its place
 ip      192.0.2.7  drop      c       failing    7 ms     unhealthy
 ip      fd00::8    keep      -       nowhere    -        wanted on bee
+ip      fd00::8    keep      a       failed     -        2 times: no such device; again in 9 s, or now by flip retry fd00::8
 nfs     export     drop      bee     unclean    -        may still be there: make sure that it is released, then run flip confirm-released export
 
 hint: datagrams from 192.0.2.9 do not open

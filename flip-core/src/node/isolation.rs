@@ -114,7 +114,11 @@ impl Node {
         let ready = |node: &Self, server: usize| {
             usable(node, server) && !node.is_drained(server) && !node.is_departing(server)
         };
-        let mature = self.mature(system, ready, now);
+        // Damping spares items that would move; those that are everywhere would only blink.
+        let mature = match self.config.systems[system].kind {
+            SystemKind::Shard => self.mature(system, ready, now),
+            SystemKind::Replicate => vec![true; self.config.servers.len()],
+        };
         let spec = &self.config.systems[system];
         let fit = self.fit_for(system, ready, &mature);
         placement::place(&self.config, system, |server, item| {

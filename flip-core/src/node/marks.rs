@@ -149,6 +149,7 @@ impl Node {
             Command::Drain { server } => self.drain(server, true, now),
             Command::Undrain { server } => self.drain(server, false, now),
             Command::ConfirmReleased { item } => self.confirm_released(item, now),
+            Command::Retry { item } => self.retry(item),
             Command::KeyAdd { .. } | Command::KeyUse { .. } | Command::KeyRemove { .. } => {
                 return self.on_key_command(asker, command, now);
             }

@@ -110,6 +110,7 @@ impl Node {
             link: self.takes_part(at).then(|| self.link_state(at)),
             checks: self.check_status(at, now),
             unhealthy_on: self.unhealthy_on(at).map(name).collect(),
+            failure: self.items.failure(at, now),
             wanted: self.wanted(at).iter().map(|server| name(*server)).collect(),
             holders,
         }

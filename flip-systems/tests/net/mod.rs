@@ -114,6 +114,7 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
             down: "ip_down".to_owned(),
             config: settings,
             release: Release::Kernel,
+            hooks: Default::default(),
             orphan: None,
             checks: Vec::new(),
 

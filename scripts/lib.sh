@@ -46,6 +46,9 @@ purpose() {
         nft) echo "nftables, to lose and delay packets in the network-namespace lab" ;;
         ip) echo "iproute2, to look at addresses from outside" ;;
         keepalived) echo "keepalived, to compare flip with it" ;;
+        pg_ctlcluster) echo "PostgreSQL, to try health checks on it" ;;
+        pgbouncer) echo "pgbouncer, to try health checks on it" ;;
+        setpriv) echo "util-linux, to run PostgreSQL without rights" ;;
         *) echo "the command $1" ;;
     esac
 }
@@ -103,6 +106,23 @@ need_keepalived() {
     need_package keepalived keepalived || return 1
     if command -v systemctl >/dev/null; then
         as_root systemctl disable --quiet --now keepalived.service || say "cannot stop keepalived.service"
+    fi
+}
+
+# The same for databases; pg_ctlcluster is Debian's, and tells that some version is there.
+need_postgres() {
+    need_package setpriv util-linux || return 1
+    if ! command -v pg_ctlcluster >/dev/null; then
+        need_package pg_ctlcluster postgresql || return 1
+        if command -v systemctl >/dev/null; then
+            as_root systemctl disable --quiet --now postgresql.service || say "cannot stop postgresql.service"
+        fi
+    fi
+    if ! command -v pgbouncer >/dev/null; then
+        need_package pgbouncer pgbouncer || return 1
+        if command -v systemctl >/dev/null; then
+            as_root systemctl disable --quiet --now pgbouncer.service || say "cannot stop pgbouncer.service"
+        fi
     fi
 }
 

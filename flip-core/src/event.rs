@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::id::ItemRef;
+use crate::id::{CheckRef, ItemRef};
 
 /// Something that happened on this node. Servers and items are given as positions in the config.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +163,24 @@ pub enum Event {
         /// Whether nobody may take it.
         unclean: bool,
     },
+    /// A health check failed on this node.
+    CheckFailed {
+        /// Which.
+        check: CheckRef,
+        /// What it said.
+        error: String,
+        /// How many times in a row.
+        failures: u32,
+        /// After how many of them it counts as unhealthy.
+        fall: u32,
+    },
+    /// A health check became healthy or unhealthy on this node.
+    Health {
+        /// Which.
+        check: CheckRef,
+        /// What it is now.
+        healthy: bool,
+    },
     /// The key ring changed, here or on another server.
     KeysChanged {
         /// Ids of the keys.
@@ -260,7 +278,7 @@ pub enum ItemState {
     Active,
     /// The down hook runs or is to be tried again.
     Releasing,
-    /// The alive hook failed too often; the item goes elsewhere.
+    /// The alive hook failed too often, or a health check does: the item goes elsewhere.
     Failing,
     /// The down hook did not end before the lease did: the item may still be here, and nobody else takes
     /// it before somebody confirmed that it is released.
@@ -293,6 +311,8 @@ pub enum Reason {
     Confirmed,
     /// Its home is drained.
     Drain,
+    /// Its health checks began or ended to fail here.
+    HealthCheck,
     /// A hook failed.
     HookFailed,
     /// The hook ended well.

@@ -1,4 +1,5 @@
-//! Facts: small values that each member states about itself. Now: which items it holds.
+//! Facts: small values that each member states about itself: which items it holds, and for which it is not
+//! fit.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,6 +28,60 @@ pub struct Stated {
     pub departing: bool,
     /// Items that are not in standby there, and since when.
     pub held: BTreeMap<ItemId, (ItemState, Time)>,
+    /// Items that health checks keep away from there.
+    pub unfit: BTreeMap<ItemId, Fitness>,
+}
+
+/// What the health checks of an item say on one server, from best to worst.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fitness {
+    /// They succeed, or there are none.
+    #[default]
+    Fit,
+    /// Not enough of them have ended yet, because the daemon was started a moment ago: worth waiting for.
+    Young,
+    /// Not enough of them have ended since the start.
+    Unproven,
+    /// They fail.
+    Unhealthy,
+}
+
+/// A state on the wire: its position in [`STATES`], or this for standby.
+const STANDBY: u8 = 0x0f;
+/// Added where the checks have not ended.
+const UNPROVEN: u8 = 0x40;
+/// Added where they fail.
+const UNHEALTHY: u8 = 0x80;
+/// Added where they have not ended, but will in a moment.
+const YOUNG: u8 = 0x20;
+
+/// State and fitness from the wire; nothing where a newer version says more than this one knows.
+fn unpack(byte: u8) -> Option<(Option<ItemState>, Fitness)> {
+    let state = match byte & STANDBY {
+        STANDBY => None,
+        at => Some(*STATES.get(usize::from(at))?),
+    };
+    let fitness = match byte & !STANDBY {
+        0 => Fitness::Fit,
+        YOUNG => Fitness::Young,
+        UNPROVEN => Fitness::Unproven,
+        UNHEALTHY => Fitness::Unhealthy,
+        _ => return None,
+    };
+    Some((state, fitness))
+}
+
+fn pack(state: Option<ItemState>, fitness: Fitness) -> Option<u8> {
+    let at = match state {
+        None | Some(ItemState::Standby) => STANDBY,
+        Some(state) => u8::try_from(STATES.iter().position(|known| *known == state)?).ok()?,
+    };
+    Some(match fitness {
+        Fitness::Fit => at,
+        Fitness::Young => at | YOUNG,
+        Fitness::Unproven => at | UNPROVEN,
+        Fitness::Unhealthy => at | UNHEALTHY,
+    })
 }
 
 /// What an update of facts changed, item by item: state before and after.
@@ -58,13 +113,19 @@ impl Facts {
         if !self.is_newer(server, facts.generation, facts.seq) || held.len() > limits::FACTS {
             return None;
         }
-        let new = held.iter().filter_map(|held| {
-            let state = *STATES.get(usize::from(held.state))?;
-            Some((ItemId(held.item), (state, now - Duration::from_millis(u64::from(held.age_ms)))))
-        });
-        let held = new.collect();
         let (generation, seq, departing) = (facts.generation, facts.seq, facts.departing);
-        Some(self.replace(server, Stated { generation, seq, departing, held }))
+        let mut new = Stated { generation, seq, departing, ..Stated::default() };
+        for held in held {
+            let Some((state, fitness)) = unpack(held.state) else { continue };
+            let id = ItemId(held.item);
+            if let Some(state) = state {
+                new.held.insert(id, (state, now - Duration::from_millis(u64::from(held.age_ms))));
+            }
+            if fitness != Fitness::Fit {
+                new.unfit.insert(id, fitness);
+            }
+        }
+        Some(self.replace(server, new))
     }
 
     /// Replaces what is known of a server.
@@ -91,16 +152,17 @@ impl Facts {
     #[must_use]
     pub fn to_wire(&self, server: usize, now: Time, by_stream: bool) -> message::Facts {
         let stated = &self.servers[server];
-        let held = (by_stream || message::facts_fit(stated.held.len())).then(|| {
-            stated
-                .held
-                .iter()
-                .filter_map(|(item, (state, since))| {
-                    let state = STATES.iter().position(|s| s == state)?;
-                    let age_ms = u32::try_from(now.since(*since).as_millis()).unwrap_or(u32::MAX);
-                    Some(Held { item: item.0, state: u8::try_from(state).ok()?, age_ms })
-                })
-                .collect()
+        let standby = stated.unfit.keys().filter(|item| !stated.held.contains_key(item));
+        let count = stated.held.len() + standby.clone().count();
+        let held = (by_stream || message::facts_fit(count)).then(|| {
+            let age = |since: Time| u32::try_from(now.since(since).as_millis()).unwrap_or(u32::MAX);
+            let fitness = |item| stated.unfit.get(item).copied().unwrap_or_default();
+            let held = stated.held.iter().filter_map(|(item, (state, since))| {
+                Some(Held { item: item.0, state: pack(Some(*state), fitness(item))?, age_ms: age(*since) })
+            });
+            let standby = standby
+                .filter_map(|item| Some(Held { item: item.0, state: pack(None, fitness(item))?, age_ms: 0 }));
+            held.chain(standby).collect()
         });
         message::Facts { generation: stated.generation, seq: stated.seq, departing: stated.departing, held }
     }
@@ -120,6 +182,38 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fitness_travels_with_the_state_and_without_one() {
+        let now = Time::from_millis(100);
+        let item = ItemId;
+        let stated = Stated {
+            generation: 3,
+            seq: 9,
+            departing: false,
+            held: [(item(1), (ItemState::Active, now)), (item(2), (ItemState::Failing, now))].into(),
+            unfit: [
+                (item(2), Fitness::Unhealthy),
+                (item(3), Fitness::Unproven),
+                (item(1), Fitness::Unproven),
+            ]
+            .into(),
+        };
+        let mut here = Facts::new(1);
+        here.replace(0, stated.clone());
+        let wire = here.to_wire(0, now, false);
+        let mut there = Facts::new(1);
+        assert_eq!(there.update(0, &wire, now).expect("newer").len(), 2, "what is held");
+        assert_eq!((&there.of(0).held, &there.of(0).unfit), (&stated.held, &stated.unfit));
+        for byte in 0..=u8::MAX {
+            if let Some((state, fitness)) = unpack(byte) {
+                assert_eq!(pack(state, fitness), Some(byte), "{byte:#x}");
+            }
+        }
+        assert_eq!(unpack(1), Some((Some(ItemState::Active), Fitness::Fit)), "as before there were checks");
+        assert_eq!(unpack(0x2f), Some((None, Fitness::Young)));
+        assert_eq!((unpack(0x10), unpack(0xc1), unpack(0x07)), (None, None, None));
+    }
 
     #[test]
     fn newer_facts_replace_older_ones_and_name_the_changes() {

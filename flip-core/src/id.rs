@@ -64,6 +64,17 @@ impl fmt::Debug for Peer {
     }
 }
 
+/// Where a check stands in the config.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CheckRef {
+    /// Index into `Config::systems`.
+    pub system: usize,
+    /// Index into `System::items`; none for a check of the whole system.
+    pub item: Option<usize>,
+    /// Index into the `checks` of the item or the system.
+    pub check: usize,
+}
+
 /// Where an item stands in the config: the system's and the item's position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemRef {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::ClusterKey;
 use crate::event::{Event, Reason};
-use crate::id::ItemRef;
+use crate::id::{CheckRef, ItemRef};
 use crate::stored::StoredKeys;
 use crate::time::Time;
 
@@ -73,6 +73,13 @@ pub enum Input<'a> {
     WitnessAnswered {
         /// From the ping.
         nonce: u16,
+    },
+    /// A run of a health check ended.
+    CheckDone {
+        /// From `CheckCall::id`.
+        id: u64,
+        /// `Err` carries one line for people.
+        result: Result<(), String>,
     },
     /// Somebody who may says what to do; answered by `Output::Done`.
     Command {
@@ -181,6 +188,8 @@ pub enum Output {
         /// Echoed.
         nonce: u16,
     },
+    /// Run a health check once, and answer with `Input::CheckDone`.
+    Check(CheckCall),
     /// The answer to an `Input::Command`: one line for people.
     Done {
         /// From the input.
@@ -227,6 +236,18 @@ pub struct RefreshCall {
     pub items: Vec<usize>,
     /// Their new lifetime.
     pub lifetime: Lifetime,
+}
+
+/// One run of a health check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckCall {
+    /// Echoed in `Input::CheckDone`.
+    pub id: u64,
+    /// Which: `Config::check` has it.
+    pub check: CheckRef,
+    /// The driver must end the run and report an error after this long. A result that comes later counts as
+    /// an error all the same.
+    pub timeout: Duration,
 }
 
 /// One `post` hook to run (as Wackamole's). There is at most one for each system at a time.

@@ -79,6 +79,7 @@ pub mod id;
 pub mod io;
 pub mod lease;
 pub mod limits;
+pub mod link;
 pub mod loss;
 mod marks;
 pub mod node;

@@ -88,3 +88,11 @@ pub const HOOK_RETRY: Duration = Duration::from_millis(250);
 pub const HOOK_RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long an item stays `Failing` before this node offers itself again.
 pub const FAILING_FOR: Duration = Duration::from_secs(30);
+/// Health checks that run at a time.
+pub const CHECKS_AT_ONCE: usize = 64;
+/// The first runs of so many checks begin within so much time for each.
+pub const CHECK_SPREAD: Duration = Duration::from_millis(5);
+/// How long after its timeout a check that did not report is given up.
+pub const CHECK_GRACE: Duration = Duration::from_millis(200);
+/// For so long after the start of a daemon others wait for its checks before they take what belongs there.
+pub const CHECK_YOUTH: Duration = Duration::from_secs(1);

@@ -129,8 +129,46 @@ pub struct ItemStatus {
     pub failure: Option<FailureStatus>,
     /// Where placement wants it: ids of servers.
     pub wanted: Vec<String>,
+    /// The health checks that it depends on, as they are on the answering node.
+    #[serde(default)]
+    pub checks: Vec<CheckStatus>,
+    /// Ids of the servers whose checks of it fail.
+    #[serde(default)]
+    pub unhealthy_on: Vec<String>,
+    /// Its state on the answering node, in the words of LINK.
+    #[serde(default)]
+    pub link: Option<crate::link::LinkState>,
     /// Who has said that it holds it, or is about to or about to let go.
     pub holders: Vec<HolderStatus>,
+}
+
+/// One health check on the answering node.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct CheckStatus {
+    /// Its kind and what it asks.
+    pub check: String,
+    /// What its results add up to.
+    pub health: CheckHealth,
+    /// Age of that, ms.
+    pub since_ms: u64,
+    /// Failures in a row until now.
+    pub failures: u32,
+    /// What the last failure said, if there was one.
+    pub error: Option<String>,
+    /// Age of that failure, ms.
+    pub error_ms: Option<u64>,
+}
+
+/// What the results of a health check add up to.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckHealth {
+    /// Too few have ended since the daemon was started.
+    Unproven,
+    /// It succeeds.
+    Healthy,
+    /// It fails.
+    Unhealthy,
 }
 
 /// Hooks of an item that failed on the answering node.
@@ -157,7 +195,8 @@ pub struct HolderStatus {
 
 impl Status {
     /// True when every member is up (or left on purpose) and long enough to get its items, a quorum is seen, no case is open and every
-    /// item is active exactly where placement wants it.
+    /// item is active exactly where placement wants it. A server may fail an item's health checks, if another
+    /// holds it.
     #[must_use]
     pub fn healthy(&self) -> bool {
         self.has_quorum
@@ -172,7 +211,12 @@ impl Status {
                 let mut wanted: Vec<_> = item.wanted.iter().collect();
                 active.sort();
                 wanted.sort();
-                !wanted.is_empty() && active == wanted && item.holders.len() == active.len()
+                // A server that is kept from an item by its checks is as it should be: a standby of a
+                // database is no primary.
+                let mut others = item.holders.iter().filter(|h| h.state != ItemState::Active);
+                let as_expected =
+                    |h: &HolderStatus| h.state == ItemState::Failing && item.unhealthy_on.contains(&h.server);
+                !wanted.is_empty() && active == wanted && others.all(as_expected)
             })
     }
 }

@@ -1,7 +1,10 @@
 //! Configs for the tests of this crate.
 
+use std::time::Duration;
+
 use crate::config::{
-    ClusterKey, Config, Hooks, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, System, SystemKind,
+    Check, CheckKind, ClusterKey, Config, Hooks, Isolated, Item, LEASE, LogLevel, Profile, Release, Server,
+    System, SystemKind, WhenAllFail,
 };
 use crate::id::{ItemId, ShortId};
 
@@ -34,6 +37,7 @@ pub fn config(ids: &str, me: &str) -> Config {
             release: Release::Hook,
             hooks: Hooks::default(),
             orphan: None,
+            checks: Vec::new(),
         }],
         key: ClusterKey([7; 32]),
         cluster_id: "test".into(),
@@ -52,6 +56,14 @@ pub fn items(count: usize) -> Vec<Item> {
             name: n.to_string(),
             id: ItemId::of("test", &n.to_string()),
             isolated: Isolated::Keep,
+            checks: Vec::new(),
+            when_all_fail: WhenAllFail::default(),
         })
         .collect()
+}
+
+/// A check that runs every second, with the defaults.
+pub fn check(kind: CheckKind) -> Check {
+    let ms = Duration::from_millis;
+    Check { kind, interval: ms(1000), timeout: ms(500), rise: 1, fall: 3 }
 }

@@ -7,6 +7,7 @@
 //! - [`UdpPort`] sends and receives datagrams, and hears that nobody listens at the other end.
 //! - [`stream`] exchanges frames over TCP, for what is too long for a datagram.
 //! - [`Witness`] asks an address outside of the cluster whether it answers.
+//! - [`Checks`] runs health checks: TCP, HTTP, programs, scripts, PostgreSQL, pgbouncer and ping.
 //! - [`clock`] is the clock that nodes are driven with; [`interfaces()`] lists what an address could
 //!   be put on.
 //!
@@ -28,6 +29,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod check;
 pub mod clock;
 pub mod interfaces;
 pub mod ip;
@@ -41,6 +43,7 @@ pub mod system;
 pub mod udp;
 pub mod witness;
 
+pub use check::{Checks, Scripts};
 pub use interfaces::{InterfaceInfo, interfaces};
 pub use memory::Memory;
 pub use post::Post;

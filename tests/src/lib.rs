@@ -11,6 +11,7 @@ pub mod local;
 pub mod matrix;
 pub mod membership;
 pub mod membership_bench;
+pub mod postgres;
 pub mod probe;
 pub mod spread;
 #[cfg(feature = "planted")]

@@ -223,6 +223,7 @@ impl Driver {
                 }
             }
             Output::Hook(_)
+            | Output::Check(_)
             | Output::Post(_)
             | Output::Hush { .. }
             | Output::StoreGeneration(_)

@@ -13,7 +13,7 @@ use flip_core::{Input, Node, Output, Time};
 use flip_systems::clock::Sleep;
 use flip_systems::stream::{self, Frame};
 use flip_systems::udp::BUFFER;
-use flip_systems::{Received, Systems, UdpPort, Witness, clock};
+use flip_systems::{Checks, Received, Systems, UdpPort, Witness, clock};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -43,11 +43,17 @@ struct HookEnd {
     result: Result<(), String>,
 }
 
+struct CheckEnd {
+    id: u64,
+    result: Result<(), String>,
+}
+
 /// What ended a wait.
 enum Wake {
     Terminate,
     Hangup,
     HookEnd(HookEnd),
+    CheckEnd(CheckEnd),
     Drift(ItemRef, bool),
     Frame(Frame),
     Question(Question),
@@ -62,6 +68,9 @@ pub struct Drive {
     port: UdpPort,
     systems: Systems,
     witness: Option<Witness>,
+    checks: Checks,
+    /// What health checks hand back; the core says how many run at a time.
+    checked: (mpsc::UnboundedSender<CheckEnd>, mpsc::UnboundedReceiver<CheckEnd>),
     sleep: Sleep,
     alarm: Alarm,
     hooks: (mpsc::UnboundedSender<HookEnd>, mpsc::UnboundedReceiver<HookEnd>),
@@ -94,6 +103,7 @@ impl Drive {
         port: UdpPort,
         systems: Systems,
         witness: Option<Witness>,
+        checks: Checks,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             node,
@@ -101,6 +111,8 @@ impl Drive {
             port,
             systems,
             witness,
+            checks,
+            checked: mpsc::unbounded_channel(),
             sleep: Sleep::default(),
             alarm: Alarm::new()?,
             hooks: mpsc::unbounded_channel(),
@@ -163,6 +175,7 @@ impl Drive {
                 Some(end) = self.hooks.1.recv() => Wake::HookEnd(end),
                 (item, present) = self.systems.drift() => Wake::Drift(item, present),
                 nonce = answered(self.witness.as_ref()) => Wake::Witness(nonce?),
+                Some(end) = self.checked.1.recv() => Wake::CheckEnd(end),
                 Some(frame) = self.frames.1.recv() => Wake::Frame(frame),
                 Some(question) = self.questions.1.recv() => Wake::Question(question),
                 result = self.alarm.ring() => {
@@ -213,6 +226,7 @@ impl Drive {
                 self.running.remove(&hook);
                 self.feed(Input::HookDone { hook, result })
             }
+            Wake::CheckEnd(CheckEnd { id, result }) => self.feed(Input::CheckDone { id, result }),
             Wake::Drift(item, present) => self.feed(Input::Observed { item, present }),
             Wake::Witness(nonce) => self.feed(Input::WitnessAnswered { nonce }),
             Wake::Frame(frame) => self.frame(frame),
@@ -370,6 +384,15 @@ impl Drive {
                     let _ = reply.send(data);
                 }
             }
+            Output::Check(call) => {
+                let run = self.checks.run(call);
+                let ends = self.checked.0.clone();
+                tokio::spawn(async move {
+                    let result = run.await;
+                    // The loop is gone only when the daemon ends.
+                    let _ = ends.send(CheckEnd { id: call.id, result });
+                });
+            }
             Output::Done { asker, result } => {
                 if let Some(reply) = self.askers.remove(&asker) {
                     // The tool may be gone.
@@ -456,6 +479,9 @@ fn still(mut status: Status) -> Status {
     }
     for item in &mut status.items {
         item.lease_ms = item.lease_ms.map(|_| 0);
+        for check in &mut item.checks {
+            (check.since_ms, check.failures, check.error_ms) = (0, 0, None);
+        }
         if let Some(failure) = &mut item.failure {
             failure.retry_ms = failure.retry_ms.map(|_| 0);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use flip_core::Time;
 use flip_core::config::{Config, Isolated, LogLevel, Problem};
 use flip_core::event::{Event, ItemState, Reason, Refusal};
-use flip_core::id::ItemRef;
+use flip_core::id::{CheckRef, ItemRef};
 use tracing::{debug, error, info, warn};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -200,6 +200,23 @@ fn event(event: &Event, config: &Config) {
                 info!(system, item, member, "item is released there");
             }
         }
+        Event::CheckFailed { check, error, failures, fall } => {
+            let (system, item, name) = check_names(config, *check);
+            // Once it is unhealthy, that it still is says nothing new.
+            if failures <= fall {
+                warn!(system, item, check = name, %error, failures, fall, "health check failed");
+            } else {
+                debug!(system, item, check = name, %error, failures, fall, "health check failed");
+            }
+        }
+        Event::Health { check, healthy } => {
+            let (system, item, name) = check_names(config, *check);
+            if *healthy {
+                info!(system, item, check = name, "healthy");
+            } else {
+                error!(system, item, check = name, "unhealthy: others that are healthy take over");
+            }
+        }
         Event::KeysChanged { ids, active } => {
             let ids: Vec<_> = ids.iter().map(|id| format!("{id:02x}")).collect();
             info!(keys = ids.join(","), in_use = format!("{active:02x}"), "keys changed");
@@ -235,6 +252,13 @@ fn without_quorum(config: &Config) -> &'static str {
         }
         (true, true) => "each item goes by its \"isolated\": keep, take or drop",
     }
+}
+
+/// System, item and check; a check of a whole system has no item.
+fn check_names(config: &Config, at: CheckRef) -> (&str, &str, String) {
+    let system = &config.systems[at.system];
+    let item = at.item.map_or("all", |item| &system.items[item].name);
+    (&system.name, item, config.check(at).map(|check| check.kind.to_string()).unwrap_or_default())
 }
 
 fn names(config: &Config, at: ItemRef) -> (&str, &str) {

@@ -5,8 +5,9 @@
 //!  TCP ─┤                                   ├─ TCP (a task per exchange)
 //!  timerfd ─► Node::handle ─► poll_output ──┼─ hooks (a task each) ─► HookDone
 //!  signals ─┤        one at a time          ├─ refreshes, at once ─► Refreshed
-//!  tools ───┤                               ├─ log, status, answers to tools
-//!  hooks, drift, witness ─┘                 └─ state dir
+//!  tools ───┤                               ├─ health checks (a task each) ─► CheckDone
+//!  hooks, checks, drift ──┤                 ├─ log, status, answers to tools
+//!  witness ───────────────┘                 └─ state dir
 //! ```
 //!
 //! Tasks may be dropped at any point: an exchange is asked for again by the rules, a hook is safe to
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use flip_core::config::LogLevel;
 use flip_core::{Node, Start};
-use flip_systems::{Systems, UdpPort, Witness, clock};
+use flip_systems::{Checks, Systems, UdpPort, Witness, clock};
 use tokio::net::TcpListener;
 
 use crate::cli::{ConfigArgs, DaemonArgs, LogFormat};
@@ -80,6 +81,7 @@ async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>) -> Outc
         tracing::info!(what = leftover.what, done, "left behind by an earlier life");
     }
     let witness = config.witness.map(open_witness).transpose()?;
+    let checks = Checks::new(Arc::clone(&config), None).map_err(anyhow::Error::msg)?;
     let mut seed = [0; 32];
     entropy(&mut seed)?;
     let generation = state.next_generation()?;
@@ -93,7 +95,10 @@ async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>) -> Outc
         }
     }
     let node = Node::new(Arc::clone(&config), Start { generation, seed, keys: state.keys()? }, clock::now());
-    drive::Drive::new(node, state, port, systems, witness)?.run(listener, socket).await.map(ExitCode::from)
+    drive::Drive::new(node, state, port, systems, witness, checks)?
+        .run(listener, socket)
+        .await
+        .map(ExitCode::from)
 }
 
 fn open_witness(addr: std::net::IpAddr) -> anyhow::Result<Witness> {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use flip_core::event::ItemState;
-use flip_core::status::{ItemStatus, MemberState, MemberStatus, Status};
+use flip_core::status::{CheckHealth, ItemStatus, MemberState, MemberStatus, Status};
 
 const GREEN: &str = "32";
 const YELLOW: &str = "33";
@@ -130,8 +130,12 @@ fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
             row.push(Cell(state.to_owned(), Some(paint)));
             row.push(Cell::plain(age(holder.since_ms, older)));
             let mut notes = Vec::new();
-            if !wanted(&holder.server) {
+            let kept_away = holder.state == ItemState::Failing && item.unhealthy_on.contains(&holder.server);
+            if !wanted(&holder.server) && !kept_away {
                 notes.push("not its place".to_owned());
+            }
+            if item.unhealthy_on.contains(&holder.server) {
+                notes.push(if holder.server == me { unhealthy(item) } else { "unhealthy".to_owned() });
             }
             if let Some(lease) = item.lease_ms.filter(|_| holder.server == me) {
                 notes.push(format!("lease for {}", left(lease, older)));
@@ -147,6 +151,10 @@ fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
         row.push(Cell("nowhere".to_owned(), Some(RED)));
         row.push(Cell::plain("-"));
         row.push(Cell::plain(match item.wanted.as_slice() {
+            [] if item.checks.iter().any(|check| check.health == CheckHealth::Unproven) => {
+                "its health checks have not ended yet".to_owned()
+            }
+            [] if !item.unhealthy_on.is_empty() => "its health checks fail on every live server".to_owned(),
             [] => "no live server may hold it".to_owned(),
             wanted => format!("wanted on {}", wanted.join(", ")),
         }));
@@ -182,6 +190,18 @@ fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
         rows.push(row);
     }
     rows
+}
+
+/// What is wrong with an item on the answering node.
+fn unhealthy(item: &ItemStatus) -> String {
+    let failing = item.checks.iter().filter(|check| check.health == CheckHealth::Unhealthy);
+    let texts: Vec<_> = failing
+        .map(|check| match &check.error {
+            Some(error) => format!("{}: {error}", check.check),
+            None => check.check.clone(),
+        })
+        .collect();
+    format!("unhealthy: {}", texts.join("; "))
 }
 
 fn table(out: &mut String, rows: &[Vec<Cell>], colour: bool) {
@@ -230,7 +250,7 @@ fn age(since_ms: u64, older: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use flip_core::status::{CaseStatus, FailureStatus, HolderStatus};
+    use flip_core::status::{CaseStatus, CheckStatus, FailureStatus, HolderStatus};
 
     use super::*;
 
@@ -276,6 +296,16 @@ mod tests {
                     isolated: "drop".into(),
                     lease_ms: Some(3_400),
                     unclean_on: None,
+                    checks: vec![CheckStatus {
+                        check: "tcp 127.0.0.1:80".to_owned(),
+                        health: CheckHealth::Unhealthy,
+                        since_ms: 4,
+                        failures: 3,
+                        error: Some("cannot connect to 127.0.0.1:80: Connection refused".to_owned()),
+                        error_ms: Some(4),
+                    }],
+                    unhealthy_on: vec!["a".to_owned(), "c".to_owned()],
+                    link: None,
                     failure: None,
                     system: "ip".to_owned(),
                     item: "192.0.2.7".to_owned(),
@@ -287,12 +317,16 @@ mod tests {
                             since_ms: 90_061_000,
                         },
                         HolderStatus { server: "bee".to_owned(), state: ItemState::Releasing, since_ms: 5 },
+                        HolderStatus { server: "c".to_owned(), state: ItemState::Failing, since_ms: 7 },
                     ],
                 },
                 ItemStatus {
                     isolated: "keep".into(),
                     lease_ms: None,
                     unclean_on: None,
+                    checks: Vec::new(),
+                    unhealthy_on: Vec::new(),
+                    link: None,
                     failure: Some(FailureStatus {
                         error: "no such device".to_owned(),
                         failures: 2,
@@ -307,6 +341,9 @@ mod tests {
                     isolated: "drop".into(),
                     lease_ms: None,
                     unclean_on: Some("bee".to_owned()),
+                    checks: Vec::new(),
+                    unhealthy_on: Vec::new(),
+                    link: None,
                     failure: None,
                     system: "nfs".to_owned(),
                     item: "export".to_owned(),
@@ -333,8 +370,9 @@ bee     suspect  1 min 1 s  192.0.2.1:2200  -         1700000000  25 %  drained:
 c       unknown  1 min 1 s  192.0.2.1:2200  -         -           0 %   arbiter
 
 SYSTEM  ITEM       ISOLATED  HOLDER  STATE      SINCE    NOTES
-ip      192.0.2.7  drop      a       active     1 d 1 h  lease for 3 s
+ip      192.0.2.7  drop      a       active     1 d 1 h  unhealthy: tcp 127.0.0.1:80: cannot connect to 127.0.0.1:80: Connection refused, lease for 3 s
 ip      192.0.2.7  drop      bee     releasing  5 ms     not its place
+ip      192.0.2.7  drop      c       failing    7 ms     unhealthy
 ip      fd00::8    keep      -       nowhere    -        wanted on bee
 ip      fd00::8    keep      a       failed     -        2 times: no such device; again in 9 s, or now by flip retry fd00::8
 nfs     export     drop      bee     unclean    -        may still be there: make sure that it is released, then run flip confirm-released export

@@ -48,3 +48,15 @@ pub const MATURE: RangeInclusive<u64> = 0..=600_000;
 pub const LEASE: RangeInclusive<u64> = 3_000..=60_000;
 /// The seconds of `on_daemon_death`: longer than a daemon takes to be started again, at most a day.
 pub const ORPHAN: RangeInclusive<u64> = 10..=86_400;
+/// Checks of one system or one item.
+pub const CHECKS: usize = 16;
+/// Checks of all systems and items.
+pub const CHECKS_IN_ALL: usize = 20_000;
+/// `interval` of a check, in milliseconds.
+pub const CHECK_INTERVAL: RangeInclusive<u64> = 50..=3_600_000;
+/// `timeout` of a check, in milliseconds.
+pub const CHECK_TIMEOUT: RangeInclusive<u64> = 10..=600_000;
+/// `rise` and `fall` of a check.
+pub const CHECK_COUNT: RangeInclusive<u64> = 1..=1000;
+/// Bytes of a text in a check, such as a query or a path.
+pub const CHECK_TEXT: usize = 4096;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, Isolated, SystemKind};
+use super::{Check, Config, Isolated, System, SystemKind, WhenAllFail};
 
 impl Config {
     /// A digest of what makes ballots comparable: the quorum, the servers' ids in listed order and who
@@ -25,7 +25,7 @@ impl Config {
 
     /// A digest of everything that must be equal everywhere: servers with their systems and priorities,
     /// systems with their kind and items, all in listed order, what is done with each item where no
-    /// quorum is in sight, and the times that others wait out (`lease`, `on_daemon_death`, `mature`).
+    /// quorum is in sight, its health checks, and the times that others wait out (`lease`, `on_daemon_death`, `mature`).
     ///
     /// Addresses, settings, other timings and the `witness` may differ: each site has a gateway of its own.
     #[must_use]
@@ -60,29 +60,55 @@ impl Config {
         }
         digest.duration(self.lease);
         digest.duration(self.timing.mature);
+        self.digest_checks(&mut digest);
         let bytes = digest.0.finalize();
         u64::from_be_bytes(std::array::from_fn(|at| bytes.as_bytes()[at]))
     }
 }
 
+impl Config {
+    /// A config without checks has the digest that it had before there were any.
+    fn digest_checks(&self, digest: &mut Digest) {
+        let has_checks = |system: &System| {
+            !system.checks.is_empty() || system.items.iter().any(|item| !item.checks.is_empty())
+        };
+        for system in self.systems.iter().filter(|system| has_checks(system)) {
+            digest.text(&system.name);
+            digest.checks(&system.checks);
+            for item in &system.items {
+                digest.checks(&item.checks);
+                digest.number(match item.when_all_fail {
+                    WhenAllFail::Release => 0,
+                    WhenAllFail::Keep => 1,
+                });
+            }
+        }
+    }
+}
+
 /// A hash over numbers and texts of which no two sequences look the same.
-struct Digest(blake3::Hasher);
+pub(super) struct Digest(blake3::Hasher);
 
 impl Digest {
+    fn checks(&mut self, checks: &[Check]) {
+        self.number(checks.len() as u64);
+        checks.iter().for_each(|check| check.digest(self));
+    }
+
     fn new(context: &str) -> Self {
         Self(blake3::Hasher::new_derive_key(context))
     }
 
-    fn number(&mut self, number: u64) {
+    pub(super) fn number(&mut self, number: u64) {
         self.0.update(&number.to_be_bytes());
     }
 
-    fn duration(&mut self, duration: Duration) {
+    pub(super) fn duration(&mut self, duration: Duration) {
         self.number(duration.as_secs());
         self.number(u64::from(duration.subsec_nanos()));
     }
 
-    fn text(&mut self, text: &str) {
+    pub(super) fn text(&mut self, text: &str) {
         self.number(text.len() as u64);
         self.0.update(text.as_bytes());
     }
@@ -92,6 +118,7 @@ impl Digest {
 mod tests {
     use super::*;
     use crate::config::Item;
+    use crate::config::checks::{CheckKind, Endpoint};
     use crate::testing;
 
     #[test]
@@ -106,6 +133,44 @@ mod tests {
         let mut renamed = base;
         renamed.systems[0].name = "other".into();
         assert_eq!(renamed.voters_hash(), hash);
+    }
+
+    #[test]
+    fn content_hash_covers_all_that_checks_say() {
+        let mut base = testing::config("abc", "a");
+        base.systems[0].items = testing::items(2);
+        let tcp = |host: &str, port| CheckKind::Tcp(Endpoint { host: host.into(), port });
+        let check = testing::check(tcp("h", 1));
+        let hash = |system: &[&Check], item: &[&Check], all: WhenAllFail| {
+            let mut config = base.clone();
+            config.systems[0].checks = system.iter().map(|check| (*check).clone()).collect();
+            config.systems[0].items[1].checks = item.iter().map(|check| (*check).clone()).collect();
+            config.systems[0].items[1].when_all_fail = all;
+            config.content_hash()
+        };
+        let release = WhenAllFail::Release;
+        let mut seen = vec![base.content_hash()];
+        seen.push(hash(&[&check], &[], release));
+        seen.push(hash(&[], &[&check], release));
+        seen.push(hash(&[&check], &[&check], release));
+        seen.push(hash(&[&check], &[], WhenAllFail::Keep));
+        for other in [
+            Check { kind: tcp("i", 1), ..check.clone() },
+            Check { kind: tcp("h", 2), ..check.clone() },
+            Check { kind: CheckKind::Lua { script: "h".into() }, ..check.clone() },
+            Check { kind: CheckKind::Exec { command: "h".into(), args: Vec::new() }, ..check.clone() },
+            Check { kind: CheckKind::Exec { command: "h".into(), args: vec!["a".into()] }, ..check.clone() },
+            Check { interval: Duration::from_millis(7), ..check.clone() },
+            Check { timeout: Duration::from_millis(7), ..check.clone() },
+            Check { rise: 9, ..check.clone() },
+            Check { fall: 9, ..check.clone() },
+        ] {
+            seen.push(hash(&[&other], &[], release));
+        }
+        let all = seen.len();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), all, "two of them look the same");
     }
 
     #[test]
@@ -133,6 +198,8 @@ mod tests {
         assert!(changed(|c| c.systems[0].orphan = Some(Duration::from_secs(60))));
         assert!(changed(|c| c.lease += Duration::from_millis(1)));
         assert!(changed(|c| c.timing.mature += Duration::from_millis(1)));
+        // What nobody reads does not count.
+        assert!(!changed(|c| c.systems[0].items[0].when_all_fail = WhenAllFail::Keep));
         assert!(!changed(|c| c.witness = Some([10, 0, 0, 1].into())));
         assert!(!changed(|c| c.timing.settle += Duration::from_millis(1)));
         assert!(!changed(|c| c.me = 1));

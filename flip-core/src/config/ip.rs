@@ -66,6 +66,18 @@ pub(super) fn witness_address(node: &Node, problems: &mut Problems) -> Option<Sp
     host_address(node, &ROLE, problems)
 }
 
+/// The value of `ip` of a `ping` check.
+pub(super) fn check_address(node: &Node, problems: &mut Problems) -> Option<Spanned<IpAddr>> {
+    const ROLE: Role = Role {
+        port: "an echo request goes to no port; give the address alone",
+        prefix: "the address of a host has no prefix",
+        link_local: "a link-local address means another host on every interface; use a global one",
+        host: "the address of one host",
+        remedy: "name the host that has to answer",
+    };
+    host_address(node, &ROLE, problems)
+}
+
 /// What messages say about an address of a host.
 struct Role {
     port: &'static str,

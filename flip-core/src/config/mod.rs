@@ -5,11 +5,13 @@
 //!
 //! [`load`] takes a text through these steps, and every step reports all it finds with its place:
 //! `raw` (JSON with places; `syntax` when it is none) → `written` (types and ranges of single values) →
-//! `resolve` (references, defaults, merged settings; `handlers`, `hooks`, `ip`, `policy` and `key` for their parts) →
+//! `resolve` (references, defaults, merged settings; `handlers`, `hooks`, `ip`, `policy`, `checks` and `key` for their
+//! parts) →
 //! [`Config`].
 
 pub mod bounds;
 mod check;
+pub mod checks;
 mod handlers;
 mod hash;
 mod hooks;
@@ -32,6 +34,7 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+pub use checks::{Check, CheckKind, WhenAllFail};
 pub use hooks::{Hooks, OnExit};
 pub use ip::parse_vip;
 pub use problem::{Problem, Severity};
@@ -39,7 +42,7 @@ pub use read::{Loaded, Overrides, has_key, key_file_path, load};
 pub use servers::Servers;
 pub use source::Source;
 
-use crate::id::{ItemId, ShortId};
+use crate::id::{CheckRef, ItemId, ShortId};
 
 /// The handlers that a system may name, as pairs of `alive` and `down`.
 pub const HANDLERS: [(&str, &str); 2] = [("ip_up", "ip_down"), ("memory_up", "memory_down")];
@@ -117,6 +120,8 @@ pub struct System {
     /// How long the kernel keeps an address whose daemon died while others could take over
     /// (`on_daemon_death`); none for ever. Only for `Release::Kernel` and items that are not `drop`.
     pub orphan: Option<Duration>,
+    /// What tells whether a server is fit to hold any of its items.
+    pub checks: Vec<Check>,
 }
 
 /// What a node does with an item while it sees no quorum (the key `isolated`).
@@ -163,6 +168,10 @@ pub struct Item {
     pub id: ItemId,
     /// The system's `isolated`, or its own.
     pub isolated: Isolated,
+    /// What tells whether a server is fit to hold this item, beside the checks of its system.
+    pub checks: Vec<Check>,
+    /// The system's `when_all_fail`, or its own.
+    pub when_all_fail: WhenAllFail,
 }
 
 /// How the items of a system are placed.
@@ -307,6 +316,16 @@ impl Config {
     pub fn default_voters(&self) -> Vec<usize> {
         let shorts: Vec<_> = self.servers.iter().map(|server| server.short).collect();
         crate::quorum::voters(&shorts)
+    }
+
+    /// The check at this place.
+    #[must_use]
+    pub fn check(&self, at: CheckRef) -> Option<&Check> {
+        let system = self.systems.get(at.system)?;
+        match at.item {
+            None => system.checks.get(at.check),
+            Some(item) => system.items.get(item)?.checks.get(at.check),
+        }
     }
 
     /// Position of the server with this short id.

@@ -10,12 +10,12 @@ use super::problem::Problems;
 use super::raw::{Node, clip};
 use super::source::{At, Spanned};
 use super::written::{Written, WrittenItem, WrittenSystem};
-use super::{HANDLERS, Isolated, ORPHAN, Release, SystemKind, bounds, handlers, ip};
+use super::{HANDLERS, Isolated, ORPHAN, Release, SystemKind, bounds, checks, handlers, ip};
 use crate::quorum::majority;
 
 const WITNESS_KEYS: &[&str] = &["ping"];
-const NAMED_KEYS: &[&str] = &["name", "isolated"];
-const ADDRESS_KEYS: &[&str] = &["ip", "isolated"];
+const NAMED_KEYS: &[&str] = &["name", "isolated", "checks", "when_all_fail"];
+const ADDRESS_KEYS: &[&str] = &["ip", "isolated", "checks", "when_all_fail"];
 
 /// The value of `isolated`, of a system or of one item.
 pub(super) fn isolated(node: &Node, problems: &mut Problems) -> Option<Spanned<Isolated>> {
@@ -106,17 +106,22 @@ pub(super) fn item(node: &Node, system: &WrittenSystem, problems: &mut Problems)
         ("name", "ip", "the name of the item", NAMED_KEYS, "{\"name\": \"x\", \"isolated\": \"drop\"}")
     };
     let expected = format!("an item: a string, or an object with the key `{key}`");
-    let (name, isolated) = if matches!(node.value, Value::Object(_)) {
+    let mut own = (None, Vec::new(), None);
+    let name = if matches!(node.value, Value::Object(_)) {
         let fields = node.fields(&expected, keys, problems)?;
         let name = fields.get(key);
         if name.is_none() && fields.get(other).is_none() {
             let help = format!("write for instance {example}");
             problems.error_help(&node.at, format!("found no `{key}`, expected {what}"), help);
         }
-        let isolated = fields.get("isolated").and_then(|node| isolated(node, problems));
-        (name?.clone(), isolated)
+        own = (
+            fields.get("isolated").and_then(|node| isolated(node, problems)),
+            fields.get("checks").map(|node| checks::checks(node, problems)).unwrap_or_default(),
+            fields.get("when_all_fail").and_then(|node| checks::when_all_fail(node, problems)),
+        );
+        name?.clone()
     } else {
-        (node.clone(), None)
+        node.clone()
     };
     let text = name.text(&expected, problems)?;
     if text.value.is_empty() || text.value.len() > bounds::ITEM || text.value.contains(char::is_control) {
@@ -124,7 +129,8 @@ pub(super) fn item(node: &Node, system: &WrittenSystem, problems: &mut Problems)
         name.refuse(&expected, problems);
         return None;
     }
-    Some(WrittenItem { name: text, isolated })
+    let (isolated, checks, when_all_fail) = own;
+    Some(WrittenItem { name: text, isolated, checks, when_all_fail })
 }
 
 /// What an item does without a quorum: its own word, else its system's.

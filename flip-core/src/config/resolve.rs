@@ -11,7 +11,7 @@ use super::source::{At, Spanned};
 use super::written::{Setting, Written, WrittenSystem};
 use super::{
     ClusterKey, Config, Item, LEASE, ORPHAN, Overrides, Profile, Release, Server, System, Timing, check,
-    handlers, hooks, ip, policy,
+    checks, handlers, hooks, ip, policy,
 };
 use crate::id::{ItemId, ShortId};
 use crate::{limits, quorum};
@@ -43,6 +43,7 @@ pub(super) fn resolve(
     let items = read_items(written, problems);
     let secret = key::choose(written, overrides.key_file, problems);
     policy::check(written, voters.as_ref().map(Vec::len), quorum, problems);
+    checks::warn(written, problems);
     check::warn(written, voters.as_ref().map(Vec::len), quorum, problems);
 
     let (Some(me), Some(voters), Some(quorum), false) = (me, voters, quorum, problems.any_error()) else {
@@ -82,6 +83,7 @@ pub(super) fn resolve(
             release,
             hooks: hooks::of(system, written),
             orphan: orphan.filter(|_| release == Release::Kernel),
+            checks: system.checks.clone(),
         }
     });
     Some(Config {
@@ -319,6 +321,11 @@ fn read_items_of<'w>(
             name: name.value.clone(),
             id: ItemId::of(&system.name.value, &name.value),
             isolated: policy::isolated_of(item, system),
+            checks: item.checks.clone(),
+            when_all_fail: (item.when_all_fail.as_ref())
+                .or(system.when_all_fail.as_ref())
+                .map(|given| given.value)
+                .unwrap_or_default(),
         });
     }
     items

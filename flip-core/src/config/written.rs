@@ -11,7 +11,7 @@ use super::hooks::{self, WrittenHooks};
 use super::problem::Problems;
 use super::raw::{self, Entry, Fields, Node, clip};
 use super::source::{At, Spanned};
-use super::{Isolated, LogLevel, Profile, SystemKind, ip, policy};
+use super::{Check, Isolated, LogLevel, Profile, SystemKind, WhenAllFail, checks, ip, policy};
 
 const KEYS: &[&str] = &[
     "id",
@@ -43,6 +43,8 @@ const SYSTEM_KEYS: &[&str] = &[
     "type",
     "isolated",
     "on_daemon_death",
+    "checks",
+    "when_all_fail",
     "timeout",
     "fall",
     "cool_down",
@@ -123,6 +125,8 @@ pub(super) struct WrittenSystem {
     pub isolated: Option<Spanned<Isolated>>,
     /// `None` inside is for ever.
     pub on_daemon_death: Option<Spanned<Option<Duration>>>,
+    pub checks: Vec<Check>,
+    pub when_all_fail: Option<Spanned<WhenAllFail>>,
     pub hooks: WrittenHooks,
     pub config: Vec<Setting>,
     pub items: Vec<WrittenItem>,
@@ -133,6 +137,8 @@ pub(super) struct WrittenSystem {
 pub(super) struct WrittenItem {
     pub name: Spanned<String>,
     pub isolated: Option<Spanned<Isolated>>,
+    pub checks: Vec<Check>,
+    pub when_all_fail: Option<Spanned<WhenAllFail>>,
 }
 
 /// An entry of a `config`.
@@ -337,6 +343,8 @@ fn read_system(entry: &Entry, problems: &mut Problems) -> WrittenSystem {
         kind: SystemKind::Shard,
         isolated: None,
         on_daemon_death: None,
+        checks: Vec::new(),
+        when_all_fail: None,
         hooks: WrittenHooks::default(),
         config: Vec::new(),
         items: Vec::new(),
@@ -353,6 +361,8 @@ fn read_system(entry: &Entry, problems: &mut Problems) -> WrittenSystem {
     system.isolated = fields.get("isolated").and_then(|node| policy::isolated(node, problems));
     system.on_daemon_death =
         fields.get("on_daemon_death").and_then(|node| policy::on_daemon_death(node, problems));
+    system.checks = fields.get("checks").map(|node| checks::checks(node, problems)).unwrap_or_default();
+    system.when_all_fail = fields.get("when_all_fail").and_then(|node| checks::when_all_fail(node, problems));
     system.hooks = hooks::read(&fields, problems);
     system.config = read_config(fields.get("config"), problems);
     system.items = fields.get("data").map(|node| read_items(node, &system, problems)).unwrap_or_default();

@@ -187,6 +187,8 @@ mod tests {
             name: "z".into(),
             id: ItemId(77),
             isolated: crate::config::Isolated::Keep,
+            checks: Vec::new(),
+            when_all_fail: crate::config::WhenAllFail::default(),
         }];
         let row = Row::new(&config);
         assert_eq!(row.len(), 4);

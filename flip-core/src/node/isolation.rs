@@ -130,13 +130,38 @@ impl Node {
             SystemKind::Replicate => vec![true; self.config.servers.len()],
         };
         let spec = &self.config.systems[system];
+        let fit = self.fit_for(system, ready, &mature);
         placement::place(&self.config, system, |server, item| {
             let id = spec.items[item].id;
+            if self.unclean_on(id).is_some() {
+                return false;
+            }
+            if let Some(Some(fit)) = fit.get(item) {
+                return fit[server];
+            }
             mature[server]
                 && ready(self, server)
-                && self.unclean_on(id).is_none()
                 && (planted(Bug::PlacementIgnoresEligibility) || !self.says(server, id, ItemState::Failing))
         })
+    }
+
+    /// For each item of a system that has checks, who may hold it; empty where nothing is checked.
+    fn fit_for(
+        &self,
+        system: usize,
+        ready: impl Fn(&Self, usize) -> bool,
+        mature: &[bool],
+    ) -> Vec<Option<Vec<bool>>> {
+        if !self.health.any() {
+            return Vec::new();
+        }
+        let member = |server: usize| self.config.servers[server].systems.contains(&system);
+        let ready: Vec<_> =
+            (0..self.config.servers.len()).map(|server| member(server) && ready(self, server)).collect();
+        let mature: Vec<_> = ready.iter().zip(mature).map(|(ready, mature)| *ready && *mature).collect();
+        (0..self.config.systems[system].items.len())
+            .map(|item| self.fit_servers(ItemRef { system, item }, &ready, &mature))
+            .collect()
     }
 
     /// Whether an item may be taken from whoever holds it now, in a planned move. A node that was cut off

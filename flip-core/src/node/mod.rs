@@ -9,6 +9,7 @@ mod admit;
 mod bodies;
 mod cases;
 mod damping;
+mod health;
 #[cfg(any(test, feature = "sim"))]
 mod inspect;
 mod isolation;
@@ -25,6 +26,9 @@ mod stall;
 mod tests;
 #[cfg(test)]
 mod wire_tests;
+
+#[cfg(test)]
+pub(crate) use health::cluster as checked;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -57,6 +61,7 @@ use admit::Refused;
 use bodies::Bodies;
 use cases::Case;
 use damping::Flaps;
+use health::Health;
 use isolation::{Alone, Witness};
 use keys::KeyRing;
 use lease::Leases;
@@ -95,6 +100,7 @@ pub struct Node {
     items: Items,
     leases: Leases,
     marks: Marks,
+    health: Health,
     flaps: Flaps,
     alone: Alone,
     /// When the newest ping was sent that each server answered.
@@ -169,6 +175,10 @@ enum Timer {
     RetireKeys,
     /// A hook is to be tried again, or `Failing` ends.
     Item(ItemRef),
+    /// This life is not new any more.
+    Young,
+    /// A health check is due, or has run for too long.
+    Check(usize),
 }
 
 #[derive(Debug, Default)]
@@ -212,6 +222,7 @@ impl Node {
             items: Items::new(&config, now),
             leases: Leases::new(&config, rng.next_u64(), now),
             marks: Marks::default(),
+            health: Health::new(&config, now),
             flaps: Flaps::new(servers),
             alone: Alone::default(),
             proven: vec![Time::ZERO; servers],
@@ -249,6 +260,11 @@ impl Node {
             node.timers.set(Timer::Digest, now + node.config.timing.digest_interval);
             node.wait_for_unseen(now);
         }
+        if node.health.any() {
+            // Before anybody places something here, it hears that nothing is proven yet.
+            node.items.fitness_changed();
+            node.begin_checks(now);
+        }
         node.event(Event::Started { generation: node.generation });
         node
     }
@@ -275,6 +291,7 @@ impl Node {
             Input::Suspended { by } => self.on_suspended(by, now),
             Input::Refreshed { id, gone } => self.on_refreshed(id, &gone, now),
             Input::WitnessAnswered { nonce } => self.witness.answered(nonce),
+            Input::CheckDone { id, result } => self.on_check_done(id, result, now),
             Input::Command { asker, command } => self.on_command(asker, &command, now),
         }
         self.drain_swim(now);
@@ -356,6 +373,8 @@ impl Node {
                 Timer::Keys => self.repeat_keys(now),
                 Timer::RetireKeys => self.retire_keys(),
                 Timer::Item(item) => self.item_turn(item),
+                Timer::Young => self.grow_up(),
+                Timer::Check(check) => self.check_turn(check, now),
             }
         }
     }

@@ -1,10 +1,14 @@
 //! The status: the node's view as a plain picture.
 
 use super::Node;
+use super::health::Report;
 use crate::config::Isolated;
 use crate::event::ItemState;
+use crate::facts::Fitness;
 use crate::id::{ItemRef, ShortId};
-use crate::status::{CaseStatus, HolderStatus, ItemStatus, MemberState, MemberStatus, Status};
+use crate::status::{
+    CaseStatus, CheckHealth, CheckStatus, HolderStatus, ItemStatus, MemberState, MemberStatus, Status,
+};
 use crate::time::Time;
 use crate::view::Life;
 
@@ -103,10 +107,42 @@ impl Node {
             isolated: word.to_owned(),
             lease_ms: self.lease_deadline(at).map(|deadline| millis(deadline, now)),
             unclean_on: self.unclean_on(id).map(name),
+            link: self.takes_part(at).then(|| self.link_state(at)),
+            checks: self.check_status(at, now),
+            unhealthy_on: self.unhealthy_on(at).map(name).collect(),
             failure: self.items.failure(at, now),
             wanted: self.wanted(at).iter().map(|server| name(*server)).collect(),
             holders,
         }
+    }
+}
+
+impl Node {
+    fn check_status(&self, at: ItemRef, now: Time) -> Vec<CheckStatus> {
+        let status = |check: Report<'_>| CheckStatus {
+            check: check.spec.kind.to_string(),
+            health: match check.state {
+                Fitness::Fit => CheckHealth::Healthy,
+                Fitness::Young | Fitness::Unproven => CheckHealth::Unproven,
+                Fitness::Unhealthy => CheckHealth::Unhealthy,
+            },
+            since_ms: millis(now, check.since),
+            failures: check.failures,
+            error: check.error.map(|(text, _)| text.clone()),
+            error_ms: check.error.map(|(_, at)| millis(now, *at)),
+        };
+        self.health_of(at).map(status).collect()
+    }
+
+    fn takes_part(&self, at: ItemRef) -> bool {
+        self.config.my().systems.contains(&at.system)
+    }
+
+    fn unhealthy_on(&self, at: ItemRef) -> impl Iterator<Item = usize> {
+        (0..self.config.servers.len()).filter(move |server| {
+            let up = *server == self.config.me || self.view.is_up(*server);
+            up && self.fitness_on(*server, at) == Fitness::Unhealthy
+        })
     }
 }
 

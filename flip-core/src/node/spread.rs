@@ -121,7 +121,8 @@ impl Node {
         let held = self.items.held(&self.config);
         let (generation, seq) = (self.generation, self.facts.of(me).seq + 1);
         let departing = self.leaving.is_some();
-        self.facts.replace(me, Stated { generation, seq, departing, held });
+        let unfit = self.health.unfit(&self.config);
+        self.facts.replace(me, Stated { generation, seq, departing, held, unfit });
         self.spread.facts_repeats = 2;
         self.tell_facts(now);
     }
@@ -164,10 +165,13 @@ impl Node {
 
     fn take_facts(&mut self, server: usize, facts: &crate::wire::message::Facts, now: Time) {
         let departed = self.facts.of(server).departing;
+        let before = (self.facts.of(server).generation, self.facts.of(server).unfit.clone());
         let Some(changes) = self.facts.update(server, facts, now) else { return };
         // A successor may have confirmed what this node was holding for it.
         self.items.touch();
-        let mut failing_changed = departed != facts.departing;
+        let stated = self.facts.of(server);
+        let unfit_changed = before.1 != stated.unfit || self.health.any() && before.0 != stated.generation;
+        let mut failing_changed = departed != facts.departing || unfit_changed;
         for (id, before, after) in changes {
             failing_changed |= before == Some(ItemState::Failing) || after == Some(ItemState::Failing);
             // Whoever was about to take it may have announced it meanwhile, though its word of that was

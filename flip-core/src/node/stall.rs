@@ -60,6 +60,7 @@ impl Node {
         self.round.1.clear();
         self.timers.cancel(Timer::RoundCheck);
         self.void_cases(now);
+        self.void_checks();
         self.timers.set_earlier(Timer::Ask, self.asking.due(now));
         true
     }

@@ -191,6 +191,7 @@ impl World {
                 self.verdict(host, *server, *generation, voters);
             }
             Event::MemberLeft { server, generation } => self.goodbye(host, *server, *generation),
+            Event::Health { check, healthy } => self.health_changed(host, *check, *healthy),
             Event::Isolated => self.clients.seen_away(host, now),
             _ => {}
         }

@@ -54,6 +54,7 @@ impl World {
             Event::Unclean { unclean: true, .. } => mark!("item: marked unclean"),
             Event::Unclean { unclean: false, .. } => mark!("item: confirmed released"),
             Event::KeysChanged { .. } => mark!("keys: changed"),
+            Event::CheckFailed { .. } | Event::Health { .. } => {}
             Event::Refused { why, .. } => mark_refusal(*why),
         }
     }
@@ -75,7 +76,7 @@ fn mark_item(to: ItemState, reason: Reason) {
         Reason::Isolated => mark!("item: taken in isolation"),
         Reason::LeaseLost => mark!("item: given up with its lease"),
         Reason::Drain => mark!("item: drain"),
-        Reason::Confirmed | Reason::Drift | Reason::HookFailed | Reason::HookDone => {}
+        Reason::Confirmed | Reason::Drift | Reason::HealthCheck | Reason::HookFailed | Reason::HookDone => {}
     }
 }
 

@@ -233,6 +233,17 @@ pub enum Fault {
         /// Over how long.
         ms: u64,
     },
+    /// Health checks end badly.
+    Checks {
+        /// Where; everywhere without.
+        host: Option<usize>,
+        /// How.
+        mode: CheckMode,
+        /// Probability per run.
+        p: f64,
+        /// For how long.
+        ms: u64,
+    },
     /// All daemons are restarted one by one with one item more or less.
     Edit {
         /// Whether an item is added, else the last is removed.
@@ -360,6 +371,18 @@ pub enum HookMode {
     HangsDone,
 }
 
+/// How a health check ends badly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckMode {
+    /// At once.
+    Fails,
+    /// Well, but too late.
+    Slow,
+    /// Never.
+    Hangs,
+}
+
 impl Fault {
     /// For how long it lasts by itself, in milliseconds.
     #[must_use]
@@ -391,6 +414,7 @@ impl Fault {
             | Self::Witness { ms, .. }
             | Self::Keys { ms, .. }
             | Self::Upgrade { ms, .. }
+            | Self::Checks { ms, .. }
             | Self::Forge { ms, .. } => *ms,
             Self::WallClock { .. }
             | Self::Steal { .. }
@@ -418,6 +442,7 @@ impl Fault {
             Self::Drain { at, server, .. } => *at.max(server),
             Self::Garble { from, to, .. } => *from.max(to),
             Self::SecondDaemon { host, server } => *host.max(server),
+            Self::Checks { host, .. } => host.unwrap_or(0),
             Self::Bridge { host, .. }
             | Self::Kill { host, .. }
             | Self::PowerOff { host, .. }
@@ -472,6 +497,7 @@ impl Fault {
             Self::Drain { .. } => "drain",
             Self::Replay { .. } => "replay",
             Self::Forge { .. } => "forge",
+            Self::Checks { .. } => "checks",
             Self::Edit { .. } => "edit",
             Self::Witness { .. } => "witness",
             Self::Garble { .. } => "garble",

@@ -36,6 +36,8 @@ pub(super) enum Happening {
     Start { host: usize, token: u64 },
     /// The invariants are to be looked at again.
     Look { item: usize },
+    /// Does the host still hold what this check keeps away from it since then?
+    Unhealthy { host: usize, check: crate::id::CheckRef, since: crate::Time },
     /// Is the item still without a holder since then?
     Missing { item: usize, since: crate::Time },
     /// Has everybody heard of a verdict by now?
@@ -112,6 +114,11 @@ pub(super) enum Mail {
     },
     Witness {
         nonce: u16,
+    },
+    /// A health check ends.
+    CheckDone {
+        id: u64,
+        healthy: bool,
     },
     Command(Command),
     Leave,

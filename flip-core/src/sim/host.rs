@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::Clock;
-use super::fault::{HookMode, Point};
+use super::fault::{CheckMode, HookMode, Point};
 use super::happening::Mail;
 use crate::config::{Config, Release};
 use crate::io::{HookCall, RefreshCall};
@@ -91,6 +91,9 @@ pub(super) struct Host {
     pub(super) interface: bool,
     pub(super) hooks: Vec<Option<Running>>,
     pub(super) hook_trouble: Option<(HookMode, f64)>,
+    pub(super) check_trouble: Option<(CheckMode, f64)>,
+    /// Since when its checks are right; none while they are not.
+    pub(super) check_sound: Option<Time>,
     /// The generation on disk, and the one before.
     pub(super) stored: Option<u64>,
     pub(super) stored_before: Option<u64>,
@@ -155,6 +158,8 @@ impl Host {
             interface: true,
             hooks: vec![None; items],
             hook_trouble: None,
+            check_trouble: None,
+            check_sound: Some(Time::ZERO),
             stored: None,
             stored_before: None,
             keys: None,

@@ -22,6 +22,7 @@ mod clock;
 mod events;
 mod fault;
 mod happening;
+mod health;
 mod hooks;
 mod host;
 mod judge;
@@ -49,7 +50,8 @@ mod world;
 pub(crate) use crate::marks::mark;
 
 pub use check::Violation;
-pub use fault::{Disk, Fault, HookMode, Links, Point, Timed};
+pub use fault::{CheckMode, Disk, Fault, HookMode, Links, Point, Timed};
+pub use health::Checks;
 pub use own::{LARGEST, longest, simulate};
 pub use plan::{Case, Plan, Policy};
 pub use run::{Outcome, run, run_config};

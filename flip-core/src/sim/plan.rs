@@ -56,6 +56,9 @@ pub struct Plan {
     /// A gateway must answer for Down ballots to count.
     #[serde(default)]
     pub witness: bool,
+    /// Health checks of the addresses' system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks: Option<super::health::Checks>,
     /// How many hooks of a system run at once.
     #[serde(default = "many")]
     pub parallel: usize,
@@ -106,6 +109,7 @@ impl Plan {
             core: Vec::new(),
             apart: false,
             witness: false,
+            checks: None,
             parallel: many(),
         }
     }
@@ -182,7 +186,13 @@ fn system(name: &str, alive: &str, kind: SystemKind, policies: &[Policy]) -> Sys
     let release = Release::of(alive);
     let items = policies.iter().enumerate().map(|(n, policy)| {
         let text = format!("{name}{n}");
-        Item { id: ItemId::of(name, &text), name: text, isolated: (*policy).into() }
+        Item {
+            id: ItemId::of(name, &text),
+            name: text,
+            isolated: (*policy).into(),
+            checks: Vec::new(),
+            when_all_fail: crate::config::WhenAllFail::default(),
+        }
     });
     System {
         name: name.into(),
@@ -194,5 +204,6 @@ fn system(name: &str, alive: &str, kind: SystemKind, policies: &[Policy]) -> Sys
         release,
         hooks: Hooks::default(),
         orphan: (release == Release::Kernel).then_some(ORPHAN),
+        checks: Vec::new(),
     }
 }

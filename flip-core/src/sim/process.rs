@@ -94,6 +94,7 @@ impl World {
     pub(super) fn ended(&mut self, index: usize) {
         self.stops_again(index);
         self.hosts[index].stop();
+        self.forget_checks(index);
         if self.hosts.iter().all(|host| host.node.is_none()) {
             super::mark!("world: everybody is down");
         }
@@ -257,6 +258,11 @@ impl World {
                 }
             }
             Mail::Witness { nonce } => self.feed(index, Input::WitnessAnswered { nonce }),
+            Mail::CheckDone { id, healthy } => {
+                self.check_result(index, id, healthy);
+                let result = if healthy { Ok(()) } else { Err("it is not well".to_owned()) };
+                self.feed(index, Input::CheckDone { id, result });
+            }
             Mail::Command(command) => self.feed(index, Input::Command { asker: 1, command }),
             Mail::Leave => {
                 self.hosts[index].leaving = true;
@@ -419,6 +425,7 @@ impl World {
                     self.queue.push(at, Happening::Mail { host: index, life, mail });
                 }
             }
+            Output::Check(call) => self.begin_check(index, call),
             Output::Done { result, .. } => self.note(Some(index), || format!("answers {result:?}")),
             Output::Refused { other } => {
                 self.note(Some(index), || format!("is refused: {other} has its id"));

@@ -11,8 +11,9 @@ use rand::seq::SliceRandom;
 use super::check::Violation;
 use super::fault::{Disk, Fault};
 use super::happening::Happening;
+use super::health::Checks;
 use super::network::Trouble;
-use super::plan::Case;
+use super::plan::{Case, Plan};
 use super::truth::Tally;
 use super::world::World;
 use crate::config::{Config, Timing};
@@ -51,7 +52,16 @@ pub fn run(case: &Case, timeline: bool) -> Outcome {
     let more = case.faults.iter().filter(|timed| matches!(timed.fault, Fault::Edit { add: true })).count();
     let universe = case.plan.config(i64::from(more > 0));
     let config = case.plan.config(0);
-    run_config(case, &config, &universe, timeline)
+    let failing = case.faults.iter().any(|timed| matches!(timed.fault, Fault::Checks { .. }));
+    let checks = case.plan.checks.or(failing.then_some(Checks::USUAL));
+    let with_checks = |mut config: Config| {
+        if let Some(checks) = checks {
+            checks.apply(&mut config);
+        }
+        config
+    };
+    let case = &Case { plan: Plan { checks, ..case.plan.clone() }, ..case.clone() };
+    run_config(case, &with_checks(config), &with_checks(universe), timeline)
 }
 
 /// Runs a case on a config of its own instead of its plan's; `universe` has all items that there ever are.
@@ -85,6 +95,9 @@ pub fn run_config(case: &Case, config: &Config, universe: &Config, timeline: boo
                 limits::HOOK_RETRY * 2u32.pow(limits::HOOK_FALL) + Duration::from_secs(1)
             };
     }
+    world.book.checks = case.plan.checks;
+    // Who was not well comes back no sooner than that.
+    world.checker.hook_patience += case.plan.checks.map_or(Duration::ZERO, Checks::patience);
     let begin = world.now;
     Phases { case, timing: config.timing.clone() }.run(&mut world);
     world.check_limits();

@@ -44,6 +44,7 @@ pub const FAMILIES: &[&str] = &[
     "keys",
     "upgrade",
     "second-daemon",
+    "checks",
 ];
 
 /// What a seed is: a cluster and its faults.
@@ -52,7 +53,12 @@ pub fn draw(seed: u64) -> Case {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut plan = draw_plan(&mut rng);
     let density = *[0.08, 0.2, 0.4].choose(&mut rng).unwrap_or(&0.2);
-    let families: Vec<_> = FAMILIES.iter().copied().filter(|_| rng.random_bool(density)).collect();
+    let families: Vec<_> = FAMILIES
+        .iter()
+        .copied()
+        // These have dice of their own.
+        .filter(|family| *family != "checks" && rng.random_bool(density))
+        .collect();
     // Where nobody asks a witness, its silence is no fault.
     plan.witness |= families.contains(&"witness");
     let mut faults = schedule(&families, &plan, &mut rng);
@@ -63,7 +69,9 @@ pub fn draw(seed: u64) -> Case {
     if rng.random_bool(0.3) {
         plan.core = draw_core(&plan, &mut rng);
     }
-    Case { about: String::new(), seed, plan, faults }
+    let mut case = Case { about: String::new(), seed, plan, faults };
+    super::health::draw(&mut case);
+    case
 }
 
 fn draw_plan(rng: &mut StdRng) -> Plan {
@@ -120,6 +128,7 @@ fn draw_plan(rng: &mut StdRng) -> Plan {
         core: Vec::new(),
         apart: rng.random_bool(0.4),
         witness: rng.random_bool(0.1),
+        checks: None,
         parallel: *[1, 2, limits::HOOKS_AT_ONCE, limits::HOOKS_AT_ONCE]
             .choose(rng)
             .unwrap_or(&limits::HOOKS_AT_ONCE),
@@ -328,6 +337,7 @@ fn draw_fault(family: &str, plan: &Plan, rng: &mut StdRng) -> Option<Fault> {
             let count = if draw.rng.random_bool(0.1) { 3_000 } else { draw.rng.random_range(1..60) };
             Fault::Forge { host, count, ms: ms.min(2_000) }
         }
+        "checks" => super::health::fault(plan, draw.rng),
         "edit" => Fault::Edit { add: draw.rng.random_bool(0.5) },
         "witness" => Fault::Witness { host, ms: ms.max(1_000) },
         "garble" => Fault::Garble { from: draw.host(), to: host, count: draw.rng.random_range(1..60) },

@@ -65,3 +65,51 @@ fn the_missing_of_a_large_cluster_are_looked_for_a_few_at_a_time() {
         }
     }
 }
+
+/// A swarm of clusters with health checks: what fails, hangs and flaps beside all else that goes wrong.
+#[test]
+fn checks_fail_hang_and_flap() {
+    let seeds = std::env::var("FLIP_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(400);
+    let cases = (0..seeds).map(draw).filter(|case| case.plan.checks.is_some());
+    let mut ran = 0;
+    for case in cases {
+        let outcome = run(&case, false);
+        if !outcome.violations.is_empty() {
+            let small = shrink(&case, |case| !run(case, false).violations.is_empty(), 200);
+            let text = serde_json::to_string(&small).expect("plain values");
+            panic!(
+                "seed {}: {:?}\n{text}\n{}",
+                case.seed,
+                outcome.violations,
+                run(&small, true).timeline.join("\n")
+            );
+        }
+        ran += 1;
+    }
+    assert!(ran >= seeds / 12, "{ran} of {seeds} cases have checks");
+}
+
+fn sick(host: Option<usize>, ms: u64) -> Timed {
+    Timed { at_ms: 100, fault: Fault::Checks { host, mode: CheckMode::Fails, p: 1.0, ms } }
+}
+
+#[test]
+fn what_is_unhealthy_on_one_host_is_moved_and_comes_back() {
+    let outcome = run(&small(vec![sick(Some(0), 10_000)]), true);
+    assert!(outcome.violations.is_empty(), "{:?}\n{}", outcome.violations, outcome.timeline.join("\n"));
+    assert_eq!((outcome.verdicts, outcome.moves), (0, 5), "three at the start, one away and one back");
+    assert!(outcome.tallies[0].longest_none.as_millis() < 50, "{:?}", outcome.tallies[0].longest_none);
+}
+
+#[test]
+fn what_is_unhealthy_everywhere_is_held_by_nobody_or_its_last_holder() {
+    for keep in [false, true] {
+        let mut case = small(vec![sick(None, 8_000)]);
+        case.plan.checks = Some(Checks { interval_ms: 500, timeout_ms: 300, rise: 1, fall: 3, keep });
+        let outcome = run(&case, true);
+        assert!(outcome.violations.is_empty(), "{:?}\n{}", outcome.violations, outcome.timeline.join("\n"));
+        let longest = outcome.tallies.iter().map(|tally| tally.longest_none.as_millis()).max();
+        let longest = longest.expect("there are items");
+        assert!(if keep { longest < 500 } else { longest > 5_000 }, "{keep}: {longest} ms without a holder");
+    }
+}

@@ -23,6 +23,7 @@ pub(super) enum Undo {
     Drain { at: usize, server: usize },
     Witness(usize),
     Keys,
+    Checks(Option<usize>),
 }
 
 const fn ms(millis: u64) -> Duration {
@@ -135,6 +136,10 @@ impl World {
                 self.mail(at, Mail::Command(Command::Drain { server: id }));
                 self.undo_at(end, Undo::Drain { at, server });
             }
+            Fault::Checks { host, mode, p, .. } => {
+                self.begin_check_trouble(host, mode, p);
+                self.undo_at(end, Undo::Checks(host));
+            }
             Fault::Replay { host, count, old } => self.replay(host, count, old),
             Fault::Forge { host, count, ms: span } => self.forge(host, count, ms(span)),
             Fault::Edit { add } => self.edit(add),
@@ -198,6 +203,7 @@ impl World {
                 self.set_interface(host, true);
                 self.well(host);
             }
+            Undo::Checks(host) => self.end_check_trouble(host),
             Undo::Disk(host) => self.hosts[host].disk_full = false,
             Undo::Witness(host) => {
                 self.hosts[host].unwitnessed -= 1;

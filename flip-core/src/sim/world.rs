@@ -77,6 +77,8 @@ pub struct World {
     /// Second daemons under an id, and those that are over. In datagrams they have the numbers after the
     /// last host.
     pub(super) seconds: Vec<super::second::Second>,
+    /// What is known of health checks.
+    pub(super) book: super::health::Book,
 }
 
 /// Where the world's clock starts.
@@ -137,6 +139,7 @@ impl World {
             lease,
             rotation: super::rotation::Rotation::default(),
             seconds: Vec::new(),
+            book: super::health::Book::default(),
         }
     }
 
@@ -209,6 +212,7 @@ impl World {
             Happening::End(token) => self.end_fault(token),
             Happening::Start { host, token } => self.restart(host, token),
             Happening::Look { item } => self.judge(item),
+            Happening::Unhealthy { host, check, since } => self.judge_unhealthy(host, check, since),
             Happening::Missing { item, since } => self.judge_missing(item, since),
             Happening::Told(word) => self.judge_told(&word),
             Happening::WakeSecond(second) => self.wake_second(second),

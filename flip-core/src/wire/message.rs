@@ -197,7 +197,7 @@ pub struct Facts {
 pub struct Held {
     /// `ItemId`.
     pub item: u64,
-    /// Position in [`STATES`].
+    /// Position in [`STATES`], and what health checks say (`facts`).
     pub state: u8,
     /// Age of the state in milliseconds when this was sent.
     pub age_ms: u32,

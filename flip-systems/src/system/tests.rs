@@ -3,7 +3,9 @@
 use std::future::pending;
 use std::time::Duration;
 
-use flip_core::config::{ClusterKey, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, SystemKind};
+use flip_core::config::{
+    ClusterKey, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, SystemKind, WhenAllFail,
+};
 use flip_core::event::Reason;
 use flip_core::id::{ItemId, ShortId};
 
@@ -19,11 +21,15 @@ fn config(handlers: &[(&str, &str)]) -> Config {
         release: Release::Hook,
         hooks: Default::default(),
         orphan: None,
+        checks: Vec::new(),
+
         items: ["a", "b"]
             .map(|i| Item {
                 name: i.to_owned(),
                 id: ItemId::of(&format!("s{position}"), i),
                 isolated: Isolated::Keep,
+                checks: Vec::new(),
+                when_all_fail: WhenAllFail::default(),
             })
             .to_vec(),
     };

@@ -87,7 +87,13 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
     settings.insert("interface".to_owned(), interface.into());
     let items = items
         .iter()
-        .map(|i| Item { name: (*i).to_owned(), id: ItemId::of("ip", i), isolated: Isolated::Keep })
+        .map(|i| Item {
+            name: (*i).to_owned(),
+            id: ItemId::of("ip", i),
+            isolated: Isolated::Keep,
+            checks: Vec::new(),
+            when_all_fail: flip_core::config::WhenAllFail::default(),
+        })
         .collect();
     Config {
         me: 0,
@@ -111,6 +117,8 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
             release: Release::Kernel,
             hooks: Default::default(),
             orphan: None,
+            checks: Vec::new(),
+
             items,
         }],
         key: ClusterKey([0; 32]),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use flip_core::event::ItemState;
-use flip_core::status::{ItemStatus, Status};
+use flip_core::status::{HolderStatus, ItemStatus, Status};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Cluster, name};
@@ -134,7 +134,12 @@ impl Cluster {
 
 /// The one host that is said to hold an item, while nobody takes it or lets go of it.
 fn holder(item: &ItemStatus) -> Option<usize> {
-    match &item.holders[..] {
+    // Whoever is kept away by health checks says so, and has nothing to do with it.
+    let kept_away = |holder: &&HolderStatus| {
+        holder.state == ItemState::Failing && item.unhealthy_on.contains(&holder.server)
+    };
+    let holders: Vec<_> = item.holders.iter().filter(|holder| !kept_away(holder)).collect();
+    match &holders[..] {
         [one] if one.state == ItemState::Active => one.server.strip_prefix('h')?.parse().ok(),
         _ => None,
     }

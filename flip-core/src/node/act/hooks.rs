@@ -11,7 +11,7 @@ use crate::planted::{Bug, planted};
 use crate::time::Time;
 
 impl Node {
-    pub(super) fn start(&mut self, at: ItemRef, action: HookAction, reason: Reason, now: Time) {
+    pub(in crate::node) fn start(&mut self, at: ItemRef, action: HookAction, reason: Reason, now: Time) {
         let state = match action {
             HookAction::Alive => ItemState::Acquiring,
             HookAction::Down if planted(Bug::DownHookSkipped) => {

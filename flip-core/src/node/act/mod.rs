@@ -7,7 +7,7 @@
 //!     │  │ hook ok                    │  │            │ or shut down
 //!     │  └──────── Releasing ◀────────│──│────────────┘
 //!     │ after a while                 ▼ failed 3 times
-//!     └─────────────────────────── Failing (the item goes elsewhere)
+//!     └─────────────────────────── Failing (the item goes elsewhere; also when a health check fails)
 //! ```
 //!
 //! Per item one hook at a time; when it ends, the newest wish wins. Per system so many at once as the config
@@ -28,6 +28,7 @@ use self::queue::Queue;
 use super::{Node, Timer};
 use crate::config::{Config, Isolated, OnExit, SystemKind};
 use crate::event::{Event, ItemState, Reason};
+use crate::facts::Fitness;
 use crate::id::{ItemId, ItemRef};
 use crate::io::{HookAction, Output};
 use crate::limits;
@@ -92,6 +93,8 @@ struct Item {
     asked: Option<Time>,
     /// The alive hook failed too often; when the down hook is through, the item is `Failing`.
     exhausted: bool,
+    /// This life has moved it, or found that it may not be here.
+    decided: bool,
 }
 
 impl Items {
@@ -112,6 +115,7 @@ impl Items {
             stray: false,
             asked: None,
             exhausted: false,
+            decided: false,
         };
         let by_id = config
             .systems
@@ -149,6 +153,13 @@ impl Items {
     /// The view changed, and placement waits for it to settle.
     pub(in crate::node) const fn set_stale(&mut self) {
         self.stale = true;
+    }
+
+    /// Health checks say something else than before: everybody must hear of it.
+    pub(in crate::node) fn fitness_changed(&mut self) {
+        self.queue.look_at_all();
+        self.unstated = true;
+        self.misplaced = true;
     }
 
     /// Everything is to be looked at again.
@@ -308,6 +319,9 @@ impl Node {
             }
             return;
         }
+        if self.unfit_step(at, now) {
+            return;
+        }
         if self.isolated(at) == Isolated::Drop {
             self.leased_step(at, now);
             return;
@@ -346,7 +360,7 @@ impl Node {
                 self.start(at, HookAction::Alive, reason, now);
             }
             ItemState::Releasing => self.start(at, HookAction::Down, Reason::HookFailed, now),
-            ItemState::Failing => self.change(at, ItemState::Standby, Reason::HookFailed, now),
+            ItemState::Failing => self.change(at, ItemState::Standby, self.recovery(at), now),
             ItemState::Unclean => {}
         }
     }
@@ -375,7 +389,12 @@ impl Node {
             ItemState::Active if !self.may_hold(at, now) => {
                 self.start(at, HookAction::Down, Reason::LeaseLost, now);
             }
-            ItemState::Active if !wanted && self.has_quorum && self.somebody_else_is_up(at) => {
+            ItemState::Active
+                if !wanted
+                    && self.has_quorum
+                    && self.somebody_else_is_up(at)
+                    && self.successor_is_known(at) =>
+            {
                 if planted(Bug::ReleasesBeforeItIsGone) {
                     self.release_lease(at, now);
                 }
@@ -387,7 +406,7 @@ impl Node {
             ItemState::Active => self.stay(at, now),
             ItemState::Releasing => self.start(at, HookAction::Down, Reason::HookFailed, now),
             ItemState::Unclean => self.call(at, HookAction::Down, Reason::HookFailed, now),
-            ItemState::Failing => self.change(at, ItemState::Standby, Reason::HookFailed, now),
+            ItemState::Failing => self.change(at, ItemState::Standby, self.recovery(at), now),
         }
     }
 
@@ -503,6 +522,7 @@ impl Node {
         }
         item.state = to;
         item.since = now;
+        item.decided |= reason != Reason::Adopted;
         let why = item.reason;
         self.note_change(at, from, to, why);
         self.items.unstated = true;
@@ -577,9 +597,16 @@ impl Node {
     }
 
     /// State of an item here and since when.
-    pub(in crate::node) fn item_state(&self, at: ItemRef) -> (ItemState, Time) {
+    pub(crate) fn item_state(&self, at: ItemRef) -> (ItemState, Time) {
         let item = self.items.at(at);
         (item.state, item.since)
+    }
+
+    /// Whether it is open what becomes of an item in this life: nothing was placed yet, or its checks have
+    /// not ended.
+    pub(crate) fn is_undecided(&self, at: ItemRef) -> bool {
+        !self.items.at(at).decided
+            && (!self.items.placed || matches!(self.health.fitness(at), Fitness::Young | Fitness::Unproven))
     }
 
     /// Where this node believes that an item belongs now: positions of servers.

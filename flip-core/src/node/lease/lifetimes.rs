@@ -54,6 +54,7 @@ impl Node {
     /// (R7).
     pub(in crate::node) fn on_suspended(&mut self, by: Duration, now: Time) {
         self.event(Event::Suspended { by });
+        self.void_checks();
         if planted(Bug::NoSuspendCheck) {
             return;
         }

@@ -10,6 +10,7 @@ mod demo;
 mod key;
 mod operate;
 mod paths;
+mod scripts;
 mod simulate;
 mod status;
 

@@ -39,6 +39,7 @@ pub fn config(ids: &str, me: &str) -> Config {
         log_level: LogLevel::Info,
         lease: LEASE,
         witness: None,
+        lua: crate::config::LuaConfig::default(),
     };
     config.voters = config.default_voters();
     config
@@ -51,6 +52,7 @@ pub fn items(count: usize) -> Vec<Item> {
             name: n.to_string(),
             id: ItemId::of("test", &n.to_string()),
             isolated: Isolated::Keep,
+            own: None,
         })
         .collect()
 }

@@ -26,7 +26,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use flip_core::config::LogLevel;
 use flip_core::{Node, Start};
-use flip_systems::{Systems, UdpPort, Witness, clock};
+use flip_systems::lua::{Engine, Limits, Scripts, Setup};
+use flip_systems::{Registry, Systems, UdpPort, Witness, clock};
 use tokio::net::TcpListener;
 
 use crate::cli::{ConfigArgs, DaemonArgs, LogFormat};
@@ -44,7 +45,7 @@ pub fn entropy(mut buffer: &mut [u8]) -> std::io::Result<()> {
 
 pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
     let from = ConfigArgs { config, id: args.id.clone() };
-    let Read { config, warnings } = match config::read(&from) {
+    let Read { config, warnings, scripts } = match config::read(&from) {
         Ok(read) => read,
         Err(Refused(text)) => {
             writeln!(std::io::stderr(), "{text}")?;
@@ -59,14 +60,14 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
         LogFormat::Json => warnings.iter().for_each(log::warning),
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(start(args, Arc::new(config)));
+    let result = runtime.block_on(start(args, Arc::new(config), scripts));
     // Tasks that still run are dropped, and the last lines of the log written.
     runtime.shutdown_background();
     drop(log);
     result
 }
 
-async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>) -> Outcome {
+async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>, scripts: Scripts) -> Outcome {
     let me = config.my();
     let dir = paths::server_dir(&paths::state_dir(&args.state)?, &me.id);
     let state = state::State::open(&dir)?;
@@ -74,7 +75,12 @@ async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>) -> Outc
     let listener =
         TcpListener::bind(me.addr).await.with_context(|| format!("cannot listen on {} (TCP)", me.addr))?;
     let socket = socket::Socket::bind(&args.state.socket.unwrap_or_else(|| dir.join(paths::SOCKET)))?;
-    let systems = Systems::open(&config)?;
+    let mut registry = Registry::default();
+    if !scripts.is_empty() {
+        let engine = Engine::new(setup(&config, scripts)).context("cannot start the threads of scripts")?;
+        registry.scripts(Arc::new(engine));
+    }
+    let systems = Systems::open_with(&registry, &config)?;
     for leftover in systems.leftovers() {
         let done = if leftover.adopted { "kept" } else { "removed" };
         tracing::info!(what = leftover.what, done, "left behind by an earlier life");
@@ -94,6 +100,16 @@ async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>) -> Outc
     }
     let node = Node::new(Arc::clone(&config), Start { generation, seed, keys: state.keys()? }, clock::now());
     drive::Drive::new(node, state, port, systems, witness)?.run(listener, socket).await.map(ExitCode::from)
+}
+
+/// What scripts of this config may use.
+pub fn setup(config: &flip_core::config::Config, scripts: Scripts) -> Setup {
+    let mut limits = Limits { unsafe_lua: config.lua.unsafe_lua, ..Limits::default() };
+    limits.memory = config.lua.memory_mib.map_or(limits.memory, |mib| (mib as usize) << 20);
+    limits.steps = config.lua.steps.unwrap_or(limits.steps);
+    let my_host = config.my().addr.ip();
+    let siblings = config.servers[..config.me].iter().filter(|server| server.addr.ip() == my_host).count();
+    Setup { siblings, scripts, limits, ..Setup::new(&config.my().id) }
 }
 
 fn open_witness(addr: std::net::IpAddr) -> anyhow::Result<Witness> {

@@ -239,6 +239,8 @@ mod tests {
                 quorum: 2,
             }),
             config_differs: false,
+            inactive: Vec::new(),
+            facts: Default::default(),
             drained: id == "bee",
             immature_ms: (id == "bee").then_some(7_200),
         }

@@ -42,3 +42,9 @@ pub const MATURE: RangeInclusive<u64> = 0..=600_000;
 pub const LEASE: RangeInclusive<u64> = 3_000..=60_000;
 /// The seconds of `on_daemon_death`: longer than a daemon takes to be started again, at most a day.
 pub const ORPHAN: RangeInclusive<u64> = 10..=86_400;
+/// `lua_memory`, in MiB: an empty state takes half of one.
+pub const LUA_MEMORY: RangeInclusive<u64> = 2..=4096;
+/// `lua_steps`.
+pub const LUA_STEPS: RangeInclusive<u64> = 10_000..=1_000_000_000_000;
+/// Plugins of a node.
+pub const PLUGINS: usize = 32;

@@ -20,6 +20,7 @@ mod problem;
 mod raw;
 mod read;
 mod resolve;
+mod scripts;
 mod source;
 mod syntax;
 mod written;
@@ -33,6 +34,7 @@ use std::time::Duration;
 pub use ip::parse_vip;
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
+pub use scripts::{LuaConfig, Script, ScriptFound, ScriptNames, script_names};
 pub use source::Source;
 
 use crate::id::{ItemId, ShortId};
@@ -69,6 +71,8 @@ pub struct Config {
     pub lease: Duration,
     /// An address that must answer echo requests for this node's Down ballots to count (`witness`).
     pub witness: Option<IpAddr>,
+    /// What scripts may use, and which plugins run.
+    pub lua: LuaConfig,
 }
 
 /// The default of `lease`.
@@ -157,6 +161,8 @@ pub struct Item {
     pub id: ItemId,
     /// The system's `isolated`, or its own.
     pub isolated: Isolated,
+    /// The whole entry where it is an object that says more than its name: settings for its hooks.
+    pub own: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// How the items of a system are placed.

@@ -11,7 +11,7 @@ use super::source::{At, Spanned};
 use super::written::{Setting, Written, WrittenSystem};
 use super::{
     ClusterKey, Config, Item, LEASE, ORPHAN, Overrides, Profile, Release, Server, System, Timing, check,
-    handlers, ip, policy,
+    handlers, ip, policy, scripts,
 };
 use crate::id::{ItemId, ShortId};
 use crate::{limits, quorum};
@@ -36,12 +36,13 @@ pub(super) fn resolve(
     let voters = find_voters(written, problems);
     let quorum = voters.as_ref().and_then(|voters| find_quorum(written, voters.len(), problems));
     for system in &written.systems {
-        handlers::check(system, problems);
+        handlers::check(system, overrides.scripts, problems);
     }
     ip::check_settings(written, problems);
     let items = read_items(written, problems);
     let secret = key::choose(written, overrides.key_file, problems);
-    policy::check(written, voters.as_ref().map(Vec::len), quorum, problems);
+    policy::check(written, voters.as_ref().map(Vec::len), quorum, overrides.scripts, problems);
+    scripts::check_plugins(&written.lua, overrides.scripts, problems);
     check::warn(written, voters.as_ref().map(Vec::len), quorum, problems);
 
     let (Some(me), Some(voters), Some(quorum), false) = (me, voters, quorum, problems.any_error()) else {
@@ -94,6 +95,7 @@ pub(super) fn resolve(
         log_level: written.log_level,
         lease: written.lease.as_ref().map_or(LEASE, |given| given.value),
         witness: written.witness.as_ref().map(|given| given.value.to_canonical()),
+        lua: written.lua.resolve(),
     })
 }
 
@@ -317,6 +319,7 @@ fn read_items_of<'w>(
             name: name.value.clone(),
             id: ItemId::of(&system.name.value, &name.value),
             isolated: policy::isolated_of(item, system),
+            own: item.own.clone(),
         });
     }
     items

@@ -9,6 +9,7 @@ use jsonc_parser::ast::Value;
 use super::bounds;
 use super::problem::Problems;
 use super::raw::{self, Entry, Fields, Node, clip};
+use super::scripts::{self, WrittenLua};
 use super::source::{At, Spanned};
 use super::{Isolated, LogLevel, Profile, SystemKind, ip, policy};
 
@@ -32,6 +33,11 @@ const KEYS: &[&str] = &[
     "log_level",
     "servers",
     "cluster",
+    "scripts_dir",
+    "unsafe_lua",
+    "lua_memory",
+    "lua_steps",
+    "plugins",
 ];
 const SERVER_KEYS: &[&str] = &["ip", "port", "systems", "system", "priority", "config"];
 const CLUSTER_KEYS: &[&str] = &["config", "system", "systems"];
@@ -80,6 +86,7 @@ pub(super) struct Written {
     pub servers: Vec<WrittenServer>,
     pub config: Vec<Setting>,
     pub systems: Vec<WrittenSystem>,
+    pub lua: WrittenLua,
 }
 
 /// An entry of `servers`.
@@ -113,6 +120,8 @@ pub(super) struct WrittenSystem {
 pub(super) struct WrittenItem {
     pub name: Spanned<String>,
     pub isolated: Option<Spanned<Isolated>>,
+    /// The whole object, where it says more than name and `isolated`.
+    pub own: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// An entry of a `config`.
@@ -134,6 +143,7 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
         Some(node.spanned(names))
     });
     let servers = read_servers(root, fields.get("servers"), problems);
+    let lua = scripts::read(&fields, problems);
     let (config, systems) = fields.get("cluster").map(|n| read_cluster(n, problems)).unwrap_or_default();
     Some(Written {
         at: root.at.clone(),
@@ -169,6 +179,7 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
         servers,
         config,
         systems,
+        lua,
     })
 }
 

@@ -187,6 +187,7 @@ mod tests {
             name: "z".into(),
             id: ItemId(77),
             isolated: crate::config::Isolated::Keep,
+            own: None,
         }];
         let row = Row::new(&config);
         assert_eq!(row.len(), 4);

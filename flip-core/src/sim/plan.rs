@@ -154,6 +154,7 @@ impl Plan {
             log_level: LogLevel::Info,
             lease: Duration::from_millis(self.lease_ms),
             witness: self.witness.then(|| [10, 255, 0, 1].into()),
+            lua: crate::config::LuaConfig::default(),
         }
     }
 }
@@ -170,7 +171,7 @@ fn system(name: &str, alive: &str, kind: SystemKind, policies: &[Policy]) -> Sys
     let release = Release::of(alive);
     let items = policies.iter().enumerate().map(|(n, policy)| {
         let text = format!("{name}{n}");
-        Item { id: ItemId::of(name, &text), name: text, isolated: (*policy).into() }
+        Item { id: ItemId::of(name, &text), name: text, isolated: (*policy).into(), own: None }
     });
     System {
         name: name.into(),

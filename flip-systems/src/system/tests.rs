@@ -23,6 +23,7 @@ fn config(handlers: &[(&str, &str)]) -> Config {
                 name: i.to_owned(),
                 id: ItemId::of(&format!("s{position}"), i),
                 isolated: Isolated::Keep,
+                own: None,
             })
             .to_vec(),
     };
@@ -44,6 +45,7 @@ fn config(handlers: &[(&str, &str)]) -> Config {
         log_level: LogLevel::Info,
         lease: LEASE,
         witness: None,
+        lua: Default::default(),
     }
 }
 
@@ -135,13 +137,13 @@ impl Handler for Stuck {
 }
 
 impl System for Stuck {
-    fn alive(&self, _: usize, _: Lifetime) -> HookFuture {
+    fn alive(&self, _: usize, _: &Context) -> HookFuture {
         Box::pin(pending())
     }
-    fn down(&self, _: usize) -> HookFuture {
+    fn down(&self, _: usize, _: &Context) -> HookFuture {
         Box::pin(pending())
     }
-    fn announce(&self, _: usize) -> HookFuture {
+    fn announce(&self, _: usize, _: &Context) -> HookFuture {
         Box::pin(pending())
     }
     fn observe(&self) -> ObserveFuture {

@@ -87,7 +87,7 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
     settings.insert("interface".to_owned(), interface.into());
     let items = items
         .iter()
-        .map(|i| Item { name: (*i).to_owned(), id: ItemId::of("ip", i), isolated: Isolated::Keep })
+        .map(|i| Item { name: (*i).to_owned(), id: ItemId::of("ip", i), isolated: Isolated::Keep, own: None })
         .collect();
     Config {
         me: 0,
@@ -116,6 +116,7 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
         log_level: LogLevel::Info,
         lease: LEASE,
         witness: None,
+        lua: Default::default(),
     }
 }
 

@@ -11,6 +11,7 @@ use flip_core::limits::HANDOVER;
 use flip_core::status::Status;
 use flip_core::{Input, Node, Output, Time};
 use flip_systems::clock::Sleep;
+use flip_systems::lua::Plugins;
 use flip_systems::stream::{self, Frame};
 use flip_systems::udp::BUFFER;
 use flip_systems::{Received, Systems, UdpPort, Witness, clock};
@@ -18,10 +19,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::host::{Ear, Word};
 use super::log::Log;
 use super::socket::{Answer, Question, Socket};
 use super::state::State;
 use super::timer::Alarm;
+use super::told;
 use crate::Failure;
 
 /// Profiles that probe at least this often need the processor before others.
@@ -52,8 +55,15 @@ enum Wake {
     Frame(Frame),
     Question(Question),
     Witness(u16),
+    Word(Word),
     /// The alarm, or datagrams: both are looked at in each turn.
     Look,
+}
+
+/// What scripts have to do with the loop.
+pub struct Scripted {
+    pub ear: Ear,
+    pub plugins: Option<Plugins>,
 }
 
 pub struct Drive {
@@ -62,6 +72,7 @@ pub struct Drive {
     port: UdpPort,
     systems: Systems,
     witness: Option<Witness>,
+    scripts: Scripted,
     sleep: Sleep,
     alarm: Alarm,
     hooks: (mpsc::UnboundedSender<HookEnd>, mpsc::UnboundedReceiver<HookEnd>),
@@ -94,6 +105,7 @@ impl Drive {
         port: UdpPort,
         systems: Systems,
         witness: Option<Witness>,
+        scripts: Scripted,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             node,
@@ -101,6 +113,7 @@ impl Drive {
             port,
             systems,
             witness,
+            scripts,
             sleep: Sleep::default(),
             alarm: Alarm::new()?,
             hooks: mpsc::unbounded_channel(),
@@ -140,6 +153,7 @@ impl Drive {
             self.feed(Input::Observed { item, present })?;
         }
 
+        self.scripts.ear.listen();
         let mut buffer = [0; BUFFER];
         let mut wake = Wake::Look;
         self.feed(Input::Timeout)?;
@@ -151,6 +165,11 @@ impl Drive {
                 return Err(Failure { code: REFUSED, error: self.twin(other) });
             }
             if self.left {
+                if let Some(plugins) = &mut self.scripts.plugins {
+                    let limit = self.node.config().timing.hook_timeout;
+                    // Whoever is not through by then is ended with the process.
+                    let _ = tokio::time::timeout(limit, plugins.stop()).await;
+                }
                 return Ok(0);
             }
             self.show_changes();
@@ -165,6 +184,7 @@ impl Drive {
                 nonce = answered(self.witness.as_ref()) => Wake::Witness(nonce?),
                 Some(frame) = self.frames.1.recv() => Wake::Frame(frame),
                 Some(question) = self.questions.1.recv() => Wake::Question(question),
+                Some(word) = self.scripts.ear.words.recv() => Wake::Word(word),
                 result = self.alarm.ring() => {
                     result?;
                     Wake::Look
@@ -217,6 +237,7 @@ impl Drive {
             Wake::Witness(nonce) => self.feed(Input::WitnessAnswered { nonce }),
             Wake::Frame(frame) => self.frame(frame),
             Wake::Question(question) => self.question(question),
+            Wake::Word(word) => self.word(word),
         }
     }
 
@@ -248,6 +269,28 @@ impl Drive {
                 let asker = self.asked;
                 self.askers.insert(asker, reply);
                 tracing::info!(?command, "an operator's word");
+                self.feed(Input::Command { asker, command })
+            }
+        }
+    }
+
+    /// A script asks, or says something.
+    fn word(&mut self, word: Word) -> anyhow::Result<()> {
+        match word {
+            Word::Status(reply) => {
+                let now = clock::now();
+                let status = self.scripts.ear.status(now, || self.node.status(now));
+                // The call may be over.
+                let _ = reply.send(status);
+                Ok(())
+            }
+            Word::Tell(command, reply) => {
+                self.askers.retain(|_, reply| !reply.is_closed());
+                self.asked += 1;
+                let asker = self.asked;
+                self.askers.insert(asker, reply);
+                tracing::debug!(?command, "a script's word");
+                self.scripts.ear.forget();
                 self.feed(Input::Command { asker, command })
             }
         }
@@ -333,7 +376,14 @@ impl Drive {
                     let _ = cancel.send(());
                 }
             }
-            Output::Event(event) => self.log.event(&event, self.node.config(), clock::now()),
+            Output::Event(event) => {
+                if let Some(plugins) = &mut self.scripts.plugins
+                    && let Some(told) = told::to_plugins(&event, self.node.config())
+                {
+                    plugins.tell(&told);
+                }
+                self.log.event(&event, self.node.config(), clock::now());
+            }
             Output::StoreGeneration(generation) => self.state.store(generation)?,
             Output::StoreKeys(keys) => self.state.store_keys(&keys)?,
             Output::Stream { to, data } => {

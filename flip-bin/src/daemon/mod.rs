@@ -13,10 +13,12 @@
 //! repeat.
 
 mod drive;
+mod host;
 mod log;
 pub mod socket;
 mod state;
 mod timer;
+mod told;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use flip_core::config::LogLevel;
 use flip_core::{Node, Start};
-use flip_systems::lua::{Engine, Limits, Scripts, Setup};
+use flip_systems::lua::{Engine, Limits, Plugins, Scripts, Setup};
 use flip_systems::{Registry, Systems, UdpPort, Witness, clock};
 use tokio::net::TcpListener;
 
@@ -76,8 +78,15 @@ async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>, scripts
         TcpListener::bind(me.addr).await.with_context(|| format!("cannot listen on {} (TCP)", me.addr))?;
     let socket = socket::Socket::bind(&args.state.socket.unwrap_or_else(|| dir.join(paths::SOCKET)))?;
     let mut registry = Registry::default();
+    let (host, ear) = host::pair();
+    let mut plugins = None;
     if !scripts.is_empty() {
-        let engine = Engine::new(setup(&config, scripts)).context("cannot start the threads of scripts")?;
+        let setup = Setup { host: Arc::new(host), ..setup(&config, scripts) };
+        let engine = Engine::new(setup).context("cannot start the threads of scripts")?;
+        if !config.lua.plugins.is_empty() {
+            let started = Plugins::start(&engine, &config.lua.plugins, config.timing.hook_timeout);
+            plugins = Some(started.map_err(|name| anyhow::anyhow!("there is no script {name}"))?);
+        }
         registry.scripts(Arc::new(engine));
     }
     let systems = Systems::open_with(&registry, &config)?;
@@ -99,7 +108,11 @@ async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>, scripts
         }
     }
     let node = Node::new(Arc::clone(&config), Start { generation, seed, keys: state.keys()? }, clock::now());
-    drive::Drive::new(node, state, port, systems, witness)?.run(listener, socket).await.map(ExitCode::from)
+    let scripts = drive::Scripted { ear, plugins };
+    drive::Drive::new(node, state, port, systems, witness, scripts)?
+        .run(listener, socket)
+        .await
+        .map(ExitCode::from)
 }
 
 /// What scripts of this config may use.

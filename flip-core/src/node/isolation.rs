@@ -112,7 +112,10 @@ impl Node {
         now: Time,
     ) -> Vec<Holders> {
         let ready = |node: &Self, server: usize| {
-            usable(node, server) && !node.is_drained(server) && !node.is_departing(server)
+            usable(node, server)
+                && !node.is_drained(server)
+                && !node.is_inactive(server)
+                && !node.is_departing(server)
         };
         let mature = self.mature(system, ready, now);
         let spec = &self.config.systems[system];

@@ -160,7 +160,11 @@ impl Node {
             Command::KeyRemove { id } => {
                 ring.without(*id).map(|ring| (format!("key {id:02x} removed"), ring))
             }
-            Command::Drain { .. } | Command::Undrain { .. } | Command::ConfirmReleased { .. } => return,
+            Command::Drain { .. }
+            | Command::Undrain { .. }
+            | Command::ConfirmReleased { .. }
+            | Command::SetFact { .. }
+            | Command::SetActive { .. } => return,
         };
         let (what, next) = match plan {
             Ok(plan) => plan,

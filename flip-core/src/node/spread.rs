@@ -205,6 +205,7 @@ impl Node {
         } else if let Some(server) = self.up_others().choose(&mut self.rng).copied() {
             let digest = Message::Digest(self.digest());
             self.send(server, &digest);
+            self.send_heard(server);
         }
     }
 
@@ -214,6 +215,7 @@ impl Node {
             self.spread.digest_due = false;
             let digest = Message::Digest(self.digest());
             self.send(to, &digest);
+            self.send_heard(to);
         }
     }
 

@@ -51,7 +51,7 @@ impl World {
             Event::Drained { drained: false, .. } => mark!("undrained"),
             Event::Unclean { unclean: true, .. } => mark!("item: marked unclean"),
             Event::Unclean { unclean: false, .. } => mark!("item: confirmed released"),
-            Event::KeysChanged { .. } => {}
+            Event::Inactive { .. } | Event::KeysChanged { .. } => {}
             Event::Refused { why, .. } => mark_refusal(*why),
         }
     }
@@ -73,6 +73,7 @@ fn mark_item(to: ItemState, reason: Reason) {
         Reason::Isolated => mark!("item: taken in isolation"),
         Reason::LeaseLost => mark!("item: given up with its lease"),
         Reason::Drain => mark!("item: drain"),
+        Reason::Inactive => {}
         Reason::Confirmed | Reason::Drift | Reason::HookFailed | Reason::HookDone => {}
     }
 }

@@ -273,6 +273,7 @@ async fn perform(shared: &Arc<Shared>, call: &Call) -> Report {
         item: call.item.clone(),
         lines: AtomicU32::new(0),
         probe: false,
+        plugin: None,
     });
     let (result, memory) = match shared.sandbox(&context) {
         Ok(sandbox) => {

@@ -136,6 +136,7 @@ pub fn reason(reason: Reason) -> &'static str {
         Reason::LeaseLost => "lease_lost",
         Reason::Confirmed => "confirmed",
         Reason::Drain => "drain",
+        Reason::Inactive => "inactive",
         Reason::HookFailed => "hook_failed",
         Reason::HookDone => "hook_done",
     }

@@ -25,12 +25,14 @@ pub mod host;
 mod json;
 pub mod limits;
 mod meter;
+pub mod plugin;
 mod probe;
 mod sandbox;
 pub mod script;
 
 pub use engine::{Call, Engine, Hook, Report, Said, Setup};
-pub use handler::LuaSystem;
+pub use handler::{LuaSystem, reason};
 pub use host::{Host, Log};
 pub use limits::Limits;
+pub use plugin::Plugins;
 pub use script::{Script, Scripts};

@@ -41,6 +41,7 @@ fn functions(bytecode: &[u8], file: &str) -> Option<Vec<String>> {
         item: String::new(),
         lines: AtomicU32::new(0),
         probe: true,
+        plugin: None,
     });
     let sandbox = shared.sandbox(&context).ok()?;
     let chunk = sandbox.load_bytes(bytecode, file).ok()?;

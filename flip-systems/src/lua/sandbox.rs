@@ -23,6 +23,10 @@ pub(super) struct Sandbox {
     pub(super) run: Function,
     /// Which function of flip waits, and where.
     pub(super) waits: Function,
+    /// `begin` of the prelude: takes the values of `flip` that are no functions.
+    pub(super) given: Function,
+    /// `enter` of the prelude: calls a function that is there.
+    pub(super) enter: Function,
 }
 
 /// The prelude, compiled.
@@ -49,14 +53,14 @@ impl Sandbox {
         let meter = Arc::clone(&context.meter);
         let native = api::native(&lua, Arc::clone(context))?;
         let chunk = lua.load(prelude).set_name(format!("={PRELUDE}")).set_mode(ChunkMode::Binary);
-        let (run, waits) = chunk.call((native, limits.unsafe_lua))?;
+        let (run, waits, given, enter) = chunk.call((native, limits.unsafe_lua))?;
         if !limits.unsafe_lua {
             lua.sandbox(true)?;
         }
         lua.set_memory_limit(limits.memory)?;
         let account = Arc::clone(&meter);
         lua.set_interrupt(move |lua| account.interrupt(lua));
-        Ok(Self { lua, meter, run, waits })
+        Ok(Self { lua, meter, run, waits, given, enter })
     }
 
     /// Makes a function of a script.

@@ -67,7 +67,7 @@ impl Node {
         item.failures += 1;
         let failures = item.failures;
         let retry_in = (limits::HOOK_RETRY * 2u32.pow((failures - 1).min(12))).min(limits::HOOK_RETRY_MAX);
-        self.event(Event::HookFailed { item: at, error, failures, retry_in });
+        self.event(Event::HookFailed { item: at, action, error, failures, retry_in });
         match action {
             HookAction::Announce => {}
             HookAction::Down if self.is_unclean_now(at, failures, now) => {

@@ -3,7 +3,7 @@
 //! because most calls need none.
 
 mod address;
-mod cluster;
+pub(in crate::lua) mod cluster;
 mod exec;
 mod http;
 mod strings;
@@ -20,6 +20,7 @@ use mlua::{Function, IntoLuaMulti, Lua, LuaString, MultiValue, Table, Value};
 use super::engine::Shared;
 use super::host::{Level, Line};
 use super::meter::Meter;
+use super::plugin::Desk;
 use super::{json, limits};
 
 /// What the functions of one state know.
@@ -35,6 +36,8 @@ pub(in crate::lua) struct Context {
     pub(in crate::lua) lines: AtomicU32,
     /// The script is only read: nothing is done for it.
     pub(in crate::lua) probe: bool,
+    /// What a plugin registers goes there.
+    pub(in crate::lua) plugin: Option<Arc<Desk>>,
 }
 
 /// `native` of the prelude: from a name to a function, and whether that waits.
@@ -60,9 +63,9 @@ const HARMLESS: [&str; 10] = [
 ];
 
 /// Result of a function: what it gives, or one line for people.
-type Given<T> = Result<T, String>;
+pub(in crate::lua) type Given<T> = Result<T, String>;
 
-fn give<T: IntoLuaMulti>(lua: &Lua, given: Given<T>) -> mlua::Result<MultiValue> {
+pub(in crate::lua) fn give<T: IntoLuaMulti>(lua: &Lua, given: Given<T>) -> mlua::Result<MultiValue> {
     match given {
         Ok(values) => {
             let mut values = values.into_lua_multi(lua)?;
@@ -183,7 +186,10 @@ fn make(lua: &Lua, name: &str, context: &Arc<Context>) -> mlua::Result<Option<(V
         })?),
         _ => match cluster::make(lua, name, &context)? {
             Some(made) => Ok(Some(made)),
-            None => address::make(lua, name, &context),
+            None => match address::make(lua, name, &context)? {
+                Some(made) => Ok(Some(made)),
+                None => super::plugin::make(lua, name, &context),
+            },
         },
     }
 }
@@ -271,12 +277,12 @@ fn bytes(function: &str, value: &Value) -> Given<Vec<u8>> {
     }
 }
 
-fn text(function: &str, value: &Value) -> Given<String> {
+pub(in crate::lua) fn text(function: &str, value: &Value) -> Given<String> {
     String::from_utf8(bytes(function, value)?).map_err(|_| format!("{function}: a string that is not UTF-8"))
 }
 
 /// Milliseconds.
-fn millis(function: &str, value: &Value) -> Given<Duration> {
+pub(in crate::lua) fn millis(function: &str, value: &Value) -> Given<Duration> {
     const YEAR: f64 = 365.0 * 24.0 * 3600.0 * 1000.0;
     let number = match value {
         #[expect(clippy::cast_precision_loss, reason = "a year of milliseconds is exact")]

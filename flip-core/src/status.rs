@@ -130,6 +130,9 @@ pub struct ItemStatus {
     /// The server on which it may still be, though its down hook failed: nobody takes it before that is
     /// cleared up and confirmed.
     pub unclean_on: Option<String>,
+    /// What the last hook of the item on the answering node said, where it failed.
+    #[serde(default)]
+    pub error: Option<String>,
     /// Where placement wants it: ids of servers.
     pub wanted: Vec<String>,
     /// Who has said that it holds it, or is about to or about to let go.

@@ -80,6 +80,9 @@ fn member_row(member: &MemberStatus, older: Duration) -> Vec<Cell> {
     if member.drained {
         notes.push("drained: no items until flip undrain".to_owned());
     }
+    if !member.inactive.is_empty() {
+        notes.push(format!("inactive: {}", member.inactive.join(", ")));
+    }
     if let Some(immature) = member.immature_ms {
         notes.push(format!("was down lately: no items for {}", left(immature, older)));
     }
@@ -135,6 +138,9 @@ fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
             }
             if let Some(lease) = item.lease_ms.filter(|_| holder.server == me) {
                 notes.push(format!("lease for {}", left(lease, older)));
+            }
+            if let Some(error) = item.error.as_ref().filter(|_| holder.server == me) {
+                notes.push(error.clone());
             }
             row.push(Cell::plain(notes.join(", ")));
             row
@@ -264,6 +270,7 @@ mod tests {
                 ItemStatus {
                     isolated: "drop".into(),
                     lease_ms: Some(3_400),
+                    error: None,
                     unclean_on: None,
                     system: "ip".to_owned(),
                     item: "192.0.2.7".to_owned(),
@@ -280,6 +287,7 @@ mod tests {
                 ItemStatus {
                     isolated: "keep".into(),
                     lease_ms: None,
+                    error: None,
                     unclean_on: None,
                     system: "ip".to_owned(),
                     item: "fd00::8".to_owned(),
@@ -289,6 +297,7 @@ mod tests {
                 ItemStatus {
                     isolated: "drop".into(),
                     lease_ms: None,
+                    error: None,
                     unclean_on: Some("bee".to_owned()),
                     system: "nfs".to_owned(),
                     item: "export".to_owned(),

@@ -105,6 +105,7 @@ impl Node {
             isolated: word.to_owned(),
             lease_ms: self.lease_deadline(at).map(|deadline| millis(deadline, now)),
             unclean_on: self.unclean_on(id).map(name),
+            error: self.items.errors.get(&at).cloned(),
             wanted: self.wanted(at).iter().map(|server| name(*server)).collect(),
             holders,
         }

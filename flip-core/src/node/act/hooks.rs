@@ -53,6 +53,7 @@ impl Node {
         let exhausted = std::mem::take(&mut item.exhausted);
         let error = match result {
             Ok(()) => {
+                self.items.errors.remove(&at);
                 self.items.at_mut(at).failures = 0;
                 match action {
                     HookAction::Alive => self.change(at, ItemState::Active, Reason::HookDone, now),
@@ -63,6 +64,7 @@ impl Node {
             }
             Err(error) => error,
         };
+        self.items.errors.insert(at, error.clone());
         let item = self.items.at_mut(at);
         item.failures += 1;
         let failures = item.failures;

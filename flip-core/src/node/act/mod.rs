@@ -36,6 +36,8 @@ pub(in crate::node) struct Items {
     placement: Vec<Vec<Holders>>,
     by_id: BTreeMap<ItemId, ItemRef>,
     hooks: BTreeMap<u64, (ItemRef, HookAction)>,
+    /// What the last hook of an item said, where it failed.
+    pub(in crate::node) errors: BTreeMap<ItemRef, String>,
     next_hook: u64,
     /// The view changed and placement waits for it to settle.
     stale: bool,
@@ -100,6 +102,7 @@ impl Items {
             placement: config.systems.iter().map(|system| vec![Vec::new(); system.items.len()]).collect(),
             by_id,
             hooks: BTreeMap::new(),
+            errors: BTreeMap::new(),
             next_hook: 1,
             stale: true,
             dirty: true,

@@ -198,3 +198,12 @@ fn a_log_has_its_limits() {
     assert!(lines[1].1.ends_with("x: a b"), "{}", lines[1].1);
     assert!(lines[1000].1.ends_with("this call wrote 1000 lines; the rest of them is left out"));
 }
+
+#[test]
+fn a_script_that_computes_before_it_waits_is_woken() {
+    // Its turn ends between the poll of what it waits for and its own yield, now and then.
+    let text = "for i = 1, 60 do local t = os.clock() + 0.0009 + i % 10 / 20000 while os.clock() < t do end flip.sleep(1) end";
+    let bench = Bench::new(&[("works", text)]);
+    let report = bench.run("works", Hook::Alive, &json!("x"), &json!({}));
+    assert_eq!(report.result, Ok(Said::Yes), "within its 20 s");
+}

@@ -140,7 +140,11 @@ impl Meter {
             2
         } else if now - self.turn.load(Relaxed) >= limits::TURN.as_nanos() as u64 {
             self.turn.store(now, Relaxed);
-            return Ok(if self.in_main(lua) { VmState::Yield } else { VmState::Continue });
+            return Ok(if self.in_main(lua) && !between_poll_and_yield(lua) {
+                VmState::Yield
+            } else {
+                VmState::Continue
+            });
         } else {
             if self.main.load(Relaxed) == 0 {
                 self.in_main(lua);
@@ -180,6 +184,15 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Whether mlua's own code around an async function runs. Yielding there would lose a wake: when the
+/// coroutine goes on it would yield as pending, without having asked the future again.
+fn between_poll_and_yield(lua: &Lua) -> bool {
+    let own = |debug: &mlua::debug::Debug<'_>| {
+        debug.source().short_src.is_some_and(|source| source.starts_with("__mlua"))
+    };
+    lua.inspect_stack(0, own).unwrap_or_default()
+}
+
 /// The innermost line of the script itself.
 fn place(lua: &Lua) -> Option<String> {
     (0..20).find_map(|level| {
@@ -189,7 +202,7 @@ fn place(lua: &Lua) -> Option<String> {
             let line = debug.current_line()?;
             (source.what == "Lua" || source.what == "main")
                 .then(|| file.into_owned())
-                .filter(|file| file != super::sandbox::PRELUDE)
+                .filter(|file| file != super::sandbox::PRELUDE && !file.starts_with("__mlua"))
                 .map(|file| format!("{file}:{line}"))
         })?
     })

@@ -223,6 +223,10 @@ async fn run(
         tokio::select! {
             biased;
             end = &mut stopped => {
+                // What happened before is told before.
+                while let Ok(event) = events.try_recv() {
+                    plugin.event(&event).await;
+                }
                 plugin.handle("stop", |_| Ok(Value::Nil)).await;
                 if let Ok(end) = end {
                     // The daemon may have given up on it.

@@ -90,6 +90,10 @@ pub enum Command {
     /// An item is unclean when its down hook did not end in time: it may still be on its server. Make sure
     /// that it is not, because nobody else looks. Exit code: 0 done, 1 refused, 2 no daemon.
     ConfirmReleased(ItemArgs),
+    /// Tries hooks of an item again that failed on this server, without waiting any longer.
+    ///
+    /// For when their cause is mended. Exit code: 0 done, 1 refused, 2 no daemon.
+    Retry(ItemArgs),
     /// Shows and changes the keys of a running cluster: add a new one, use it, remove the old one.
     ///
     /// Each step waits until every server that is up has confirmed it, and nothing is refused meanwhile.

@@ -42,7 +42,7 @@ pub fn run(args: &HookRunArgs) -> Outcome {
     let host = Arc::new(Alone { config: Arc::clone(&config), facts: Mutex::default() });
     let setup = Setup { host, log: Arc::new(Printed), ..daemon::setup(&config, scripts) };
     let engine = Arc::new(Engine::new(setup)?);
-    let timeout = config.timing.hook_timeout;
+    let timeout = system.hooks.timeout.unwrap_or(config.timing.hook_timeout);
     let Ok(scripted) = LuaSystem::new(Arc::clone(&engine), system, timeout) else {
         return not_run(&format!(
             "error: system {} is run by the native handlers {} and {}; this command runs scripts",

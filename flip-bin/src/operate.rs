@@ -1,4 +1,4 @@
-//! What operators tell a cluster: `flip drain`, `flip undrain`, `flip confirm-released`.
+//! What operators tell a cluster: `flip drain`, `flip undrain`, `flip confirm-released`, `flip retry`.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -28,6 +28,10 @@ pub fn undrain(args: ServerArgs) -> Outcome {
 
 pub fn confirm_released(args: ItemArgs) -> Outcome {
     wish(&args.daemon, |_| Ok(Wish::ConfirmReleased(args.item)))
+}
+
+pub fn retry(args: ItemArgs) -> Outcome {
+    wish(&args.daemon, |_| Ok(Wish::Retry(args.item)))
 }
 
 fn server(args: ServerArgs, what: fn(String) -> Wish) -> Outcome {

@@ -174,7 +174,7 @@ fn a_failing_script_is_told_of_with_file_and_line() {
         json!({"cluster": {"system": {"items": {"alive": "bad", "down": "bad", "data": ["x"]}}}}),
     );
     let told = |status: &Status| {
-        status.items[0].error.as_ref().is_some_and(|error| error.ends_with("bad.lua:2: no such thing"))
+        status.items[0].failure.as_ref().is_some_and(|it| it.error.ends_with("bad.lua:2: no such thing"))
     };
     local.watch(0).unwrap().until(LIMIT, told).unwrap();
     wait("the log says so", || local.log(0).contains("bad.lua:2: no such thing"));

@@ -119,6 +119,13 @@ pub enum Event {
         /// When it is tried again.
         retry_in: Duration,
     },
+    /// The `post` hook of a system failed. The next plan calls it anew.
+    PostFailed {
+        /// Position of the system.
+        system: usize,
+        /// What the handler said.
+        error: String,
+    },
     /// A held item was announced again, because a former holder let go or the network healed.
     Reannounced {
         /// Which item.

@@ -116,6 +116,11 @@ pub enum Command {
         /// Name of the reason.
         reason: String,
     },
+    /// What made hooks of an item fail on this node is mended: they are tried again at once.
+    Retry {
+        /// The item's name.
+        item: String,
+    },
     /// Adds a key to the ring of the whole cluster. It opens from then on and seals nothing yet.
     KeyAdd {
         /// The key.
@@ -145,6 +150,8 @@ pub enum Output {
     },
     /// Run a hook and answer with `Input::HookDone`. Hooks of one item never overlap.
     Hook(HookCall),
+    /// All changes of a plan are done: run the `post` hook of their system and answer with `Input::HookDone`.
+    Post(PostCall),
     /// End a running hook at once and answer with `Input::HookDone` and an error.
     Cancel {
         /// From `HookCall::id`.
@@ -152,7 +159,8 @@ pub enum Output {
     },
     /// Something happened.
     Event(Event),
-    /// Remember this generation durably; the next start must use a larger one.
+    /// Remember this generation durably; the next start must use a larger one. Where it cannot be stored,
+    /// the next start's clock has to be larger, so the driver says so and runs on.
     StoreGeneration(u64),
     /// Remember these keys durably, before later outputs; the next start gets them.
     StoreKeys(StoredKeys),
@@ -228,6 +236,30 @@ pub struct RefreshCall {
     pub items: Vec<usize>,
     /// Their new lifetime.
     pub lifetime: Lifetime,
+}
+
+/// One `post` hook to run (as Wackamole's). There is at most one for each system at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostCall {
+    /// Echoed in `Input::HookDone`.
+    pub id: u64,
+    /// Position of the system.
+    pub system: usize,
+    /// What became different since the last one, item by item.
+    pub changes: Vec<Change>,
+    /// The driver must end the hook and report an error after this long.
+    pub timeout: Duration,
+}
+
+/// What a plan changed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Position of the item in its system.
+    pub item: usize,
+    /// True when it came, false when it went.
+    pub here: bool,
+    /// Why.
+    pub reason: Reason,
 }
 
 /// One hook to run.

@@ -98,6 +98,6 @@ pub mod wire;
 #[cfg(test)]
 mod testing;
 
-pub use io::{Command, HookAction, HookCall, Input, Lifetime, Output, RefreshCall};
+pub use io::{Change, Command, HookAction, HookCall, Input, Lifetime, Output, PostCall, RefreshCall};
 pub use node::{Node, Start};
 pub use time::Time;

@@ -86,6 +86,10 @@ pub const GREETING_PAUSE: Duration = Duration::from_secs(2);
 pub const ASKING_PAUSE: Duration = Duration::from_secs(2);
 /// Hook failures in a row after which an item is `Failing` on this node.
 pub const HOOK_FALL: u32 = 3;
+/// Hooks of one system that run at once, unless the config says otherwise (`parallel`).
+pub const HOOKS_AT_ONCE: usize = 16;
+/// Least pause between two statements of facts that do not fit into a datagram.
+pub const LONG_FACTS_PAUSE: Duration = Duration::from_millis(50);
 /// First pause before a failed hook is tried again; doubles up to [`HOOK_RETRY_MAX`].
 pub const HOOK_RETRY: Duration = Duration::from_millis(250);
 /// Longest pause before a failed hook is tried again.

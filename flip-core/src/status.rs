@@ -130,13 +130,24 @@ pub struct ItemStatus {
     /// The server on which it may still be, though its down hook failed: nobody takes it before that is
     /// cleared up and confirmed.
     pub unclean_on: Option<String>,
-    /// What the last hook of the item on the answering node said, where it failed.
+    /// What its hooks said that failed on the answering node, until one succeeds.
     #[serde(default)]
-    pub error: Option<String>,
+    pub failure: Option<FailureStatus>,
     /// Where placement wants it: ids of servers.
     pub wanted: Vec<String>,
     /// Who has said that it holds it, or is about to or about to let go.
     pub holders: Vec<HolderStatus>,
+}
+
+/// Hooks of an item that failed on the answering node.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct FailureStatus {
+    /// What the last one said.
+    pub error: String,
+    /// How many in a row.
+    pub failures: u32,
+    /// When it is tried again, ms from now; none while it runs.
+    pub retry_ms: Option<u64>,
 }
 
 /// One server's word on one item.

@@ -1,7 +1,7 @@
 //! Configs for the tests of this crate.
 
 use crate::config::{
-    ClusterKey, Config, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, System, SystemKind,
+    ClusterKey, Config, Hooks, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, System, SystemKind,
 };
 use crate::id::{ItemId, ShortId};
 
@@ -32,6 +32,7 @@ pub fn config(ids: &str, me: &str) -> Config {
             config: serde_json::Map::new(),
             items: Vec::new(),
             release: Release::Hook,
+            hooks: Hooks::default(),
             orphan: None,
         }],
         key: ClusterKey([7; 32]),

@@ -35,6 +35,7 @@ pub mod ip;
 pub mod lua;
 pub mod memory;
 mod netlink;
+pub mod post;
 pub mod stream;
 #[expect(unsafe_code, reason = "the system calls that no safe crate wraps; each call has its proof")]
 mod sys;
@@ -44,6 +45,7 @@ pub mod witness;
 
 pub use interfaces::{InterfaceInfo, interfaces};
 pub use memory::Memory;
+pub use post::Post;
 pub use system::{Drift, Leftover, OpenError, Registry, System, Systems};
 pub use udp::{BindError, Received, UdpCounters, UdpPort};
 pub use witness::Witness;

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::ip::Ip;
 use crate::lua::{Engine, LuaSystem};
 use crate::memory::Memory;
+use crate::post::{Post, PostOf};
 
 /// A hook at work. It does nothing before it is polled; `Err` carries one line for people.
 pub type HookFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -110,12 +111,13 @@ pub struct Registry {
     handlers: Vec<Box<dyn Handler>>,
     /// Its scripts are handlers too, where no other has the name.
     lua: Option<Arc<Engine>>,
+    posts: BTreeMap<String, Arc<dyn Post>>,
 }
 
 impl Default for Registry {
     /// `ip_up`/`ip_down` and `memory_up`/`memory_down`.
     fn default() -> Self {
-        Self { handlers: vec![Box::new(Ip), Box::new(Memory::default())], lua: None }
+        Self { handlers: vec![Box::new(Ip), Box::new(Memory::default())], lua: None, posts: BTreeMap::new() }
     }
 }
 
@@ -141,13 +143,22 @@ impl Registry {
         if self.handlers.iter().any(|h| h.alive() == system.alive) || engine.script(&system.alive).is_none() {
             return None;
         }
-        let made = LuaSystem::new(Arc::clone(engine), system, config.timing.hook_timeout);
+        let made = LuaSystem::new(
+            Arc::clone(engine),
+            system,
+            system.hooks.timeout.unwrap_or(config.timing.hook_timeout),
+        );
         Some(made.map_err(|name| OpenError::UnknownHandler {
             system: system.name.clone(),
             key: "down",
             name,
             known: vec!["the scripts of the directory".to_owned()],
         }))
+    }
+
+    /// Adds what a name under `post` stands for.
+    pub fn register_post(&mut self, name: &str, post: impl Post + 'static) {
+        self.posts.insert(name.to_owned(), Arc::new(post));
     }
 
     /// The names that may stand under `alive` and `down`, pair by pair.
@@ -192,6 +203,7 @@ impl Registry {
 pub struct Systems {
     /// By position in the config, with the number of items.
     systems: BTreeMap<usize, (Arc<dyn System>, usize)>,
+    pub(crate) posts: BTreeMap<usize, PostOf>,
     drift: Arc<Drift>,
     leftovers: Vec<Leftover>,
 }
@@ -218,10 +230,20 @@ impl Systems {
         let my_host = config.my().addr.ip();
         let siblings =
             config.servers[..config.me].iter().filter(|server| server.addr.ip() == my_host).count();
+        let mut posts = BTreeMap::new();
         let mut assigned: BTreeMap<usize, Vec<Assigned<'_>>> = BTreeMap::new();
         let mut systems: BTreeMap<usize, (Arc<dyn System>, usize)> = BTreeMap::new();
         for &position in &config.my().systems {
             let system = &config.systems[position];
+            if let Some(name) = &system.hooks.post {
+                let post = registry.posts.get(name).ok_or_else(|| OpenError::UnknownHandler {
+                    system: system.name.clone(),
+                    key: "post",
+                    name: name.clone(),
+                    known: registry.posts.keys().cloned().collect(),
+                })?;
+                posts.insert(position, PostOf { system: system.clone(), post: Arc::clone(post) });
+            }
             if let Some(made) = registry.lua(config, system) {
                 systems.insert(position, (Arc::new(made?), system.items.len()));
                 continue;
@@ -237,7 +259,7 @@ impl Systems {
                 systems.insert(a.position, (system, a.system.items.len()));
             }
         }
-        Ok(Self { systems, drift, leftovers })
+        Ok(Self { systems, posts, drift, leftovers })
     }
 
     /// What an earlier life of the daemon had left when this was opened.
@@ -339,7 +361,7 @@ pub enum OpenError {
     UnknownHandler {
         /// Name of the system.
         system: String,
-        /// `alive` or `down`.
+        /// `alive`, `down` or `post`.
         key: &'static str,
         /// The handler.
         name: String,

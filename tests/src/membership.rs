@@ -223,6 +223,7 @@ impl Driver {
                 }
             }
             Output::Hook(_)
+            | Output::Post(_)
             | Output::StoreGeneration(_)
             | Output::Left
             | Output::Cancel { .. }

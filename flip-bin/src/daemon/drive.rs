@@ -370,6 +370,15 @@ impl Drive {
                     let _ = ends.send(HookEnd { hook, result });
                 });
             }
+            Output::Post(call) => {
+                let hook = call.id;
+                let run = self.systems.post(call);
+                let ends = self.hooks.0.clone();
+                tokio::spawn(async move {
+                    // The loop is gone only when the daemon ends.
+                    let _ = ends.send(HookEnd { hook, result: run.await });
+                });
+            }
             Output::Cancel { hook } => {
                 if let Some(cancel) = self.running.remove(&hook) {
                     // It may have ended just now.
@@ -384,8 +393,23 @@ impl Drive {
                 }
                 self.log.event(&event, self.node.config(), clock::now());
             }
-            Output::StoreGeneration(generation) => self.state.store(generation)?,
-            Output::StoreKeys(keys) => self.state.store_keys(&keys)?,
+            // A disk that is full must not take down what is held: the daemon runs on, and says what is at stake.
+            Output::StoreGeneration(generation) => {
+                if let Err(error) = self.state.store(generation) {
+                    tracing::error!(
+                        "{error:#}; running on: the next start relies on the clock, so make room, and let \
+                         the clock not go back"
+                    );
+                }
+            }
+            Output::StoreKeys(keys) => {
+                if let Err(error) = self.state.store_keys(&keys) {
+                    tracing::error!(
+                        "{error:#}; running on: after a restart this server would not know the new key, so \
+                         make room and repeat the change of keys"
+                    );
+                }
+            }
             Output::Stream { to, data } => {
                 tokio::spawn(stream::ask(to, data, self.frames.0.clone()));
             }
@@ -481,6 +505,9 @@ fn still(mut status: Status) -> Status {
     }
     for item in &mut status.items {
         item.lease_ms = item.lease_ms.map(|_| 0);
+        if let Some(failure) = &mut item.failure {
+            failure.retry_ms = failure.retry_ms.map(|_| 0);
+        }
     }
     for holder in status.items.iter_mut().flat_map(|item| &mut item.holders) {
         holder.since_ms = 0;

@@ -165,6 +165,9 @@ fn event(event: &Event, config: &Config) {
             let (system, item) = names(config, *item);
             warn!(system, item, %error, failures, ?retry_in, "hook failed");
         }
+        Event::PostFailed { system, error } => {
+            warn!(system = config.systems[*system].name, %error, "post hook failed");
+        }
         Event::Reannounced { item } => {
             let (system, item) = names(config, *item);
             info!(system, item, "announced again");

@@ -49,6 +49,8 @@ pub enum Wish {
     Undrain(String),
     /// The item of this name is released, whatever its hook said.
     ConfirmReleased(String),
+    /// What made hooks of the item of this name fail here is mended: try again now.
+    Retry(String),
     /// Add a key to the ring of the cluster.
     KeyAdd(HexKey),
     /// Seal with this key of the ring.
@@ -63,6 +65,7 @@ impl From<Wish> for Command {
             Wish::Drain(server) => Self::Drain { server },
             Wish::Undrain(server) => Self::Undrain { server },
             Wish::ConfirmReleased(item) => Self::ConfirmReleased { item },
+            Wish::Retry(item) => Self::Retry { item },
             Wish::KeyAdd(key) => Self::KeyAdd { key: key.0 },
             Wish::KeyUse(id) => Self::KeyUse { id: id.0 },
             Wish::KeyRemove(id) => Self::KeyRemove { id: id.0 },
@@ -253,6 +256,7 @@ mod tests {
             (Request::Watch(Topic::Status), r#"{"watch":"status"}"#),
             (Request::Do(Wish::Drain("a".into())), r#"{"do":{"drain":"a"}}"#),
             (Request::Do(Wish::Undrain("a".into())), r#"{"do":{"undrain":"a"}}"#),
+            (Request::Do(Wish::Retry("ip".into())), r#"{"do":{"retry":"ip"}}"#),
             (Request::Do(Wish::ConfirmReleased("ip".into())), r#"{"do":{"confirm_released":"ip"}}"#),
         ];
         for (request, line) in table {

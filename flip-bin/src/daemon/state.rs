@@ -5,8 +5,10 @@
 //! - With its disk, each start has a larger generation than all before, whatever the clock says. The
 //!   number is kept twice, so that this holds when one of the files is damaged or missing.
 //! - Without its disk, or with both files damaged, the clock alone decides: a generation is the wall clock
-//!   in seconds, or one more than the last where that is more. So it grows unless the clock is behind an
-//!   earlier life's. Where it is, the others take this server for an earlier life of itself and do not
+//!   in milliseconds, or one more than the last where that is more: two lives without a disk are told apart
+//!   if they began in different milliseconds. So it grows unless the clock is behind an earlier life's.
+//!   The same holds after a generation that could not be stored, because the disk was full: the daemon runs
+//!   on, and the next start reads the clock. Where the clock is behind, the others take this server for an earlier life of itself and do not
 //!   count it in before the clock is right and the daemon was started again. Nobody else is harmed: what
 //!   an earlier life promised is waited out (rule R4) and not known by its number.
 
@@ -66,11 +68,11 @@ impl State {
     /// A generation larger than all before, already on disk. The clock takes part so that a lost disk
     /// does not bring an old generation back.
     pub fn next_generation(&self) -> anyhow::Result<u64> {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
-        self.next_generation_at(wall)
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis());
+        self.next_generation_at(u64::try_from(wall).unwrap_or(u64::MAX / 4))
     }
 
-    /// As [`State::next_generation`] when the clock says `wall` seconds.
+    /// As [`State::next_generation`] when the clock says `wall` milliseconds.
     fn next_generation_at(&self, wall: u64) -> anyhow::Result<u64> {
         let stored = FILES.map(|name| self.stored(name));
         let mut last = None;

@@ -139,9 +139,6 @@ fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
             if let Some(lease) = item.lease_ms.filter(|_| holder.server == me) {
                 notes.push(format!("lease for {}", left(lease, older)));
             }
-            if let Some(error) = item.error.as_ref().filter(|_| holder.server == me) {
-                notes.push(error.clone());
-            }
             row.push(Cell::plain(notes.join(", ")));
             row
         })
@@ -156,6 +153,19 @@ fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
             [] => "no live server may hold it".to_owned(),
             wanted => format!("wanted on {}", wanted.join(", ")),
         }));
+        rows.push(row);
+    }
+    if let Some(failure) = &item.failure {
+        let mut row = start();
+        row.push(Cell::plain(me));
+        row.push(Cell("failed".to_owned(), Some(RED)));
+        row.push(Cell::plain("-"));
+        let times =
+            if failure.failures == 1 { "once".to_owned() } else { format!("{} times", failure.failures) };
+        let again = failure.retry_ms.map_or_else(String::new, |retry| {
+            format!("; again in {}, or now by flip retry {}", left(retry, older), item.item)
+        });
+        row.push(Cell(format!("{times}: {}{again}", failure.error), Some(RED)));
         rows.push(row);
     }
     if let Some(server) = &item.unclean_on {
@@ -223,7 +233,7 @@ fn age(since_ms: u64, older: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use flip_core::status::{CaseStatus, HolderStatus};
+    use flip_core::status::{CaseStatus, FailureStatus, HolderStatus};
 
     use super::*;
 
@@ -270,8 +280,8 @@ mod tests {
                 ItemStatus {
                     isolated: "drop".into(),
                     lease_ms: Some(3_400),
-                    error: None,
                     unclean_on: None,
+                    failure: None,
                     system: "ip".to_owned(),
                     item: "192.0.2.7".to_owned(),
                     wanted: vec!["a".to_owned()],
@@ -287,8 +297,12 @@ mod tests {
                 ItemStatus {
                     isolated: "keep".into(),
                     lease_ms: None,
-                    error: None,
                     unclean_on: None,
+                    failure: Some(FailureStatus {
+                        error: "no such device".to_owned(),
+                        failures: 2,
+                        retry_ms: Some(9_500),
+                    }),
                     system: "ip".to_owned(),
                     item: "fd00::8".to_owned(),
                     wanted: vec!["bee".to_owned()],
@@ -297,8 +311,8 @@ mod tests {
                 ItemStatus {
                     isolated: "drop".into(),
                     lease_ms: None,
-                    error: None,
                     unclean_on: Some("bee".to_owned()),
+                    failure: None,
                     system: "nfs".to_owned(),
                     item: "export".to_owned(),
                     wanted: vec!["a".to_owned()],
@@ -327,6 +341,7 @@ SYSTEM  ITEM       ISOLATED  HOLDER  STATE      SINCE    NOTES
 ip      192.0.2.7  drop      a       active     1 d 1 h  lease for 3 s
 ip      192.0.2.7  drop      bee     releasing  5 ms     not its place
 ip      fd00::8    keep      -       nowhere    -        wanted on bee
+ip      fd00::8    keep      a       failed     -        2 times: no such device; again in 9 s, or now by flip retry fd00::8
 nfs     export     drop      bee     unclean    -        may still be there: make sure that it is released, then run flip confirm-released export
 
 hint: datagrams from 192.0.2.9 do not open

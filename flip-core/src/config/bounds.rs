@@ -34,6 +34,12 @@ pub const SETTLE: RangeInclusive<u64> = 0..=60_000;
 pub const DIGEST_INTERVAL: RangeInclusive<u64> = 50..=600_000;
 /// `hook_timeout`, in milliseconds.
 pub const HOOK_TIMEOUT: RangeInclusive<u64> = 10..=3_600_000;
+/// `fall` of hooks.
+pub const FALL: RangeInclusive<u64> = 1..=1000;
+/// `cool_down`, in milliseconds.
+pub const COOL_DOWN: RangeInclusive<u64> = 0..=86_400_000;
+/// `parallel`.
+pub const PARALLEL: RangeInclusive<u64> = 1..=1000;
 /// `mature`, in milliseconds; 0 is not to wait.
 pub const MATURE: RangeInclusive<u64> = 0..=600_000;
 /// `lease`, in milliseconds. At least 3 s, because an address needs a whole second of lifetime, the kernel

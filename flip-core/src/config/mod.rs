@@ -5,13 +5,14 @@
 //!
 //! [`load`] takes a text through these steps, and every step reports all it finds with its place:
 //! `raw` (JSON with places; `syntax` when it is none) → `written` (types and ranges of single values) →
-//! `resolve` (references, defaults, merged settings; `handlers`, `ip`, `policy` and `key` for their parts) →
+//! `resolve` (references, defaults, merged settings; `handlers`, `hooks`, `ip`, `policy` and `key` for their parts) →
 //! [`Config`].
 
 pub mod bounds;
 mod check;
 mod handlers;
 mod hash;
+mod hooks;
 mod ip;
 mod key;
 mod nearest;
@@ -31,6 +32,7 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+pub use hooks::{Hooks, OnExit};
 pub use ip::parse_vip;
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
@@ -112,6 +114,8 @@ pub struct System {
     pub items: Vec<Item>,
     /// How an item is released: decides what promise `"isolated": "drop"` can keep.
     pub release: Release,
+    /// How its hooks are called.
+    pub hooks: Hooks,
     /// How long the kernel keeps an address whose daemon died while others could take over
     /// (`on_daemon_death`); none for ever. Only for `Release::Kernel` and items that are not `drop`.
     pub orphan: Option<Duration>,

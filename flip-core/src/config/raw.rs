@@ -212,6 +212,18 @@ impl<'t> Node<'t> {
         None
     }
 
+    /// `true` or `false`.
+    pub(super) fn truth(&self, problems: &mut Problems) -> Option<Spanned<bool>> {
+        match self.value {
+            Value::BooleanLit(bool) => return Some(self.spanned(bool.value)),
+            Value::StringLit(text) if matches!(&*text.value, "true" | "false") => {
+                self.refuse_help("`true` or `false`", "remove the quotes", problems);
+            }
+            _ => self.refuse("`true` or `false`", problems),
+        }
+        None
+    }
+
     /// Any JSON value; its objects may not hold a key twice and its numbers must fit.
     pub(super) fn json(&self, problems: &mut Problems) -> Option<serde_json::Value> {
         Some(match self.value {

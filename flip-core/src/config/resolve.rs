@@ -11,7 +11,7 @@ use super::source::{At, Spanned};
 use super::written::{Setting, Written, WrittenSystem};
 use super::{
     ClusterKey, Config, Item, LEASE, ORPHAN, Overrides, Profile, Release, Server, System, Timing, check,
-    handlers, ip, policy, scripts,
+    handlers, hooks, ip, policy, scripts,
 };
 use crate::id::{ItemId, ShortId};
 use crate::{limits, quorum};
@@ -37,6 +37,7 @@ pub(super) fn resolve(
     let quorum = voters.as_ref().and_then(|voters| find_quorum(written, voters.len(), problems));
     for system in &written.systems {
         handlers::check(system, overrides.scripts, problems);
+        hooks::check(system, written, problems);
     }
     ip::check_settings(written, problems);
     let items = read_items(written, problems);
@@ -80,6 +81,7 @@ pub(super) fn resolve(
             config: merge([&written.config, &system.config, my_settings]),
             items,
             release,
+            hooks: hooks::of(system, written),
             orphan: orphan.filter(|_| release == Release::Kernel),
         }
     });

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jsonc_parser::ast::Value;
 
 use super::bounds;
+use super::hooks::{self, WrittenHooks};
 use super::problem::Problems;
 use super::raw::{self, Entry, Fields, Node, clip};
 use super::scripts::{self, WrittenLua};
@@ -40,8 +41,24 @@ const KEYS: &[&str] = &[
     "plugins",
 ];
 const SERVER_KEYS: &[&str] = &["ip", "port", "systems", "system", "priority", "config"];
-const CLUSTER_KEYS: &[&str] = &["config", "system", "systems"];
-const SYSTEM_KEYS: &[&str] = &["alive", "down", "type", "isolated", "on_daemon_death", "config", "data"];
+const CLUSTER_KEYS: &[&str] =
+    &["config", "system", "systems", "remove_on_start", "on_exit", "remove_on_failure"];
+const SYSTEM_KEYS: &[&str] = &[
+    "alive",
+    "down",
+    "type",
+    "isolated",
+    "on_daemon_death",
+    "timeout",
+    "fall",
+    "cool_down",
+    "parallel",
+    "remove_on_start",
+    "on_exit",
+    "remove_on_failure",
+    "config",
+    "data",
+];
 
 const LOG_LEVELS: [(&str, LogLevel); 5] = [
     ("debug", LogLevel::Debug),
@@ -85,6 +102,8 @@ pub(super) struct Written {
     pub servers_at: At,
     pub servers: Vec<WrittenServer>,
     pub config: Vec<Setting>,
+    /// What stands in `cluster` for all systems.
+    pub hooks: WrittenHooks,
     pub systems: Vec<WrittenSystem>,
     pub lua: WrittenLua,
 }
@@ -111,6 +130,7 @@ pub(super) struct WrittenSystem {
     pub isolated: Option<Spanned<Isolated>>,
     /// `None` inside is for ever.
     pub on_daemon_death: Option<Spanned<Option<Duration>>>,
+    pub hooks: WrittenHooks,
     pub config: Vec<Setting>,
     pub items: Vec<WrittenItem>,
 }
@@ -144,7 +164,8 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
     });
     let servers = read_servers(root, fields.get("servers"), problems);
     let lua = scripts::read(&fields, problems);
-    let (config, systems) = fields.get("cluster").map(|n| read_cluster(n, problems)).unwrap_or_default();
+    let (config, hooks, systems) =
+        fields.get("cluster").map(|n| read_cluster(n, problems)).unwrap_or_default();
     Some(Written {
         at: root.at.clone(),
         id: fields.get("id").and_then(|node| node.text("the id of one of the servers", problems)),
@@ -178,6 +199,7 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
         servers_at,
         servers,
         config,
+        hooks,
         systems,
         lua,
     })
@@ -298,23 +320,24 @@ fn read_server(entry: &Entry, problems: &mut Problems) -> WrittenServer {
     server
 }
 
-fn read_cluster(node: &Node, problems: &mut Problems) -> (Vec<Setting>, Vec<WrittenSystem>) {
+fn read_cluster(node: &Node, problems: &mut Problems) -> (Vec<Setting>, WrittenHooks, Vec<WrittenSystem>) {
     let Some(fields) = node.fields("an object with the key `system`", CLUSTER_KEYS, problems) else {
         return Default::default();
     };
     let config = read_config(fields.get("config"), problems);
+    let hooks = hooks::read_of_cluster(&fields, problems);
     let entries = fields
         .either("system", "systems", problems)
         .map(|node| (node, node.entries("an object with one entry for each system", problems)));
     let Some((node, Some(entries))) = entries else {
-        return (config, Vec::new());
+        return (config, hooks, Vec::new());
     };
     if entries.len() > bounds::SYSTEMS {
         let message = format!("found {} systems, expected at most {}", entries.len(), bounds::SYSTEMS);
         problems.error(&node.at, message);
-        return (config, Vec::new());
+        return (config, hooks, Vec::new());
     }
-    (config, entries.iter().map(|entry| read_system(entry, problems)).collect())
+    (config, hooks, entries.iter().map(|entry| read_system(entry, problems)).collect())
 }
 
 fn read_system(entry: &Entry, problems: &mut Problems) -> WrittenSystem {
@@ -325,6 +348,7 @@ fn read_system(entry: &Entry, problems: &mut Problems) -> WrittenSystem {
         kind: SystemKind::Shard,
         isolated: None,
         on_daemon_death: None,
+        hooks: WrittenHooks::default(),
         config: Vec::new(),
         items: Vec::new(),
     };
@@ -340,6 +364,7 @@ fn read_system(entry: &Entry, problems: &mut Problems) -> WrittenSystem {
     system.isolated = fields.get("isolated").and_then(|node| policy::isolated(node, problems));
     system.on_daemon_death =
         fields.get("on_daemon_death").and_then(|node| policy::on_daemon_death(node, problems));
+    system.hooks = hooks::read(&fields, problems);
     system.config = read_config(fields.get("config"), problems);
     system.items = fields.get("data").map(|node| read_items(node, &system, problems)).unwrap_or_default();
     system

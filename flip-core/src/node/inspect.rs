@@ -1,6 +1,7 @@
 //! What only the simulator may ask.
 
 use super::Node;
+use crate::event::ItemState;
 
 impl Node {
     /// A digest of what this node believes and is about to do, to see that something changed nothing.
@@ -17,6 +18,12 @@ impl Node {
             hasher.update(format!("{server} {case:?}").as_bytes());
         }
         crate::view::word(&hasher)
+    }
+
+    /// Whether an item is on its way here or away from here.
+    pub(crate) fn is_moving(&self) -> bool {
+        let moving = |state| matches!(state, ItemState::Acquiring | ItemState::Releasing);
+        self.items.held(&self.config).values().any(|(state, _)| moving(*state))
     }
 
     /// Tables that can grow: name, entries, and the most that there may be.

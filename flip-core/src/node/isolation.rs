@@ -117,7 +117,11 @@ impl Node {
                 && !node.is_inactive(server)
                 && !node.is_departing(server)
         };
-        let mature = self.mature(system, ready, now);
+        // Damping spares items that would move; those that are everywhere would only blink.
+        let mature = match self.config.systems[system].kind {
+            SystemKind::Shard => self.mature(system, ready, now),
+            SystemKind::Replicate => vec![true; self.config.servers.len()],
+        };
         let spec = &self.config.systems[system];
         placement::place(&self.config, system, |server, item| {
             let id = spec.items[item].id;

@@ -163,6 +163,7 @@ impl Node {
             Command::Drain { .. }
             | Command::Undrain { .. }
             | Command::ConfirmReleased { .. }
+            | Command::Retry { .. }
             | Command::SetFact { .. }
             | Command::SetActive { .. } => return,
         };

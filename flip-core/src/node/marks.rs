@@ -158,6 +158,7 @@ impl Node {
                 let told = Tell::Active { active: *active, reason: reason.clone() };
                 return self.on_told_command(asker, told, now);
             }
+            Command::Retry { item } => self.retry(item),
             Command::KeyAdd { .. } | Command::KeyUse { .. } | Command::KeyRemove { .. } => {
                 return self.on_key_command(asker, command, now);
             }

@@ -151,6 +151,8 @@ enum Timer {
     Verdict(usize),
     /// Say facts again.
     Facts,
+    /// State long facts, which were stated just before.
+    State,
     /// Compare with a random member.
     Digest,
     /// Repeat the goodbye.
@@ -348,6 +350,8 @@ impl Node {
                 Timer::Settle => self.replace_items(now),
                 Timer::Verdict(server) => self.repeat_verdict(server, now),
                 Timer::Facts => self.repeat_facts(now),
+                // They are stated when everything was looked at.
+                Timer::State => self.items.touch(),
                 Timer::Digest => self.send_digest(now),
                 Timer::Leave => self.repeat_leave(now),
                 Timer::Handover => self.items.touch(),
@@ -357,7 +361,7 @@ impl Node {
                 Timer::Mature => self.replace_items(now),
                 Timer::Keys => self.repeat_keys(now),
                 Timer::RetireKeys => self.retire_keys(),
-                Timer::Item(item) => self.item_turn(item, now),
+                Timer::Item(item) => self.item_turn(item),
             }
         }
     }

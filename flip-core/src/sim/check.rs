@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::world::World;
 use crate::config::{Config, Isolated, SystemKind, Timing};
 use crate::event::{Event, Reason};
-use crate::io::{HookAction, HookCall};
+use crate::io::{HookAction, HookCall, PostCall};
 use crate::time::Time;
 
 /// A broken promise.
@@ -238,6 +238,10 @@ impl World {
             self.broken("P7", format!("two hooks of item {item} overlap on n{index}"));
         }
         let policy = self.things[item].policy;
+        let urgent = policy == Isolated::Drop && call.action == HookAction::Down;
+        if call.action != HookAction::Announce && !urgent {
+            self.check_parallel(index, call.item.system);
+        }
         match call.action {
             HookAction::Announce => return,
             HookAction::Alive => {
@@ -264,6 +268,33 @@ impl World {
         if self.checker.nothing_may_move && moves && policy == Isolated::Keep {
             let what = format!("{:?} of item {item} on n{index} in a total partition", call.action);
             self.broken("P2", what);
+        }
+    }
+
+    /// P7: a system's hooks wait for each other when there are many, but for those that a lease waits for.
+    fn check_parallel(&mut self, index: usize, system: usize) {
+        let hooks = self.hosts[index].hooks.iter().zip(&self.things);
+        let running = hooks
+            .filter(|(hook, thing)| thing.at.system == system && hook.is_some_and(|hook| !hook.announces));
+        let (running, most) = (running.count(), self.hosts[index].config.systems[system].hooks.parallel);
+        if running >= most {
+            let what = format!("n{index} runs {} hooks of system {system} at once, of {most}", running + 1);
+            self.broken("P7", what);
+        } else if running + 1 == most {
+            super::mark!("hook: as many as may run");
+        }
+    }
+
+    /// P7: a plan is called done when nothing of it is under way, and what it says has happened.
+    pub(super) fn check_post(&mut self, index: usize, call: &PostCall) {
+        let host = &self.hosts[index];
+        let running =
+            host.hooks.iter().zip(&self.things).any(|(hook, thing)| {
+                thing.at.system == call.system && hook.is_some_and(|hook| !hook.announces)
+            });
+        if running || call.changes.is_empty() {
+            let what = format!("n{index} calls the plan of system {} done, which it is not", call.system);
+            self.broken("P7", what);
         }
     }
 

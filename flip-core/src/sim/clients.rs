@@ -38,7 +38,7 @@ impl Clients {
 impl World {
     /// An announcement reaches whoever is not cut off.
     pub(super) fn announce(&mut self, index: usize, item: usize) {
-        if !self.hosts[index].answers(item) {
+        if !self.hosts[index].answers(item, self.things[item].release) {
             return;
         }
         for client in 0..2 {

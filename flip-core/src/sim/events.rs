@@ -42,6 +42,8 @@ impl World {
                     mark!("hook: failed three times");
                 }
             }
+            // The simulator's do not fail.
+            Event::PostFailed { .. } => {}
             Event::Reannounced { .. } => mark!("reannounced"),
             Event::Drift { .. } => mark!("item: drift repaired"),
             Event::Lease { held: true, .. } => mark!("lease: held"),

@@ -76,6 +76,9 @@ pub(super) enum Mail {
     /// A hook of the kernel class gets to its system call.
     HookCall(HookCall),
     /// A hook reports.
+    PostDone {
+        id: u64,
+    },
     HookDone {
         item: usize,
         id: u64,

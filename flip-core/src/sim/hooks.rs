@@ -7,6 +7,7 @@ use rand::RngExt;
 use super::fault::{HookMode, Point};
 use super::happening::{Happening, Mail};
 use super::host::{Doing, Running, Work};
+use super::kernel::LATENESS;
 use super::world::World;
 use crate::config::Release;
 use crate::io::{HookAction, HookCall, RefreshCall};
@@ -29,7 +30,7 @@ impl World {
         });
         self.check_hook(index, item, &call);
         let host = &mut self.hosts[index];
-        host.hooks[item] = Some(Running { id: call.id });
+        host.hooks[item] = Some(Running { id: call.id, announces: call.action == HookAction::Announce });
         let mode = host.hook_trouble.filter(|(_, p)| self.rng.random_bool(*p)).map(|(mode, _)| mode);
         let quick = self.rng.random_range(Duration::from_micros(100)..Duration::from_millis(3));
         let host = &self.hosts[index];
@@ -154,6 +155,7 @@ impl World {
                     gone: Vec::new(),
                     recreated: Vec::new(),
                     interrupted: false,
+                    raced: false,
                 });
                 return;
             }
@@ -174,7 +176,7 @@ impl World {
         super::mark!("hook: ended early");
         // What it was about to do does not happen; that it ended is news like any other.
         let ended = u64::MAX - id;
-        hooks[item] = Some(Running { id: ended });
+        hooks[item] = Some(Running { id: ended, announces: false });
         self.note(Some(index), || format!("ends the hook of item {item}"));
         self.hosts[index].inbox.push_back(Mail::HookEnded { item, ended, id });
     }
@@ -186,7 +188,20 @@ impl World {
             gone: Vec::new(),
             recreated: Vec::new(),
             interrupted: false,
+            raced: false,
         });
+    }
+
+    /// The daemon stops. If it did so before, between the clock and the kernel, the check after the call comes
+    /// as late again, and the lifetime is all that limits exception X1.
+    pub(super) fn stops_again(&mut self, index: usize) {
+        let Some(doing) = self.hosts[index].doing.as_ref().filter(|doing| doing.raced) else { return };
+        let lifetime = match &doing.work {
+            Work::Refresh(call) => call.lifetime,
+            Work::Alive(call) => call.lifetime,
+        };
+        let lasts = Duration::from_secs(u64::from(lifetime.seconds.min(60))) + LATENESS;
+        self.excuse(index, lasts, "X1");
     }
 
     /// One stage of giving addresses a lifetime. The rules R5 and R6 that the driver keeps are here.
@@ -225,11 +240,17 @@ impl World {
                 }
                 doing.stage = Point::BeforeCall;
             }
+            Point::BeforeCall if !self.hosts[index].interface => {
+                doing.gone.clone_from(&items);
+                self.finish(index, doing);
+                return;
+            }
             Point::BeforeCall => {
                 if doing.interrupted {
                     // Exception X1: it exists, unannounced, until the next check.
                     super::mark!("world: stopped between the clock and the kernel (X1)");
                     self.excuse(index, Duration::from_millis(1), "X1");
+                    doing.raced = true;
                 }
                 for item in items {
                     if self.hosts[index].addresses[item].is_none() && matches!(doing.work, Work::Refresh(_)) {
@@ -275,7 +296,7 @@ impl World {
                     self.announce(index, item);
                     Ok(())
                 } else {
-                    Err("the lease ended before the address was there")
+                    Err("the address could not be added in time")
                 };
                 self.hosts[index].inbox.push_front(Mail::HookDone { item, id: call.id, result });
             }

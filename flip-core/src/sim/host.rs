@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::clock::Clock;
 use super::fault::{HookMode, Point};
 use super::happening::Mail;
-use crate::config::Config;
+use crate::config::{Config, Release};
 use crate::io::{HookCall, RefreshCall};
 use crate::node::Node;
 use crate::time::Time;
@@ -25,6 +25,8 @@ pub(super) struct Address {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Running {
     pub(super) id: u64,
+    /// It changes nothing of what is there.
+    pub(super) announces: bool,
 }
 
 /// A machine that does not run.
@@ -46,6 +48,8 @@ pub(super) struct Doing {
     pub(super) recreated: Vec<usize>,
     /// The process was stopped in the middle.
     pub(super) interrupted: bool,
+    /// It asked the kernel after that.
+    pub(super) raced: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -170,9 +174,10 @@ impl Host {
         self.node.is_some() && self.asleep.is_none() && self.frozen.is_none() && self.busy_until <= now
     }
 
-    /// True when a client that asks for this item is answered by this host.
-    pub(super) fn answers(&self, item: usize) -> bool {
-        self.powered && self.asleep.is_none() && self.interface && self.addresses[item].is_some()
+    /// True when a client that asks for this item is answered by this host. Programs need no interface.
+    pub(super) fn answers(&self, item: usize, release: Release) -> bool {
+        let interface = self.interface || release == Release::Hook;
+        self.powered && self.asleep.is_none() && interface && self.addresses[item].is_some()
     }
 
     /// Forgets the process.

@@ -24,7 +24,7 @@ impl World {
 
     /// A host may answer for an item now, or no more.
     pub(super) fn changed(&mut self, index: usize, item: usize) {
-        let holds = self.hosts[index].answers(item);
+        let holds = self.hosts[index].answers(item, self.things[item].release);
         if !self.truth.set(item, index, holds, self.now) {
             return;
         }

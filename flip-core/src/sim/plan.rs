@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::fault::Timed;
 use crate::config::{
-    ClusterKey, Config, Isolated, Item, LogLevel, ORPHAN, Profile, Release, Server, System, SystemKind,
+    ClusterKey, Config, Hooks, Isolated, Item, LogLevel, ORPHAN, Profile, Release, Server, System, SystemKind,
 };
 use crate::id::{ItemId, ShortId};
-use crate::quorum;
+use crate::{limits, quorum};
 
 /// Everything that a run depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,13 @@ pub struct Plan {
     /// A gateway must answer for Down ballots to count.
     #[serde(default)]
     pub witness: bool,
+    /// How many hooks of a system run at once.
+    #[serde(default = "many")]
+    pub parallel: usize,
+}
+
+const fn many() -> usize {
+    limits::HOOKS_AT_ONCE
 }
 
 /// `Isolated` as the corpus writes it.
@@ -99,6 +106,7 @@ impl Plan {
             core: Vec::new(),
             apart: false,
             witness: false,
+            parallel: many(),
         }
     }
 
@@ -116,10 +124,14 @@ impl Plan {
         let mut systems = vec![system("addr", "ip_up", SystemKind::Shard, &addresses)];
         if !self.programs.is_empty() {
             systems.push(system("prog", "memory_up", SystemKind::Shard, &self.programs));
+            systems[1].hooks.post = Some("post".into());
         }
         if self.replicated > 0 {
             let keep = vec![Policy::Keep; self.replicated];
             systems.push(system("all", "memory_up", SystemKind::Replicate, &keep));
+        }
+        for system in &mut systems {
+            system.hooks.parallel = self.parallel;
         }
         let member: Vec<_> = (0..systems.len()).collect();
         let servers: Vec<_> = (0..self.servers)
@@ -181,6 +193,7 @@ fn system(name: &str, alive: &str, kind: SystemKind, policies: &[Policy]) -> Sys
         config: serde_json::Map::new(),
         items: items.collect(),
         release,
+        hooks: Hooks::default(),
         orphan: (release == Release::Kernel).then_some(ORPHAN),
     }
 }

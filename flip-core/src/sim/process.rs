@@ -31,9 +31,9 @@ impl World {
         }
         let mut seed = [0; 32];
         self.rng.fill(&mut seed);
-        let wall = 1_700_000_000 + i64::try_from(self.now.as_nanos() / 1_000_000_000).unwrap_or(0);
+        let wall = 1_700_000_000_000 + i64::try_from(self.now.as_nanos() / 1_000_000).unwrap_or(0);
         let host = &mut self.hosts[index];
-        let wall = u64::try_from(wall + host.wall_off).unwrap_or(1).max(1);
+        let wall = u64::try_from(wall + host.wall_off * 1000).unwrap_or(1).max(1);
         let next = host.stored.map_or(wall, |stored| wall.max(stored + 1));
         let generation = host.stored.filter(|_| planted(Bug::GenerationReused)).unwrap_or(next);
         host.stored_before = host.stored;
@@ -82,6 +82,7 @@ impl World {
 
     /// A daemon is no more, for whatever reason.
     pub(super) fn ended(&mut self, index: usize) {
+        self.stops_again(index);
         self.hosts[index].stop();
         if self.hosts.iter().all(|host| host.node.is_none()) {
             super::mark!("world: everybody is down");
@@ -100,6 +101,7 @@ impl World {
         }
         let token = self.token();
         self.hosts[index].frozen = Some(token);
+        self.stops_again(index);
         if let Some(doing) = &mut self.hosts[index].doing {
             doing.interrupted = true;
         }
@@ -236,6 +238,7 @@ impl World {
                 }
             }
             Mail::HookEnds { call, mode } => self.hook_ends(index, &call, mode),
+            Mail::PostDone { id } => self.feed(index, Input::HookDone { hook: id, result: Ok(()) }),
             Mail::Observed { item, present } => {
                 // The driver looks again before it tells.
                 if self.hosts[index].addresses[item].is_some() == present {
@@ -320,6 +323,16 @@ impl World {
                 trace_debug(&mut self.trace, &call);
                 self.begin_hook(index, call);
             }
+            Output::Post(call) => {
+                trace_debug(&mut self.trace, &call);
+                super::mark!("hook: post");
+                self.note(Some(index), || format!("post hook of system {}: {:?}", call.system, call.changes));
+                self.check_post(index, &call);
+                let life = self.hosts[index].life;
+                let at = self.now + Duration::from_millis(2);
+                let mail = Mail::PostDone { id: call.id };
+                self.queue.push(at, Happening::Mail { host: index, life, mail });
+            }
             Output::Event(event) => {
                 trace_debug(&mut self.trace, &event);
                 self.note(Some(index), || format!("{event:?}"));
@@ -327,12 +340,8 @@ impl World {
             }
             Output::StoreGeneration(generation) => {
                 if self.hosts[index].disk_full {
-                    self.note(Some(index), || "cannot store its generation, and ends".into());
-                    self.ended(index);
-                    let token = self.token();
-                    self.hosts[index].kept_down = Some(token);
-                    let at = self.now + Duration::from_secs(1);
-                    self.queue.push(at, Happening::Start { host: index, token });
+                    super::mark!("world: a generation could not be stored");
+                    self.note(Some(index), || "cannot store its generation, and runs on".into());
                     return;
                 }
                 let host = &mut self.hosts[index];

@@ -190,8 +190,15 @@ impl Phases<'_> {
         let groups = all.iter().map(|host| u8::try_from(*host).unwrap_or(u8::MAX)).collect();
         let now = world.now;
         world.network.begin(0, Trouble::Split(groups), now);
-        // What was decided before the cut may still be under way.
-        world.run_for(Duration::from_millis(20));
+        // What was decided before the cut may still be under way: a release waits for the hook that runs, and
+        // what a failed one half did is undone.
+        let step = Duration::from_millis(20);
+        let until = world.now + self.timing.hook_timeout * 2;
+        world.run_for(step);
+        let moving = |host: &super::host::Host| host.node.as_ref().is_some_and(|node| node.is_moving());
+        while world.now < until && world.hosts.iter().any(moving) {
+            world.run_for(step);
+        }
         world.checker.nothing_may_move = true;
         let unit = self.timing.ping_timeout + self.timing.probe_interval;
         world.run_for((unit * 20).max(Duration::from_secs(2)));

@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::fault::{Disk, Fault, HookMode, Links, Point, Timed};
 use super::plan::{Case, Plan, Policy};
-use crate::quorum;
+use crate::{limits, quorum};
 
 /// The families, by the names of [`Fault::kind`].
 pub const FAMILIES: &[&str] = &[
@@ -112,6 +112,9 @@ fn draw_plan(rng: &mut StdRng) -> Plan {
         core: Vec::new(),
         apart: rng.random_bool(0.4),
         witness: rng.random_bool(0.1),
+        parallel: *[1, 2, limits::HOOKS_AT_ONCE, limits::HOOKS_AT_ONCE]
+            .choose(rng)
+            .unwrap_or(&limits::HOOKS_AT_ONCE),
     }
 }
 
@@ -153,6 +156,7 @@ pub fn schedule(families: &[&str], plan: &Plan, rng: &mut StdRng) -> Vec<Timed> 
             timed.fault,
             Fault::Kill { disk: Disk::Torn | Disk::Gone, .. }
                 | Fault::PowerOff { disk: Disk::Torn | Disk::Gone, .. }
+                | Fault::DiskFull { .. }
         )
     });
     if lost {

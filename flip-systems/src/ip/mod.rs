@@ -94,7 +94,9 @@ impl Handler for Ip {
                 });
             }
         }
-        let (world, leftovers) = World::open(items, address::mark(siblings), Arc::clone(drift))?;
+        // What no config knows belongs to no system: one that wants order here is enough.
+        let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
+        let (world, leftovers) = World::open(items, address::mark(siblings), remove, Arc::clone(drift))?;
         let systems = starts
             .into_iter()
             .zip(systems)
@@ -214,7 +216,12 @@ impl Drop for World {
 }
 
 impl World {
-    fn open(items: Vec<Held>, mark: u8, drift: Arc<Drift>) -> Result<(Arc<Self>, Vec<Leftover>), OpenError> {
+    fn open(
+        items: Vec<Held>,
+        mark: u8,
+        remove: bool,
+        drift: Arc<Drift>,
+    ) -> Result<(Arc<Self>, Vec<Leftover>), OpenError> {
         let kernel = |doing| move |source| OpenError::Kernel { doing, source };
         let raw = raw_socket()?;
         // Before the first list is read, so that nothing happens unseen in between.
@@ -222,7 +229,7 @@ impl World {
         let netlink = Netlink::open().map_err(kernel("open a netlink socket"))?;
         let mut state = State { netlink, mark, links: BTreeMap::new(), items, bursts: 0, warned: None };
         state.load_links().map_err(kernel("list the interfaces"))?;
-        let leftovers = state.sort_leftovers().map_err(kernel("list the addresses"))?;
+        let leftovers = state.sort_leftovers(remove).map_err(kernel("list the addresses"))?;
         for held in &state.items {
             if state.link(&held.interface).is_none() {
                 tracing::warn!("{}", state.missing(&held.interface));
@@ -500,8 +507,8 @@ impl State {
         self.items.iter().any(|held| held.net.addr() == address && held.present != present)
     }
 
-    /// Finds what an earlier life left: keeps what is configured as it is, removes the rest.
-    fn sort_leftovers(&mut self) -> io::Result<Vec<Leftover>> {
+    /// Finds what an earlier life left: keeps what is configured as it is, removes the rest if it may.
+    fn sort_leftovers(&mut self, remove: bool) -> io::Result<Vec<Leftover>> {
         let bound = self.bound()?;
         let mut leftovers = Vec::new();
         for b in bound.iter().filter(|b| b.maker == Maker::Us) {
@@ -510,6 +517,11 @@ impl State {
             let adopted = self.items.iter().any(|held| held.net == b.net && held.interface == name);
             if adopted {
                 tracing::info!("found {what} of an earlier life: kept");
+            } else if !remove {
+                tracing::info!(
+                    "found {what} of an earlier life, not in the config: left alone, as configured"
+                );
+                continue;
             } else {
                 match self.netlink.delete_address(address::delete(b.net, b.index)) {
                     Ok(()) => tracing::info!("found {what} of an earlier life, not in the config: removed"),

@@ -17,6 +17,7 @@ fn config(handlers: &[(&str, &str)]) -> Config {
         down: (*down).to_owned(),
         config: serde_json::Map::new(),
         release: Release::Hook,
+        hooks: Default::default(),
         orphan: None,
         items: ["a", "b"]
             .map(|i| Item {

@@ -108,6 +108,7 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
             down: "ip_down".to_owned(),
             config: settings,
             release: Release::Kernel,
+            hooks: Default::default(),
             orphan: None,
             items,
         }],

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Config, Isolated, Profile, Release, Severity, SystemKind, key_file_path};
+use crate::config::{Config, Hooks, Isolated, OnExit, Profile, Release, Severity, SystemKind, key_file_path};
 
 fn config(text: &str, id: &str) -> Config {
     let loaded = load_quickly(text, &Overrides { id: Some(id), ..Overrides::default() });
@@ -212,4 +212,27 @@ fn a_problem_found_elsewhere_points_into_the_file() {
     assert_eq!((early.line, early.column), (1, 13));
     let nowhere = Problem::at(&Source { file: "", text: "" }, Severity::Error, &["x"], "missing", None);
     assert_eq!((nowhere.line, nowhere.column), (1, 1));
+}
+
+#[test]
+fn how_hooks_are_called() {
+    let text = r#"{
+        "servers": {"a": {"ip": "10.0.0.1", "systems": ["v", "w"]}},
+        "cluster": {"remove_on_failure": false, "remove_on_start": false, "system": {
+            "v": {"alive": "memory_up", "down": "memory_down", "timeout": 2500, "fall": 1, "cool_down": 0,
+                  "parallel": 3, "on_exit": "down", "remove_on_start": true},
+            "w": {"alive": "memory_up", "down": "memory_down"}}}}"#;
+    let systems = config(text, "a").systems;
+    let expected = Hooks {
+        timeout: Some(Duration::from_millis(2500)),
+        fall: 1,
+        cool_down: Duration::ZERO,
+        parallel: 3,
+        remove_on_start: true,
+        on_exit: OnExit::Down,
+        post: None,
+    };
+    assert_eq!(systems[0].hooks, expected);
+    let of_cluster = Hooks { remove_on_start: false, on_exit: OnExit::Keep, ..Hooks::default() };
+    assert_eq!(systems[1].hooks, of_cluster);
 }

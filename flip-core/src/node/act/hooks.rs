@@ -7,7 +7,6 @@ use crate::config::{Isolated, Release, SystemKind};
 use crate::event::{Event, ItemState, Reason};
 use crate::id::ItemRef;
 use crate::io::{HookAction, HookCall, Lifetime, Output};
-use crate::limits;
 use crate::planted::{Bug, planted};
 use crate::time::Time;
 
@@ -21,6 +20,7 @@ impl Node {
             HookAction::Down => ItemState::Releasing,
             HookAction::Announce => return,
         };
+        self.items.at_mut(at).reason = reason;
         self.change(at, state, reason, now);
         self.call(at, action, reason, now);
     }
@@ -34,27 +34,39 @@ impl Node {
             self.note_lifetime(at, lifetime, now);
         }
         let timeout = self.hook_timeout(at, action);
-        let id = self.items.next_hook;
-        self.items.next_hook += 1;
+        let id = self.items.next_id();
         self.items.hooks.insert(id, (at, action));
+        if action != HookAction::Announce {
+            self.items.queue.began(at.system);
+        }
         let item = self.items.at_mut(at);
         debug_assert!(item.hook.is_none(), "hooks of one item must not overlap");
         item.hook = Some(id);
         item.not_before = None;
+        item.unannounced.1 = None;
         item.asked = None;
         self.outputs.push_back(Output::Hook(HookCall { id, item: at, action, reason, timeout, lifetime }));
     }
 
     pub(in crate::node) fn on_hook_done(&mut self, hook: u64, result: Result<(), String>, now: Time) {
-        let Some((at, action)) = self.items.hooks.remove(&hook) else { return };
-        self.items.dirty = true;
+        let Some((at, action)) = self.items.hooks.remove(&hook) else {
+            return self.on_post_done(hook, result);
+        };
+        if action != HookAction::Announce {
+            self.items.queue.ended(at.system);
+        }
+        self.items.queue.look_at(at);
         let item = self.items.at_mut(at);
         item.hook = None;
         let exhausted = std::mem::take(&mut item.exhausted);
         let error = match result {
             Ok(()) => {
-                self.items.errors.remove(&at);
-                self.items.at_mut(at).failures = 0;
+                let item = self.items.at_mut(at);
+                item.unannounced.0 = 0;
+                item.error = None;
+                if action != HookAction::Announce {
+                    item.failures = 0;
+                }
                 match action {
                     HookAction::Alive => self.change(at, ItemState::Active, Reason::HookDone, now),
                     HookAction::Down => self.on_down(at, exhausted, now),
@@ -64,14 +76,24 @@ impl Node {
             }
             Err(error) => error,
         };
-        self.items.errors.insert(at, error.clone());
         let item = self.items.at_mut(at);
-        item.failures += 1;
-        let failures = item.failures;
-        let retry_in = (limits::HOOK_RETRY * 2u32.pow((failures - 1).min(12))).min(limits::HOOK_RETRY_MAX);
+        // An item that cannot be announced is here all the same: that is no reason to give it away.
+        let count = if action == HookAction::Announce { &mut item.unannounced.0 } else { &mut item.failures };
+        *count += 1;
+        let failures = *count;
+        let retry_in = self.retry_in(failures);
+        let fall = self.config.systems[at.system].hooks.fall;
+        let item = self.items.at_mut(at);
+        item.error = Some(error.clone());
         self.event(Event::HookFailed { item: at, action, error, failures, retry_in });
         match action {
-            HookAction::Announce => {}
+            HookAction::Announce if planted(Bug::NoReannounce) => {}
+            HookAction::Announce => {
+                let item = self.items.at_mut(at);
+                item.announce = true;
+                item.unannounced.1 = Some(now + retry_in);
+                self.timers.set(Timer::Item(at), now + retry_in);
+            }
             HookAction::Down if self.is_unclean_now(at, failures, now) => {
                 self.change(at, ItemState::Unclean, Reason::HookFailed, now);
                 let id = self.config.systems[at.system].items[at.item].id;
@@ -81,7 +103,7 @@ impl Node {
                 self.items.at_mut(at).exhausted = exhausted;
                 self.wait(at, retry_in, now);
             }
-            HookAction::Alive if failures >= limits::HOOK_FALL && self.leaving.is_none() => {
+            HookAction::Alive if failures >= fall && self.leaving.is_none() => {
                 // Whatever the handler did half is undone before another server takes over.
                 self.start(at, HookAction::Down, Reason::HookFailed, now);
                 self.items.at_mut(at).exhausted = true;
@@ -116,12 +138,13 @@ impl Node {
     fn is_unclean_now(&self, at: ItemRef, failures: u32, now: Time) -> bool {
         self.isolated(at) == Isolated::Drop
             && self.config.systems[at.system].release == Release::Hook
-            && (failures >= limits::HOOK_FALL || !self.may_hold(at, now))
+            && (failures >= self.config.systems[at.system].hooks.fall || !self.may_hold(at, now))
     }
 
     /// A down hook under a lease is ended before the lease is.
     fn hook_timeout(&self, at: ItemRef, action: HookAction) -> Duration {
-        let timeout = self.config.timing.hook_timeout;
+        let own = self.config.systems[at.system].hooks.timeout;
+        let timeout = own.unwrap_or(self.config.timing.hook_timeout);
         let leased = self.isolated(at) == Isolated::Drop
             && self.config.systems[at.system].release == Release::Hook
             && action == HookAction::Down;
@@ -134,25 +157,7 @@ impl Node {
         match item.hook {
             None if item.state == ItemState::Active => self.start(at, HookAction::Down, reason, now),
             // It is taken down when the hook that runs has ended.
-            _ => self.items.touch(),
+            _ => self.items.queue.look_at(at),
         }
-    }
-
-    /// What a failed acquisition left behind is gone: the item goes elsewhere for a while.
-    fn fail(&mut self, at: ItemRef, now: Time) {
-        self.change(at, ItemState::Failing, Reason::HookFailed, now);
-        self.wait(at, limits::FAILING_FOR, now);
-    }
-
-    pub(super) fn wait(&mut self, at: ItemRef, pause: Duration, now: Time) {
-        self.items.at_mut(at).not_before = Some(now + pause);
-        if !planted(Bug::NoRetry) {
-            self.timers.set(Timer::Item(at), now + pause);
-        }
-    }
-
-    pub(in crate::node) fn item_turn(&mut self, at: ItemRef, _now: Time) {
-        self.items.at_mut(at).not_before = None;
-        self.items.dirty = true;
     }
 }

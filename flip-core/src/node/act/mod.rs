@@ -10,14 +10,23 @@
 //!     └─────────────────────────── Failing (the item goes elsewhere)
 //! ```
 //!
-//! Per item one hook at a time; when it ends, the newest wish wins.
+//! Per item one hook at a time; when it ends, the newest wish wins. Per system so many at once as the config
+//! says; what has to wait is only looked at again when one has ended, so what is not wanted any more is never
+//! started. Items that may come are looked at before those that may go: who overlaps loses no time.
 
 mod hooks;
+mod post;
+mod queue;
+mod retry;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
+use self::post::Posts;
+use self::queue::Queue;
 use super::{Node, Timer};
-use crate::config::{Config, Isolated, SystemKind};
+use crate::config::{Config, Isolated, OnExit, SystemKind};
 use crate::event::{Event, ItemState, Reason};
 use crate::id::{ItemId, ItemRef};
 use crate::io::HookAction;
@@ -36,15 +45,17 @@ pub(in crate::node) struct Items {
     placement: Vec<Vec<Holders>>,
     by_id: BTreeMap<ItemId, ItemRef>,
     hooks: BTreeMap<u64, (ItemRef, HookAction)>,
-    /// What the last hook of an item said, where it failed.
-    pub(in crate::node) errors: BTreeMap<ItemRef, String>,
     next_hook: u64,
+    /// What `post` hooks have to tell.
+    posts: Posts,
     /// The view changed and placement waits for it to settle.
     stale: bool,
-    /// Something may have to be done that no single item's change announced.
-    dirty: bool,
+    /// What has to be looked at, and how many hooks run.
+    queue: Queue,
     /// States changed since the facts were stated.
     unstated: bool,
+    /// When they were stated last.
+    stated: Option<Time>,
     /// An item began or ended to be `Failing` here since placement was computed.
     misplaced: bool,
     /// Placement was computed at least once with a quorum in sight.
@@ -55,12 +66,18 @@ pub(in crate::node) struct Items {
 struct Item {
     state: ItemState,
     since: Time,
+    /// Why it is on its way.
+    reason: Reason,
     hook: Option<u64>,
     failures: u32,
+    /// What the last hook said that failed, until one succeeds.
+    error: Option<String>,
     /// No hook is started before.
     not_before: Option<Time>,
     /// The neighbours must be told once no hook runs.
     announce: bool,
+    /// How often that failed in a row, and before when it is not tried again.
+    unannounced: (u32, Option<Time>),
     /// Found here at the start: it must be made this life's own.
     adopted: bool,
     /// The kernel says that it is not here, though it should be.
@@ -76,10 +93,13 @@ impl Items {
         let item = || Item {
             state: ItemState::Standby,
             since: now,
+            reason: Reason::Home,
             hook: None,
             failures: 0,
+            error: None,
             not_before: None,
             announce: false,
+            unannounced: (0, None),
             adopted: false,
             missing: false,
             asked: None,
@@ -102,11 +122,12 @@ impl Items {
             placement: config.systems.iter().map(|system| vec![Vec::new(); system.items.len()]).collect(),
             by_id,
             hooks: BTreeMap::new(),
-            errors: BTreeMap::new(),
             next_hook: 1,
+            posts: Posts::new(config.systems.len()),
             stale: true,
-            dirty: true,
+            queue: Queue::new(config.systems.len()),
             unstated: false,
+            stated: None,
             misplaced: false,
             placed: false,
         }
@@ -123,7 +144,7 @@ impl Items {
 
     /// Everything is to be looked at again.
     pub(in crate::node) const fn touch(&mut self) {
-        self.dirty = true;
+        self.queue.look_at_all();
     }
 
     /// The items that are not in standby here.
@@ -185,13 +206,13 @@ impl Node {
         if self.items.stale && !self.items.placed {
             self.replace_items(now);
         }
-        while std::mem::take(&mut self.items.dirty) {
+        while self.has_to_look() {
             self.place_alone(now);
-            for at in self.items.each() {
-                self.item_step(at, now);
-            }
+            self.look(now);
             self.items.placed |= self.has_quorum;
-            if std::mem::take(&mut self.items.unstated) {
+            if self.items.unstated && self.may_state(now) {
+                self.items.unstated = false;
+                self.items.stated = Some(now);
                 self.state_facts(now);
                 // `Failing` items are placed elsewhere, by this node as by all that hear its facts.
                 if std::mem::take(&mut self.items.misplaced) && !self.items.stale {
@@ -199,15 +220,32 @@ impl Node {
                 }
             }
         }
-        if self.leaving.is_some() && self.items.hooks.is_empty() {
-            let given_up = |item: &Item| item.failures >= limits::HOOK_FALL;
+        self.tell_of_plans();
+        if self.leaving.is_some() && self.items.hooks.is_empty() && self.items.posts.is_empty() {
             let released = self.items.each().all(|at| {
                 let item = self.items.at(at);
-                matches!(item.state, ItemState::Standby | ItemState::Failing) || given_up(item)
+                let hooks = &self.config.systems[at.system].hooks;
+                matches!(item.state, ItemState::Standby | ItemState::Failing)
+                    || hooks.on_exit == OnExit::Keep
+                    || item.failures >= hooks.fall
             });
             if released {
                 self.say_goodbye(now);
             }
+        }
+    }
+
+    /// Facts are short as long as they fit into a datagram, and are stated at once. Longer ones are fetched
+    /// by stream, so many changes go into one.
+    fn may_state(&mut self, now: Time) -> bool {
+        let items = self.items.by_id.len();
+        let next = self.items.stated.map(|at| at + limits::LONG_FACTS_PAUSE);
+        match next {
+            Some(next) if next > now && !crate::wire::message::facts_fit(items) => {
+                self.timers.set_earlier(Timer::State, next);
+                false
+            }
+            _ => true,
         }
     }
 
@@ -217,7 +255,15 @@ impl Node {
             return;
         }
         let (state, failures) = (item.state, item.failures);
+        if !self.has_slot(at.system) && !self.is_urgent(at, now) {
+            self.items.queue.wait(at, lets_go(state));
+            return;
+        }
+        let fall = self.config.systems[at.system].hooks.fall;
         if let Some(leaving) = &self.leaving {
+            if self.config.systems[at.system].hooks.on_exit == OnExit::Keep {
+                return;
+            }
             let in_time = now.since(leaving.since) < limits::HANDOVER;
             match state {
                 ItemState::Active if in_time && self.awaits_successor(at) => {}
@@ -225,7 +271,7 @@ impl Node {
                     self.items.at_mut(at).failures = 0;
                     self.start(at, HookAction::Down, Reason::Shutdown, now);
                 }
-                ItemState::Releasing if failures < limits::HOOK_FALL => {
+                ItemState::Releasing if failures < fall => {
                     self.start(at, HookAction::Down, Reason::Shutdown, now);
                 }
                 ItemState::Standby => self.release_lease(at, now),
@@ -310,6 +356,7 @@ impl Node {
     /// The item stays: it is repaired or announced, if need be.
     fn stay(&mut self, at: ItemRef, now: Time) {
         let item = self.items.at_mut(at);
+        let may_announce = item.unannounced.1.is_none_or(|at| at <= now);
         if std::mem::take(&mut item.missing) {
             self.event(Event::Drift { item: at, present: false });
             self.start(at, HookAction::Alive, Reason::Drift, now);
@@ -317,7 +364,7 @@ impl Node {
             // Its lifetime and its announcements are an earlier life's.
             item.announce = false;
             self.call(at, HookAction::Alive, Reason::Adopted, now);
-        } else if std::mem::take(&mut item.announce) {
+        } else if may_announce && std::mem::take(&mut item.announce) {
             self.event(Event::Reannounced { item: at });
             self.call(at, HookAction::Announce, Reason::HookDone, now);
         }
@@ -377,6 +424,8 @@ impl Node {
             }
             Some(home) if self.view.get(home).life == Life::Left => Reason::Leave,
             Some(_) => Reason::Failover,
+            // A replicated item has no home but this node.
+            None if self.is_drained(self.config.me) => Reason::Drain,
             None => Reason::Home,
         }
     }
@@ -389,9 +438,11 @@ impl Node {
         }
         item.state = to;
         item.since = now;
+        let why = item.reason;
+        self.note_change(at, from, to, why);
         self.items.unstated = true;
         self.items.misplaced |= from == ItemState::Failing || to == ItemState::Failing;
-        self.items.dirty = true;
+        self.items.queue.look_at(at);
         self.event(Event::Item { item: at, from, to, reason });
     }
 
@@ -401,7 +452,7 @@ impl Node {
         if !known || present && planted(Bug::LeftoverForgotten) {
             return;
         }
-        self.items.dirty = true;
+        self.items.queue.look_at(at);
         let state = self.items.at(at).state;
         if self.items.at(at).hook.is_some() {
             // Announcing changes nothing of what is there; other hooks do.
@@ -411,6 +462,8 @@ impl Node {
             return;
         }
         match (state, present) {
+            (ItemState::Standby, true)
+                if !self.ever_had_quorum && !self.config.systems[at.system].hooks.remove_on_start => {}
             (ItemState::Standby, true) if !self.ever_had_quorum && self.isolated(at) != Isolated::Drop => {
                 // Left by an earlier life of this daemon: it stays until it is clear who holds it.
                 self.change(at, ItemState::Active, Reason::Adopted, now);
@@ -434,7 +487,7 @@ impl Node {
             && !planted(Bug::NoReannounce)
         {
             self.items.at_mut(at).announce = true;
-            self.items.dirty = true;
+            self.items.queue.look_at(at);
         }
     }
 
@@ -455,5 +508,13 @@ impl Node {
     #[must_use]
     pub fn wanted(&self, at: ItemRef) -> &[usize] {
         self.holders_now(at)
+    }
+}
+
+/// Whether what comes next for an item in this state is rather that it goes.
+const fn lets_go(state: ItemState) -> bool {
+    match state {
+        ItemState::Standby | ItemState::Acquiring | ItemState::Failing => false,
+        ItemState::Active | ItemState::Releasing | ItemState::Unclean => true,
     }
 }

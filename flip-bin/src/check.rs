@@ -13,7 +13,7 @@ pub fn run(args: &CheckArgs) -> Outcome {
             writeln!(std::io::stderr(), "{text}")?;
             Ok(ExitCode::from(2))
         }
-        Ok(Read { config, warnings }) => {
+        Ok(Read { config, warnings, scripts }) => {
             if !warnings.is_empty() {
                 config::print(&warnings);
             }
@@ -21,7 +21,7 @@ pub fn run(args: &CheckArgs) -> Outcome {
             let file = args.config.config.display();
             writeln!(
                 std::io::stdout(),
-                "{file}: {} as {}: {}, {}, quorum {}, {}, {}",
+                "{file}: {} as {}: {}, {}, quorum {}, {}, {}{}",
                 if warnings.is_empty() { "fine".to_owned() } else { count(warnings.len(), "warning") },
                 config.my().id,
                 count(config.servers.len(), "server"),
@@ -29,6 +29,11 @@ pub fn run(args: &CheckArgs) -> Outcome {
                 config.quorum,
                 count(config.systems.len(), "system"),
                 count(items, "item"),
+                if scripts.is_empty() {
+                    String::new()
+                } else {
+                    format!(", {}", count(scripts.len(), "script"))
+                },
             )?;
             Ok(ExitCode::from(u8::from(args.strict && !warnings.is_empty())))
         }

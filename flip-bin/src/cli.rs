@@ -102,6 +102,11 @@ pub enum Command {
         #[command(subcommand)]
         command: KeyCommand,
     },
+    /// Runs hooks by hand.
+    Hook {
+        #[command(subcommand)]
+        command: HookCommand,
+    },
     /// Kills a server of a small cluster and shows what happens.
     ///
     /// As root, three daemons run in network namespaces with two virtual IPs, and a client measures the
@@ -166,6 +171,40 @@ pub struct AskArgs {
     /// Which daemon to ask, where several run under one state dir.
     #[arg(long, value_name = "ID")]
     pub id: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HookCommand {
+    /// Runs one hook of a Lua script here and now, outside any cluster, and shows its log, result and time.
+    ///
+    /// In the same sandbox as in the daemon, with the settings of this server. What it does to this host it
+    /// does. Exit code: 0 success, 1 the hook failed, 2 it could not run.
+    Run(HookRunArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct HookRunArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The system's name in the config.
+    #[arg(value_name = "SYSTEM")]
+    pub system: String,
+    /// Which hook.
+    #[arg(value_name = "HOOK")]
+    pub hook: HookAction,
+    /// The item, as in `data` of the config.
+    #[arg(value_name = "ITEM")]
+    pub item: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HookAction {
+    /// The item arrives.
+    Alive,
+    /// The item leaves.
+    Down,
+    /// Is the item well?
+    Check,
 }
 
 #[derive(Debug, Subcommand)]

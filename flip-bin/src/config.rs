@@ -5,12 +5,17 @@ use std::path::{Path, PathBuf};
 
 use flip_core::config::{self, Config, Overrides, Problem, Severity, Source};
 
+use flip_systems::lua::Scripts;
+
 use crate::cli::ConfigArgs;
+use crate::scripts;
 
 /// A config that was read, with what there is to say about it.
 pub struct Read {
     pub config: Config,
     pub warnings: Vec<Problem>,
+    /// The scripts that it names.
+    pub scripts: Scripts,
 }
 
 /// Why there is no config: one text for people, ready to print.
@@ -32,10 +37,12 @@ pub fn read(args: &ConfigArgs) -> Result<Read, Refused> {
         None => None,
     };
     let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let looked = scripts::look(&config::script_names(&source), |path| beside(&args.config, path));
     let overrides = Overrides {
         id: args.id.as_deref(),
         host_name: Some(&host_name),
         key_file: key_file.as_ref().map(|(content, _)| content.as_slice()),
+        scripts: &looked.told(),
     };
     let loaded = config::load(&source, &overrides).map_err(|problems| Refused(list(&problems)))?;
     let mut warnings = loaded.warnings;
@@ -44,7 +51,7 @@ pub fn read(args: &ConfigArgs) -> Result<Read, Refused> {
         warnings.push(Problem::at(&source, Severity::Warning, &["key_file"], message, Some(help)));
     }
     warnings.extend(missing_interfaces(&source, &loaded.config));
-    Ok(Read { config: loaded.config, warnings })
+    Ok(Read { config: loaded.config, warnings, scripts: looked.scripts })
 }
 
 /// A relative path in the config is meant from the config's own folder.

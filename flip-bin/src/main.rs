@@ -7,9 +7,11 @@ mod cli;
 mod config;
 mod daemon;
 mod demo;
+mod hook;
 mod key;
 mod operate;
 mod paths;
+mod scripts;
 mod simulate;
 mod status;
 
@@ -18,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, HookCommand};
 
 /// What went wrong, and with which code the process ends.
 pub struct Failure {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Some(Command::Retry(args)) => operate::retry(args),
         Some(Command::ConfirmReleased(args)) => operate::confirm_released(args),
         Some(Command::Key { command }) => key::run(command),
+        Some(Command::Hook { command: HookCommand::Run(args) }) => hook::run(&args),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Keygen) => keygen(),
         Some(Command::Man) => man(),

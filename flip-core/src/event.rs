@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::id::{CheckRef, ItemRef};
+use crate::io::HookAction;
 
 /// Something that happened on this node. Servers and items are given as positions in the config.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +110,8 @@ pub enum Event {
     HookFailed {
         /// Which item.
         item: ItemRef,
+        /// Which hook.
+        action: HookAction,
         /// What the handler said.
         error: String,
         /// How many times in a row.
@@ -153,6 +156,15 @@ pub enum Event {
         server: usize,
         /// Whether it is drained now.
         drained: bool,
+    },
+    /// A server says that it is not fit for items, or that it is again, for a named reason.
+    Inactive {
+        /// Position of the server.
+        server: usize,
+        /// The reason's name.
+        reason: String,
+        /// Whether the reason holds now.
+        inactive: bool,
     },
     /// An item may still be where it should not be, or somebody made sure that it is not.
     Unclean {
@@ -313,6 +325,8 @@ pub enum Reason {
     Drain,
     /// Its health checks began or ended to fail here.
     HealthCheck,
+    /// Its home says that it is not fit for items.
+    Inactive,
     /// A hook failed.
     HookFailed,
     /// The hook ended well.

@@ -90,7 +90,7 @@ pub enum Input<'a> {
     },
 }
 
-/// What an operator can tell a node.
+/// What an operator, or a script of this node, can tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Takes all items from a server, in planned moves, until [`Command::Undrain`].
@@ -107,6 +107,21 @@ pub enum Command {
     ConfirmReleased {
         /// The item's name.
         item: String,
+    },
+    /// A script of this node says something of the node to all: a short text, or none to take it back.
+    SetFact {
+        /// Its name.
+        key: String,
+        /// The text.
+        value: Option<String>,
+    },
+    /// A script of this node says whether the node is fit for items. While any reason says that it is not,
+    /// it gets none.
+    SetActive {
+        /// Whether it is, as far as this reason goes.
+        active: bool,
+        /// Name of the reason.
+        reason: String,
     },
     /// What made hooks of an item fail on this node is mended: they are tried again at once.
     Retry {

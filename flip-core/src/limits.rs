@@ -50,6 +50,16 @@ pub const FACTS_PER_DATAGRAM: usize = 64;
 pub const CLAIMS_PER_DATAGRAM: usize = 64;
 /// Marks in one datagram.
 pub const MARKS_PER_DATAGRAM: usize = 32;
+/// Facts that the scripts of one node may tell all.
+pub const TOLD_FACTS: usize = 32;
+/// Reasons for which one node may be inactive.
+pub const TOLD_REASONS: usize = 16;
+/// Bytes of the name of a fact or a reason.
+pub const TOLD_NAME: usize = 48;
+/// Bytes of all that together: it goes into one datagram.
+pub const TOLD_BYTES: usize = 900;
+/// Servers in one list of whose word is known.
+pub const HEARD: usize = 64;
 /// Pause between two repetitions of something that is said to everybody.
 pub const REPEAT_PAUSE: Duration = Duration::from_millis(50);
 /// Addresses that get a new lifetime by one call of the driver: some milliseconds of work.

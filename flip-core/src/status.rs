@@ -77,6 +77,12 @@ pub struct MemberStatus {
     pub config_differs: bool,
     /// True while an operator keeps items away from it.
     pub drained: bool,
+    /// Why it says itself that it is not fit for items, if it does.
+    #[serde(default)]
+    pub inactive: Vec<String>,
+    /// What its scripts said of it to all, as JSON texts.
+    #[serde(default)]
+    pub facts: std::collections::BTreeMap<String, String>,
     /// How much longer it gets no items because it was declared down lately, ms.
     pub immature_ms: Option<u64>,
 }

@@ -44,6 +44,7 @@ pub fn config(ids: &str, me: &str) -> Config {
         log_level: LogLevel::Info,
         lease: LEASE,
         witness: None,
+        lua: crate::config::LuaConfig::default(),
     };
     config.voters = config.default_voters();
     config
@@ -58,6 +59,7 @@ pub fn items(count: usize) -> Vec<Item> {
             isolated: Isolated::Keep,
             checks: Vec::new(),
             when_all_fail: WhenAllFail::default(),
+            own: None,
         })
         .collect()
 }

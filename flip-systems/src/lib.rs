@@ -3,6 +3,7 @@
 //! - [`Systems`] runs hooks: [`Systems::run`] takes the `HookCall`s that a node puts out,
 //!   [`Systems::observe`] and [`Systems::drift`] tell it what is really there.
 //! - [`ip`] puts virtual addresses on interfaces over netlink and announces them by ARP and NDP.
+//! - [`lua`] runs scripts as hooks, each call in a closed state of its own, on threads of their own.
 //! - [`memory`] remembers what is up and touches nothing, for demonstrations and tests.
 //! - [`UdpPort`] sends and receives datagrams, and hears that nobody listens at the other end.
 //! - [`stream`] exchanges frames over TCP, for what is too long for a datagram.
@@ -33,6 +34,7 @@ pub mod check;
 pub mod clock;
 pub mod interfaces;
 pub mod ip;
+pub mod lua;
 pub mod memory;
 mod netlink;
 pub mod post;

@@ -6,10 +6,12 @@ use std::collections::{BTreeSet, VecDeque};
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flip_core::HookAction;
 use flip_core::id::ItemRef;
-use flip_core::{HookAction, Lifetime};
 
-use crate::system::{Assigned, Drift, Handler, HookFuture, ObserveFuture, OpenError, Opened, System};
+use crate::system::{
+    Assigned, Context, Drift, Handler, HookFuture, ObserveFuture, OpenError, Opened, System,
+};
 
 /// How many calls are remembered; older ones are forgotten.
 pub const CALLS: usize = 4096;
@@ -92,15 +94,15 @@ impl OneMemory {
 }
 
 impl System for OneMemory {
-    fn alive(&self, item: usize, _: Lifetime) -> HookFuture {
+    fn alive(&self, item: usize, _: &Context) -> HookFuture {
         self.record(item, HookAction::Alive)
     }
 
-    fn down(&self, item: usize) -> HookFuture {
+    fn down(&self, item: usize, _: &Context) -> HookFuture {
         self.record(item, HookAction::Down)
     }
 
-    fn announce(&self, item: usize) -> HookFuture {
+    fn announce(&self, item: usize, _: &Context) -> HookFuture {
         self.record(item, HookAction::Announce)
     }
 

@@ -8,11 +8,13 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flip_core::config::Config;
+use flip_core::event::Reason;
 use flip_core::id::ItemRef;
 use flip_core::{HookAction, HookCall, Lifetime, RefreshCall};
 use tokio::sync::Notify;
 
 use crate::ip::Ip;
+use crate::lua::{Engine, LuaPost, LuaSystem};
 use crate::memory::Memory;
 use crate::post::{Post, PostOf};
 
@@ -22,14 +24,25 @@ pub type HookFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 /// A look at what is there. It does nothing before it is polled; `Err` carries one line for people.
 pub type ObserveFuture = Pin<Box<dyn Future<Output = Result<Vec<usize>, String>> + Send>>;
 
+/// What a hook is told of its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// Why it is called.
+    pub reason: Reason,
+    /// After this long it is ended: whoever can end by itself, with a better message, ends before.
+    pub timeout: std::time::Duration,
+    /// How long the item may be there without being refreshed. Systems of which nothing ends by itself
+    /// need not look at it.
+    pub lifetime: Lifetime,
+}
+
 /// One system of the config at work on this server. Items are positions in its list.
 ///
 /// Everything here must be safe to repeat: bringing up what is up and taking down what is down
 /// succeed. A future that is dropped, because its time is over, may have been obeyed or not.
 pub trait System: Send + Sync {
-    /// Brings the item up here and starts to announce it. Ends when it is up and announced once. Systems
-    /// of which nothing ends by itself need not look at the lifetime.
-    fn alive(&self, item: usize, lifetime: Lifetime) -> HookFuture;
+    /// Brings the item up here and starts to announce it. Ends when it is up and announced once.
+    fn alive(&self, item: usize, context: &Context) -> HookFuture;
 
     /// Gives items that [`System::alive`] brought up, or [`System::observe`] found, a new lifetime, within
     /// this call. Gives back those that were not here any more or whose `latest` had passed; they are not
@@ -40,10 +53,10 @@ pub trait System: Send + Sync {
     }
 
     /// Takes the item down and stops to announce it. Ends when it is gone.
-    fn down(&self, item: usize) -> HookFuture;
+    fn down(&self, item: usize, context: &Context) -> HookFuture;
 
     /// The item is here: tells the neighbours again from the start.
-    fn announce(&self, item: usize) -> HookFuture;
+    fn announce(&self, item: usize, context: &Context) -> HookFuture;
 
     /// Somebody else is about to take the item: announces it no more, and leaves it as it is. Nothing to do
     /// where nothing is announced.
@@ -102,13 +115,15 @@ pub struct Leftover {
 /// The handlers that a config may name.
 pub struct Registry {
     handlers: Vec<Box<dyn Handler>>,
+    /// Its scripts are handlers too, where no other has the name.
+    lua: Option<Arc<Engine>>,
     posts: BTreeMap<String, Arc<dyn Post>>,
 }
 
 impl Default for Registry {
     /// `ip_up`/`ip_down` and `memory_up`/`memory_down`.
     fn default() -> Self {
-        Self { handlers: vec![Box::new(Ip), Box::new(Memory::default())], posts: BTreeMap::new() }
+        Self { handlers: vec![Box::new(Ip), Box::new(Memory::default())], lua: None, posts: BTreeMap::new() }
     }
 }
 
@@ -117,6 +132,40 @@ impl Registry {
     pub fn register(&mut self, handler: impl Handler + 'static) {
         self.handlers.retain(|h| h.alive() != handler.alive());
         self.handlers.push(Box::new(handler));
+    }
+
+    /// Names that no handler has are looked for among the scripts of this engine.
+    pub fn scripts(&mut self, engine: Arc<Engine>) {
+        self.lua = Some(engine);
+    }
+
+    /// What a name under `post` stands for.
+    fn post(&self, name: &str) -> Option<Arc<dyn Post>> {
+        let script = || Some(Arc::new(LuaPost::new(self.lua.as_ref()?, name)?) as Arc<dyn Post>);
+        self.posts.get(name).cloned().or_else(script)
+    }
+
+    /// The scripts of a system, if its handler is a script.
+    fn lua(
+        &self,
+        config: &Config,
+        system: &flip_core::config::System,
+    ) -> Option<Result<LuaSystem, OpenError>> {
+        let engine = self.lua.as_ref()?;
+        if self.handlers.iter().any(|h| h.alive() == system.alive) || engine.script(&system.alive).is_none() {
+            return None;
+        }
+        let made = LuaSystem::new(
+            Arc::clone(engine),
+            system,
+            system.hooks.timeout.unwrap_or(config.timing.hook_timeout),
+        );
+        Some(made.map_err(|name| OpenError::UnknownHandler {
+            system: system.name.clone(),
+            key: "down",
+            name,
+            known: vec!["the scripts of the directory".to_owned()],
+        }))
     }
 
     /// Adds what a name under `post` stands for.
@@ -195,21 +244,25 @@ impl Systems {
             config.servers[..config.me].iter().filter(|server| server.addr.ip() == my_host).count();
         let mut posts = BTreeMap::new();
         let mut assigned: BTreeMap<usize, Vec<Assigned<'_>>> = BTreeMap::new();
+        let mut systems: BTreeMap<usize, (Arc<dyn System>, usize)> = BTreeMap::new();
         for &position in &config.my().systems {
             let system = &config.systems[position];
             if let Some(name) = &system.hooks.post {
-                let post = registry.posts.get(name).ok_or_else(|| OpenError::UnknownHandler {
+                let post = registry.post(name).ok_or_else(|| OpenError::UnknownHandler {
                     system: system.name.clone(),
                     key: "post",
                     name: name.clone(),
                     known: registry.posts.keys().cloned().collect(),
                 })?;
-                posts.insert(position, PostOf { system: system.clone(), post: Arc::clone(post) });
+                posts.insert(position, PostOf { system: system.clone(), post });
+            }
+            if let Some(made) = registry.lua(config, system) {
+                systems.insert(position, (Arc::new(made?), system.items.len()));
+                continue;
             }
             assigned.entry(registry.find(system)?).or_default().push(Assigned { position, system, siblings });
         }
         let drift = Arc::new(Drift::default());
-        let mut systems = BTreeMap::new();
         let mut leftovers = Vec::new();
         for (handler, assigned) in assigned {
             let opened = registry.handlers[handler].open(&assigned, &drift)?;
@@ -235,14 +288,15 @@ impl Systems {
     pub fn run(&self, call: HookCall) -> impl Future<Output = Result<(), String>> + Send + use<> {
         let ItemRef { system, item } = call.item;
         let found = self.systems.get(&system).filter(|(_, items)| item < *items).map(|(s, _)| Arc::clone(s));
+        let context = Context { reason: call.reason, timeout: call.timeout, lifetime: call.lifetime };
         async move {
             let Some(found) = found else {
                 return Err(format!("this server has no item {item} of system {system}"));
             };
             let (name, hook) = match call.action {
-                HookAction::Alive => ("alive", found.alive(item, call.lifetime)),
-                HookAction::Down => ("down", found.down(item)),
-                HookAction::Announce => ("announce", found.announce(item)),
+                HookAction::Alive => ("alive", found.alive(item, &context)),
+                HookAction::Down => ("down", found.down(item, &context)),
+                HookAction::Announce => ("announce", found.announce(item, &context)),
             };
             match tokio::time::timeout(call.timeout, hook).await {
                 Ok(result) => result,

@@ -5,6 +5,7 @@ pub mod busy;
 pub mod cluster;
 pub mod failover;
 pub mod flood;
+pub mod hooks_bench;
 pub mod keepalived;
 pub mod lab;
 pub mod local;

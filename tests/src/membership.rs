@@ -106,6 +106,7 @@ pub fn configs(count: usize, timing: &Timing) -> anyhow::Result<Vec<Config>> {
             log_level: LogLevel::Error,
             lease: LEASE,
             witness: None,
+            lua: Default::default(),
         })
         .collect())
 }

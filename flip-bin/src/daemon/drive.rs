@@ -11,6 +11,7 @@ use flip_core::limits::HANDOVER;
 use flip_core::status::Status;
 use flip_core::{Input, Node, Output, Time};
 use flip_systems::clock::Sleep;
+use flip_systems::lua::Plugins;
 use flip_systems::stream::{self, Frame};
 use flip_systems::udp::BUFFER;
 use flip_systems::{Checks, Received, Systems, UdpPort, Witness, clock};
@@ -18,10 +19,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::host::{Ear, Word};
 use super::log::Log;
 use super::socket::{Answer, Question, Socket};
 use super::state::State;
 use super::timer::Alarm;
+use super::told;
 use crate::Failure;
 
 /// Profiles that probe at least this often need the processor before others.
@@ -58,8 +61,15 @@ enum Wake {
     Frame(Frame),
     Question(Question),
     Witness(u16),
+    Word(Word),
     /// The alarm, or datagrams: both are looked at in each turn.
     Look,
+}
+
+/// What scripts have to do with the loop.
+pub struct Scripted {
+    pub ear: Ear,
+    pub plugins: Option<Plugins>,
 }
 
 pub struct Drive {
@@ -71,6 +81,7 @@ pub struct Drive {
     checks: Checks,
     /// What health checks hand back; the core says how many run at a time.
     checked: (mpsc::UnboundedSender<CheckEnd>, mpsc::UnboundedReceiver<CheckEnd>),
+    scripts: Scripted,
     sleep: Sleep,
     alarm: Alarm,
     hooks: (mpsc::UnboundedSender<HookEnd>, mpsc::UnboundedReceiver<HookEnd>),
@@ -104,6 +115,7 @@ impl Drive {
         systems: Systems,
         witness: Option<Witness>,
         checks: Checks,
+        scripts: Scripted,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             node,
@@ -113,6 +125,7 @@ impl Drive {
             witness,
             checks,
             checked: mpsc::unbounded_channel(),
+            scripts,
             sleep: Sleep::default(),
             alarm: Alarm::new()?,
             hooks: mpsc::unbounded_channel(),
@@ -152,6 +165,7 @@ impl Drive {
             present.into_iter().filter(|(_, present)| *present).map(|(item, _)| item).collect();
         self.node.leftovers(&leftovers, clock::now());
 
+        self.scripts.ear.listen();
         let mut buffer = [0; BUFFER];
         let mut wake = Wake::Look;
         self.feed(Input::Timeout)?;
@@ -163,6 +177,11 @@ impl Drive {
                 return Err(Failure { code: REFUSED, error: self.twin(other) });
             }
             if self.left {
+                if let Some(plugins) = &mut self.scripts.plugins {
+                    let limit = self.node.config().timing.hook_timeout;
+                    // Whoever is not through by then is ended with the process.
+                    let _ = tokio::time::timeout(limit, plugins.stop()).await;
+                }
                 return Ok(0);
             }
             self.show_changes();
@@ -178,6 +197,7 @@ impl Drive {
                 Some(end) = self.checked.1.recv() => Wake::CheckEnd(end),
                 Some(frame) = self.frames.1.recv() => Wake::Frame(frame),
                 Some(question) = self.questions.1.recv() => Wake::Question(question),
+                Some(word) = self.scripts.ear.words.recv() => Wake::Word(word),
                 result = self.alarm.ring() => {
                     result?;
                     Wake::Look
@@ -231,6 +251,7 @@ impl Drive {
             Wake::Witness(nonce) => self.feed(Input::WitnessAnswered { nonce }),
             Wake::Frame(frame) => self.frame(frame),
             Wake::Question(question) => self.question(question),
+            Wake::Word(word) => self.word(word),
         }
     }
 
@@ -262,6 +283,28 @@ impl Drive {
                 let asker = self.asked;
                 self.askers.insert(asker, reply);
                 tracing::info!(?command, "an operator's word");
+                self.feed(Input::Command { asker, command })
+            }
+        }
+    }
+
+    /// A script asks, or says something.
+    fn word(&mut self, word: Word) -> anyhow::Result<()> {
+        match word {
+            Word::Status(reply) => {
+                let now = clock::now();
+                let status = self.scripts.ear.status(now, || self.node.status(now));
+                // The call may be over.
+                let _ = reply.send(status);
+                Ok(())
+            }
+            Word::Tell(command, reply) => {
+                self.askers.retain(|_, reply| !reply.is_closed());
+                self.asked += 1;
+                let asker = self.asked;
+                self.askers.insert(asker, reply);
+                tracing::debug!(?command, "a script's word");
+                self.scripts.ear.forget();
                 self.feed(Input::Command { asker, command })
             }
         }
@@ -357,7 +400,14 @@ impl Drive {
                     let _ = cancel.send(());
                 }
             }
-            Output::Event(event) => self.log.event(&event, self.node.config(), clock::now()),
+            Output::Event(event) => {
+                if let Some(plugins) = &mut self.scripts.plugins
+                    && let Some(told) = told::to_plugins(&event, self.node.config())
+                {
+                    plugins.tell(&told);
+                }
+                self.log.event(&event, self.node.config(), clock::now());
+            }
             // A disk that is full must not take down what is held: the daemon runs on, and says what is at stake.
             Output::StoreGeneration(generation) => {
                 if let Err(error) = self.state.store(generation) {

@@ -161,7 +161,7 @@ fn event(event: &Event, config: &Config) {
             );
         }
         Event::Item { item, from, to, reason } => self::item(config, *item, *from, *to, *reason),
-        Event::HookFailed { item, error, failures, retry_in } => {
+        Event::HookFailed { item, error, failures, retry_in, .. } => {
             let (system, item) = names(config, *item);
             warn!(system, item, %error, failures, ?retry_in, "hook failed");
         }
@@ -185,6 +185,12 @@ fn event(event: &Event, config: &Config) {
             info!(member = name(*server), "drained: gets no items until flip undrain");
         }
         Event::Drained { server, drained: false } => info!(member = name(*server), "may have items again"),
+        Event::Inactive { server, reason, inactive: true } => {
+            warn!(member = name(*server), reason, "says that it is not fit for items: gets none");
+        }
+        Event::Inactive { server, reason, inactive: false } => {
+            info!(member = name(*server), reason, "says that this reason is over");
+        }
         Event::Unclean { server, item, unclean } => {
             let (system, item) = names(config, *item);
             let member = name(*server);

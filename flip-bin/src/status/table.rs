@@ -80,6 +80,9 @@ fn member_row(member: &MemberStatus, older: Duration) -> Vec<Cell> {
     if member.drained {
         notes.push("drained: no items until flip undrain".to_owned());
     }
+    if !member.inactive.is_empty() {
+        notes.push(format!("inactive: {}", member.inactive.join(", ")));
+    }
     if let Some(immature) = member.immature_ms {
         notes.push(format!("was down lately: no items for {}", left(immature, older)));
     }
@@ -272,6 +275,8 @@ mod tests {
                 quorum: 2,
             }),
             config_differs: false,
+            inactive: Vec::new(),
+            facts: Default::default(),
             drained: id == "bee",
             immature_ms: (id == "bee").then_some(7_200),
         }

@@ -60,3 +60,9 @@ pub const CHECK_TIMEOUT: RangeInclusive<u64> = 10..=600_000;
 pub const CHECK_COUNT: RangeInclusive<u64> = 1..=1000;
 /// Bytes of a text in a check, such as a query or a path.
 pub const CHECK_TEXT: usize = 4096;
+/// `lua_memory`, in MiB: an empty state takes half of one.
+pub const LUA_MEMORY: RangeInclusive<u64> = 2..=4096;
+/// `lua_steps`.
+pub const LUA_STEPS: RangeInclusive<u64> = 10_000..=1_000_000_000_000;
+/// Plugins of a node.
+pub const PLUGINS: usize = 32;

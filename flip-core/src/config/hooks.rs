@@ -1,4 +1,4 @@
-//! How hooks are called: the keys `timeout`, `fall`, `cool_down`, `parallel`, `remove_on_start` and
+//! How hooks are called: the keys `timeout`, `fall`, `cool_down`, `parallel`, `post`, `remove_on_start` and
 //! `on_exit` of a system, the last two also for the whole `cluster`.
 
 use std::time::Duration;
@@ -68,6 +68,7 @@ pub(super) struct WrittenHooks {
     parallel: Option<usize>,
     remove_on_start: Option<Spanned<bool>>,
     on_exit: Option<Spanned<OnExit>>,
+    post: Option<String>,
 }
 
 /// The keys of a system.
@@ -85,6 +86,11 @@ pub(super) fn read(fields: &Fields, problems: &mut Problems) -> WrittenHooks {
         timeout,
         fall: fall.and_then(|fall| u32::try_from(fall.value).ok()),
         cool_down,
+        // Whether there is such a script is looked at with all others.
+        post: fields
+            .get("post")
+            .and_then(|node| node.text("the name of a script", problems))
+            .map(|name| name.value),
         parallel: parallel.and_then(|parallel| usize::try_from(parallel.value).ok()),
         ..read_of_cluster(fields, problems)
     }
@@ -122,7 +128,7 @@ pub(super) fn of(system: &WrittenSystem, written: &Written) -> Hooks {
         parallel: own.parallel.unwrap_or(default.parallel),
         remove_on_start: remove_on_start.map_or(default.remove_on_start, |given| given.value),
         on_exit: on_exit.map_or(default.on_exit, |given| given.value),
-        post: None,
+        post: own.post.clone(),
     }
 }
 

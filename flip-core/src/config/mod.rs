@@ -23,6 +23,7 @@ mod problem;
 mod raw;
 mod read;
 mod resolve;
+mod scripts;
 mod servers;
 mod source;
 mod syntax;
@@ -39,6 +40,7 @@ pub use hooks::{Hooks, OnExit};
 pub use ip::parse_vip;
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
+pub use scripts::{LuaConfig, Script, ScriptFound, ScriptNames, script_names};
 pub use servers::Servers;
 pub use source::Source;
 
@@ -76,6 +78,8 @@ pub struct Config {
     pub lease: Duration,
     /// An address that must answer echo requests for this node's Down ballots to count (`witness`).
     pub witness: Option<IpAddr>,
+    /// What scripts may use, and which plugins run.
+    pub lua: LuaConfig,
 }
 
 /// The default of `lease`.
@@ -172,6 +176,8 @@ pub struct Item {
     pub checks: Vec<Check>,
     /// The system's `when_all_fail`, or its own.
     pub when_all_fail: WhenAllFail,
+    /// The whole entry where it is an object that says more than its name: settings for its hooks.
+    pub own: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// How the items of a system are placed.

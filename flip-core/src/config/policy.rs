@@ -7,10 +7,11 @@ use std::time::Duration;
 use jsonc_parser::ast::Value;
 
 use super::problem::Problems;
-use super::raw::{Node, clip};
+use super::raw::{Fields, Node, clip};
+use super::scripts::Script;
 use super::source::{At, Spanned};
 use super::written::{Written, WrittenItem, WrittenSystem};
-use super::{HANDLERS, Isolated, ORPHAN, Release, SystemKind, bounds, checks, handlers, ip};
+use super::{Isolated, ORPHAN, Release, SystemKind, bounds, checks, handlers, ip};
 use crate::quorum::majority;
 
 const WITNESS_KEYS: &[&str] = &["ping"];
@@ -94,30 +95,32 @@ pub(super) fn witness(node: &Node, problems: &mut Problems) -> Option<Spanned<Ip
 
 /// An entry of `data`: a text, or an object where the item has more to say than its name.
 pub(super) fn item(node: &Node, system: &WrittenSystem, problems: &mut Problems) -> Option<WrittenItem> {
-    let (key, other, what, keys, example) = if ip::is_ip(system) {
-        (
-            "ip",
-            "name",
-            "the address of the item",
-            ADDRESS_KEYS,
-            "{\"ip\": \"10.0.0.9\", \"isolated\": \"drop\"}",
-        )
+    let is_ip = ip::is_ip(system);
+    let (key, other, what, example) = if is_ip {
+        ("ip", "name", "the address of the item", "{\"ip\": \"10.0.0.9\", \"isolated\": \"drop\"}")
     } else {
-        ("name", "ip", "the name of the item", NAMED_KEYS, "{\"name\": \"x\", \"isolated\": \"drop\"}")
+        ("name", "ip", "the name of the item", "{\"name\": \"x\", \"isolated\": \"drop\"}")
     };
     let expected = format!("an item: a string, or an object with the key `{key}`");
-    let mut own = (None, Vec::new(), None);
+    let mut said = (None, Vec::new(), None, None);
     let name = if matches!(node.value, Value::Object(_)) {
-        let fields = node.fields(&expected, keys, problems)?;
+        let fields = if is_ip {
+            node.fields(&expected, ADDRESS_KEYS, problems)?
+        } else {
+            named_fields(node, &expected, problems)?
+        };
         let name = fields.get(key);
-        if name.is_none() && fields.get(other).is_none() {
+        if name.is_none() && (!is_ip || fields.get(other).is_none()) {
             let help = format!("write for instance {example}");
             problems.error_help(&node.at, format!("found no `{key}`, expected {what}"), help);
         }
-        own = (
+        let more = fields.all().iter().any(|entry| !NAMED_KEYS.contains(&entry.key.value));
+        let own = if more && !is_ip { node.json(problems)?.as_object().cloned() } else { None };
+        said = (
             fields.get("isolated").and_then(|node| isolated(node, problems)),
             fields.get("checks").map(|node| checks::checks(node, problems)).unwrap_or_default(),
             fields.get("when_all_fail").and_then(|node| checks::when_all_fail(node, problems)),
+            own,
         );
         name?.clone()
     } else {
@@ -129,8 +132,24 @@ pub(super) fn item(node: &Node, system: &WrittenSystem, problems: &mut Problems)
         name.refuse(&expected, problems);
         return None;
     }
-    let (isolated, checks, when_all_fail) = own;
-    Some(WrittenItem { name: text, isolated, checks, when_all_fail })
+    let (isolated, checks, when_all_fail, own) = said;
+    Some(WrittenItem { name: text, isolated, checks, when_all_fail, own })
+}
+
+/// An item with a name: keys that flip does not know are settings for its hooks.
+fn named_fields<'t>(node: &Node<'t>, expected: &str, problems: &mut Problems) -> Option<Fields<'t>> {
+    let fields = node.any_fields(expected, problems)?;
+    for entry in fields.all() {
+        let key = &entry.key;
+        if NAMED_KEYS.contains(&key.value) {
+            continue;
+        }
+        if let Some(near) = super::nearest::nearest(key.value, NAMED_KEYS.iter().copied()) {
+            let message = format!("`{}` is taken for a setting of the item's hooks", clip(key.value));
+            problems.warning(&key.at, message, format!("did you mean `{near}`?"));
+        }
+    }
+    Some(fields)
 }
 
 /// What an item does without a quorum: its own word, else its system's.
@@ -159,6 +178,7 @@ pub(super) fn check(
     written: &Written,
     voters: Option<usize>,
     quorum: Option<usize>,
+    scripts: &[Script],
     problems: &mut Problems,
 ) {
     let first = first_drop(written);
@@ -170,8 +190,8 @@ pub(super) fn check(
         problems.warning(&lease.at, message, "remove it, or set \"isolated\": \"drop\" where it was meant");
     }
     for system in &written.systems {
-        check_drop(system, problems);
-        check_orphan(system, problems);
+        check_drop(system, scripts, problems);
+        check_orphan(system, scripts, problems);
     }
     check_witness(written, problems);
 }
@@ -197,7 +217,7 @@ fn check_majority(written: &Written, at: &At, voters: usize, quorum: usize, prob
     problems.error_help(&given.at, message, help);
 }
 
-fn check_drop(system: &WrittenSystem, problems: &mut Problems) {
+fn check_drop(system: &WrittenSystem, scripts: &[Script], problems: &mut Problems) {
     let Some(at) = drop_of(system) else { return };
     let name = clip(&system.name.value);
     if system.kind == SystemKind::Replicate {
@@ -214,7 +234,7 @@ fn check_drop(system: &WrittenSystem, problems: &mut Problems) {
     }
     let alive = handlers::alive_name(system);
     // Of an unknown handler there is an error already.
-    let known = HANDLERS.iter().any(|(up, _)| *up == alive);
+    let known = handlers::is_known(&alive, scripts);
     if known && Release::of(&alive) == Release::Hook {
         let down = handlers::down_name(system);
         let message = format!(
@@ -230,11 +250,11 @@ fn check_drop(system: &WrittenSystem, problems: &mut Problems) {
     }
 }
 
-fn check_orphan(system: &WrittenSystem, problems: &mut Problems) {
+fn check_orphan(system: &WrittenSystem, scripts: &[Script], problems: &mut Problems) {
     let Some(given) = &system.on_daemon_death else { return };
     let name = clip(&system.name.value);
     let alive = handlers::alive_name(system);
-    if !HANDLERS.iter().any(|(up, _)| *up == alive) {
+    if !handlers::is_known(&alive, scripts) {
         return;
     }
     if Release::of(&alive) == Release::Hook {

@@ -119,6 +119,11 @@ impl<'t> Node<'t> {
         Some(entries)
     }
 
+    /// An object of any keys.
+    pub(super) fn any_fields(&self, expected: &str, problems: &mut Problems) -> Option<Fields<'t>> {
+        Some(Fields { entries: self.entries(expected, problems)? })
+    }
+
     /// An object whose keys must be among `known`.
     pub(super) fn fields(
         &self,
@@ -257,6 +262,11 @@ pub(super) struct Fields<'t> {
 }
 
 impl<'t> Fields<'t> {
+    /// All of them, in order.
+    pub(super) fn all(&self) -> &[Entry<'t>] {
+        &self.entries
+    }
+
     pub(super) fn get(&self, key: &str) -> Option<&Node<'t>> {
         self.entries.iter().find(|entry| entry.key.value == key).map(|entry| &entry.node)
     }

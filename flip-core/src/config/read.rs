@@ -3,6 +3,7 @@
 use super::problem::{Problem, Problems};
 use super::raw::{self, Node};
 use super::resolve::{self, Derive};
+use super::scripts::Script;
 use super::source::{At, Source, Span};
 use super::{Config, bounds, key, syntax, written};
 
@@ -15,6 +16,8 @@ pub struct Overrides<'a> {
     pub host_name: Option<&'a str>,
     /// The content of the file that [`key_file_path`] names; blanks around the key do not matter.
     pub key_file: Option<&'a [u8]>,
+    /// What was found under the names that [`super::script_names`] gives.
+    pub scripts: &'a [Script<'a>],
 }
 
 /// A config that can be used.

@@ -11,7 +11,7 @@ use super::source::{At, Spanned};
 use super::written::{Setting, Written, WrittenSystem};
 use super::{
     ClusterKey, Config, Item, LEASE, ORPHAN, Overrides, Profile, Release, Server, System, Timing, check,
-    checks, handlers, hooks, ip, policy,
+    checks, handlers, hooks, ip, policy, scripts,
 };
 use crate::id::{ItemId, ShortId};
 use crate::{limits, quorum};
@@ -36,14 +36,16 @@ pub(super) fn resolve(
     let voters = find_voters(written, problems);
     let quorum = voters.as_ref().and_then(|voters| find_quorum(written, voters.len(), problems));
     for system in &written.systems {
-        handlers::check(system, problems);
+        handlers::check(system, overrides.scripts, problems);
         hooks::check(system, written, problems);
     }
     ip::check_settings(written, problems);
     let items = read_items(written, problems);
     let secret = key::choose(written, overrides.key_file, problems);
-    policy::check(written, voters.as_ref().map(Vec::len), quorum, problems);
+    policy::check(written, voters.as_ref().map(Vec::len), quorum, overrides.scripts, problems);
     checks::warn(written, problems);
+    scripts::check_plugins(&written.lua, overrides.scripts, problems);
+    scripts::check_uses(&written.script_uses, overrides.scripts, problems);
     check::warn(written, voters.as_ref().map(Vec::len), quorum, problems);
 
     let (Some(me), Some(voters), Some(quorum), false) = (me, voters, quorum, problems.any_error()) else {
@@ -98,6 +100,7 @@ pub(super) fn resolve(
         log_level: written.log_level,
         lease: written.lease.as_ref().map_or(LEASE, |given| given.value),
         witness: written.witness.as_ref().map(|given| given.value.to_canonical()),
+        lua: written.lua.resolve(),
     })
 }
 
@@ -326,6 +329,7 @@ fn read_items_of<'w>(
                 .or(system.when_all_fail.as_ref())
                 .map(|given| given.value)
                 .unwrap_or_default(),
+            own: item.own.clone(),
         });
     }
     items

@@ -10,6 +10,7 @@ use super::bounds;
 use super::hooks::{self, WrittenHooks};
 use super::problem::Problems;
 use super::raw::{self, Entry, Fields, Node, clip};
+use super::scripts::{self, WrittenLua};
 use super::source::{At, Spanned};
 use super::{Check, Isolated, LogLevel, Profile, SystemKind, WhenAllFail, checks, ip, policy};
 
@@ -33,6 +34,11 @@ const KEYS: &[&str] = &[
     "log_level",
     "servers",
     "cluster",
+    "scripts_dir",
+    "unsafe_lua",
+    "lua_memory",
+    "lua_steps",
+    "plugins",
 ];
 const SERVER_KEYS: &[&str] = &["ip", "port", "systems", "system", "priority", "config"];
 const CLUSTER_KEYS: &[&str] =
@@ -49,6 +55,7 @@ const SYSTEM_KEYS: &[&str] = &[
     "fall",
     "cool_down",
     "parallel",
+    "post",
     "remove_on_start",
     "on_exit",
     "remove_on_failure",
@@ -98,9 +105,11 @@ pub(super) struct Written {
     pub servers_at: At,
     pub servers: Vec<WrittenServer>,
     pub config: Vec<Setting>,
+    pub script_uses: Vec<scripts::Use>,
     /// What stands in `cluster` for all systems.
     pub hooks: WrittenHooks,
     pub systems: Vec<WrittenSystem>,
+    pub lua: WrittenLua,
 }
 
 /// An entry of `servers`.
@@ -139,6 +148,8 @@ pub(super) struct WrittenItem {
     pub isolated: Option<Spanned<Isolated>>,
     pub checks: Vec<Check>,
     pub when_all_fail: Option<Spanned<WhenAllFail>>,
+    /// The whole object, where it says more than name and `isolated`.
+    pub own: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// An entry of a `config`.
@@ -160,6 +171,7 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
         Some(node.spanned(names))
     });
     let servers = read_servers(root, fields.get("servers"), problems);
+    let lua = scripts::read(&fields, problems);
     let (config, hooks, systems) =
         fields.get("cluster").map(|n| read_cluster(n, problems)).unwrap_or_default();
     Some(Written {
@@ -196,7 +208,9 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
         servers,
         config,
         hooks,
+        script_uses: scripts::uses(root),
         systems,
+        lua,
     })
 }
 

@@ -189,6 +189,7 @@ mod tests {
             isolated: crate::config::Isolated::Keep,
             checks: Vec::new(),
             when_all_fail: crate::config::WhenAllFail::default(),
+            own: None,
         }];
         let row = Row::new(&config);
         assert_eq!(row.len(), 4);

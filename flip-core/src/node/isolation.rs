@@ -122,7 +122,10 @@ impl Node {
             return Vec::new();
         }
         let ready = |node: &Self, server: usize| {
-            usable(node, server) && !node.is_drained(server) && !node.is_departing(server)
+            usable(node, server)
+                && !node.is_drained(server)
+                && !node.is_inactive(server)
+                && !node.is_departing(server)
         };
         // Damping spares items that would move; those that are everywhere would only blink.
         let mature = match self.config.systems[system].kind {

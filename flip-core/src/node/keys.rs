@@ -163,7 +163,9 @@ impl Node {
             Command::Drain { .. }
             | Command::Undrain { .. }
             | Command::ConfirmReleased { .. }
-            | Command::Retry { .. } => return,
+            | Command::Retry { .. }
+            | Command::SetFact { .. }
+            | Command::SetActive { .. } => return,
         };
         let (what, next) = match plan {
             Ok(plan) => plan,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::told::Tell;
 use super::{Node, Timer};
 use crate::event::{Event, ItemState, Reason};
 use crate::id::{ItemId, ItemRef};
@@ -149,6 +150,14 @@ impl Node {
             Command::Drain { server } => self.drain(server, true, now),
             Command::Undrain { server } => self.drain(server, false, now),
             Command::ConfirmReleased { item } => self.confirm_released(item, now),
+            Command::SetFact { key, value } => {
+                let told = Tell::Fact { key: key.clone(), value: value.clone() };
+                return self.on_told_command(asker, told, now);
+            }
+            Command::SetActive { active, reason } => {
+                let told = Tell::Active { active: *active, reason: reason.clone() };
+                return self.on_told_command(asker, told, now);
+            }
             Command::Retry { item } => self.retry(item),
             Command::KeyAdd { .. } | Command::KeyUse { .. } | Command::KeyRemove { .. } => {
                 return self.on_key_command(asker, command, now);

@@ -24,6 +24,7 @@ mod spread;
 mod stall;
 #[cfg(test)]
 mod tests;
+mod told;
 #[cfg(test)]
 mod wire_tests;
 
@@ -69,6 +70,7 @@ use marks::Marks;
 use sessions::Sessions;
 use spread::Spread;
 use stall::Asking;
+use told::Words;
 
 /// What differs between two starts of the same config.
 #[derive(Clone, Debug)]
@@ -101,6 +103,7 @@ pub struct Node {
     leases: Leases,
     marks: Marks,
     health: Health,
+    words: Words,
     flaps: Flaps,
     alone: Alone,
     /// When the newest ping was sent that each server answered.
@@ -167,6 +170,8 @@ enum Timer {
     Lease,
     /// Say marks again.
     Marks,
+    /// Say again what scripts told.
+    Words,
     /// A server has been up for long enough to get items.
     Mature,
     /// Repeat a change of the keys.
@@ -223,6 +228,7 @@ impl Node {
             leases: Leases::new(&config, rng.next_u64(), now),
             marks: Marks::default(),
             health: Health::new(&config, now),
+            words: Words::new(servers),
             flaps: Flaps::new(servers),
             alone: Alone::default(),
             proven: vec![Time::ZERO; servers],
@@ -369,6 +375,7 @@ impl Node {
                 Timer::Handover => self.items.touch(),
                 Timer::Lease => self.lease_turn(now),
                 Timer::Marks => self.tell_marks(now),
+                Timer::Words => self.tell_word(now),
                 Timer::Mature => self.replace_items(now),
                 Timer::Keys => self.repeat_keys(now),
                 Timer::RetireKeys => self.retire_keys(),

@@ -72,6 +72,8 @@ impl Node {
             Message::Renewed(renewed) => self.on_renewed(server, renewed, now),
             Message::Release(release) => self.on_release(server, &release, now),
             Message::Marks(marks) => self.take_marks(&marks, now),
+            Message::Told(told) => self.on_told(told, now),
+            Message::Heard(heard) => self.on_heard(server, &heard),
             Message::Flaps(flaps) => self.learn_flaps(self.config.me, &flaps, now),
             // States travel by stream only.
             Message::State(_) => {}
@@ -117,6 +119,7 @@ impl Node {
             self.request_state(server, now);
         }
         self.send_facts(server, now);
+        self.send_word(server, self.config.me);
         let flaps = self.flaps_of(server, now);
         if !flaps.is_empty() {
             self.send(server, &Message::Flaps(flaps));
@@ -249,6 +252,7 @@ impl Node {
         self.swim.rebirth(self.peer(me), now);
         self.spread.forget_contact();
         self.state_facts(now);
+        self.restate_word(now);
         for server in self.others() {
             self.ping(server, crate::loss::Purpose::Probe, now);
         }

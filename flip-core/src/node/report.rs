@@ -77,6 +77,8 @@ impl Node {
             case,
             config_differs: self.differs[server],
             drained: self.is_drained(server),
+            inactive: self.inactive_reasons(server),
+            facts: self.told_facts(server),
             immature_ms: (state == MemberState::Up)
                 .then(|| millis(self.mature_at(server, now), now))
                 .filter(|left| *left > 0),

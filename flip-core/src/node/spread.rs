@@ -212,6 +212,7 @@ impl Node {
         } else if let Some(server) = self.up_others().choose(&mut self.rng).copied() {
             let digest = Message::Digest(self.digest());
             self.send(server, &digest);
+            self.send_heard(server);
         }
     }
 
@@ -221,6 +222,7 @@ impl Node {
             self.spread.digest_due = false;
             let digest = Message::Digest(self.digest());
             self.send(to, &digest);
+            self.send_heard(to);
         }
     }
 

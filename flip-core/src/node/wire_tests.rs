@@ -625,3 +625,74 @@ fn a_rolling_upgrade_loses_nothing() {
     assert_eq!(versions(&lan), [0xF1].into());
     assert_eq!(lan.verdicts(), 0);
 }
+
+fn fact(key: &str, value: Option<&str>) -> Command {
+    Command::SetFact { key: key.into(), value: value.map(Into::into) }
+}
+
+fn active(active: bool, reason: &str) -> Command {
+    Command::SetActive { active, reason: reason.into() }
+}
+
+#[test]
+fn what_scripts_tell_reaches_everybody_also_whoever_missed_it() {
+    let mut lan = Lan::new("abc");
+    let (a, c) = (lan.nodes[0].0, lan.nodes[2].0);
+    lan.cut.push((a, c));
+    lan.command(0, fact("load", Some("0.5"))).expect("said");
+    lan.command(0, fact("gone", Some("1"))).expect("said");
+    lan.command(0, fact("gone", None)).expect("said");
+    lan.command(0, active(false, "disk full")).expect("said");
+    assert_eq!(lan.command(0, active(false, "disk full")).expect("said"), "said already");
+    // b passes on what c did not hear, with its digests.
+    lan.run(10 * SECOND);
+    for n in 0..3 {
+        let node = &lan.nodes[n].1;
+        assert_eq!(node.told_facts(0), [("load".to_owned(), "0.5".to_owned())].into(), "at {n}");
+        assert_eq!(node.inactive_reasons(0), ["disk full"], "at {n}");
+        assert!(node.is_inactive(0) && !node.is_inactive(1), "at {n}");
+    }
+    let event = Event::Inactive { server: 0, reason: "disk full".into(), inactive: true };
+    assert_eq!(lan.events.iter().filter(|(n, e)| *n == 2 && *e == event).count(), 1);
+    lan.cut.clear();
+    lan.command(0, active(true, "disk full")).expect("said");
+    lan.run(SECOND);
+    assert!((0..3).all(|n| !lan.nodes[n].1.is_inactive(0)));
+}
+
+#[test]
+fn what_an_earlier_life_told_is_void() {
+    let mut lan = Lan::new("abc");
+    lan.command(0, active(false, "disk")).expect("said");
+    lan.command(0, fact("x", Some("1"))).expect("said");
+    lan.run(SECOND);
+    assert!(lan.nodes[1].1.is_inactive(0));
+    lan.restart(0, 9);
+    lan.feed(0, Input::Timeout);
+    lan.run(5 * SECOND);
+    for n in 0..3 {
+        assert!(!lan.nodes[n].1.is_inactive(0), "at {n}");
+        assert!(lan.nodes[n].1.told_facts(0).is_empty(), "at {n}");
+    }
+}
+
+#[test]
+fn what_scripts_tell_has_limits() {
+    let mut lan = Lan::new("abc");
+    for name in ["", "a\nb", "ä", &"x".repeat(limits::TOLD_NAME + 1)] {
+        let error = lan.command(0, fact(name, Some("1"))).expect_err("no name");
+        assert!(error.contains("is no name"), "{error}");
+    }
+    for n in 0..limits::TOLD_FACTS {
+        lan.command(0, fact(&n.to_string(), Some("1"))).expect("said");
+    }
+    assert!(lan.command(0, fact("one more", Some("1"))).is_err());
+    assert!(lan.command(0, fact("0", Some(&"x".repeat(limits::TOLD_BYTES)))).is_err());
+    assert_eq!(lan.nodes[0].1.told_facts(0).len(), limits::TOLD_FACTS, "what was refused changes nothing");
+    // The longest word of all fits into one datagram.
+    let rest = limits::TOLD_BYTES
+        - lan.nodes[0].1.told_facts(0).iter().map(|(k, v)| k.len() + v.len() + 4).sum::<usize>();
+    lan.command(0, fact("0", Some(&"x".repeat(rest + 1)))).expect("said");
+    lan.run(SECOND);
+    assert_eq!(lan.nodes[2].1.told_facts(0).len(), limits::TOLD_FACTS);
+}

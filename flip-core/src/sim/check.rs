@@ -440,5 +440,8 @@ impl World {
 
 /// A hook that placement asked for, not one that repairs.
 const fn planned(reason: Reason) -> bool {
-    matches!(reason, Reason::Home | Reason::Failover | Reason::Failback | Reason::Leave | Reason::Drain)
+    matches!(
+        reason,
+        Reason::Home | Reason::Failover | Reason::Failback | Reason::Leave | Reason::Drain | Reason::Inactive
+    )
 }

@@ -54,7 +54,7 @@ impl World {
             Event::Unclean { unclean: true, .. } => mark!("item: marked unclean"),
             Event::Unclean { unclean: false, .. } => mark!("item: confirmed released"),
             Event::KeysChanged { .. } => mark!("keys: changed"),
-            Event::CheckFailed { .. } | Event::Health { .. } => {}
+            Event::CheckFailed { .. } | Event::Health { .. } | Event::Inactive { .. } => {}
             Event::Refused { why, .. } => mark_refusal(*why),
         }
     }
@@ -76,7 +76,12 @@ fn mark_item(to: ItemState, reason: Reason) {
         Reason::Isolated => mark!("item: taken in isolation"),
         Reason::LeaseLost => mark!("item: given up with its lease"),
         Reason::Drain => mark!("item: drain"),
-        Reason::Confirmed | Reason::Drift | Reason::HealthCheck | Reason::HookFailed | Reason::HookDone => {}
+        Reason::Inactive
+        | Reason::Confirmed
+        | Reason::Drift
+        | Reason::HealthCheck
+        | Reason::HookFailed
+        | Reason::HookDone => {}
     }
 }
 

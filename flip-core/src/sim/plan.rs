@@ -170,6 +170,7 @@ impl Plan {
             log_level: LogLevel::Info,
             lease: Duration::from_millis(self.lease_ms),
             witness: self.witness.then(|| [10, 255, 0, 1].into()),
+            lua: crate::config::LuaConfig::default(),
         }
     }
 }
@@ -192,6 +193,7 @@ fn system(name: &str, alive: &str, kind: SystemKind, policies: &[Policy]) -> Sys
             isolated: (*policy).into(),
             checks: Vec::new(),
             when_all_fail: crate::config::WhenAllFail::default(),
+            own: None,
         }
     });
     System {

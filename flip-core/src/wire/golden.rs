@@ -47,6 +47,8 @@ fn name(message: &Message) -> &'static str {
         Message::Release(_) => "release",
         Message::Marks(_) => "marks",
         Message::Flaps(_) => "flaps",
+        Message::Told(_) => "told",
+        Message::Heard(_) => "heard",
     }
 }
 
@@ -132,6 +134,16 @@ fn samples() -> Vec<Message> {
         Message::Release(Release { session: 1 << 50, items: vec![(u64::MAX, 1)] }),
         Message::Marks(marks),
         Message::Flaps(vec![(1_763_000_000, 599)]),
+        Message::Told(Told {
+            about: ABOUT,
+            seq: 70_000,
+            facts: vec![("load".into(), "0.5".into()), ("role".into(), "\"primary\"".into())],
+            inactive: vec!["disk".into()],
+        }),
+        Message::Heard(vec![
+            Heard { about: ABOUT, seq: 3 },
+            Heard { about: About { id: 1, generation: 0 }, seq: 0 },
+        ]),
         Message::Ring(NewRing { version: 3, active: 5, keys: vec![[1; 32], [0xFF; 32]] }),
     ]
 }

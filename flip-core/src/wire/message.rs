@@ -54,6 +54,10 @@ pub enum Message {
     Marks(Vec<Mark>),
     /// To a member that has returned: the recent verdicts on it, as in [`Known::flaps`].
     Flaps(Vec<(u64, u32)>),
+    /// What a server's scripts said of it.
+    Told(Told),
+    /// Whose word of that kind the sender knows, in which version.
+    Heard(Vec<Heard>),
     /// Proves that the sender's session is alive, and asks the receiver to do the same.
     Hello(Hello),
     /// The receiver is the second daemon under its id.
@@ -330,6 +334,28 @@ pub struct Mark {
     pub set: bool,
 }
 
+/// What the scripts of a server said of it. The whole of it, which replaces all before.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Told {
+    /// The server, in which generation.
+    pub about: About,
+    /// Grows with each change within the generation.
+    pub seq: u32,
+    /// Names and short texts.
+    pub facts: Vec<(String, String)>,
+    /// Why it is not fit for items.
+    pub inactive: Vec<String>,
+}
+
+/// Which [`Told`] is known of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Heard {
+    /// The server, in which generation.
+    pub about: About,
+    /// From [`Told::seq`].
+    pub seq: u32,
+}
+
 impl Message {
     /// Appends this message to a body.
     pub fn encode(&self, body: &mut Vec<u8>) {
@@ -353,6 +379,8 @@ impl Message {
             Self::Release(m) => codec::encode(m, body),
             Self::Marks(m) => codec::encode(m, body),
             Self::Flaps(m) => codec::encode(m, body),
+            Self::Told(m) => codec::encode(m, body),
+            Self::Heard(m) => codec::encode(m, body),
             Self::Hello(m) => codec::encode(m, body),
             Self::Duplicate(m) => codec::encode(m, body),
             Self::Keys(m) => codec::encode(m, body),
@@ -385,6 +413,8 @@ impl Message {
             Self::Release(_) => 18,
             Self::Marks(_) => 19,
             Self::Flaps(_) => 20,
+            Self::Told(_) => 21,
+            Self::Heard(_) => 22,
             Self::Hello(_) => 32,
             Self::Duplicate(_) => 33,
             Self::Keys(_) => 34,
@@ -475,6 +505,8 @@ pub fn decode_all(mut body: &[u8]) -> Result<Vec<Message>, DecodeError> {
             18 => Message::Release(codec::decode(content)?),
             19 => Message::Marks(codec::decode(content)?),
             20 => Message::Flaps(codec::decode(content)?),
+            21 => Message::Told(codec::decode(content)?),
+            22 => Message::Heard(codec::decode(content)?),
             32 => Message::Hello(codec::decode(content)?),
             33 => Message::Duplicate(codec::decode(content)?),
             34 => Message::Keys(codec::decode(content)?),
@@ -529,6 +561,13 @@ mod tests {
             Message::Release(Release { session: 1, items: vec![(2, 3)] }),
             Message::Marks(vec![Mark { server: 1, item: Some(2), version: 3, set: true }]),
             Message::Flaps(vec![(1, 2)]),
+            Message::Told(Told {
+                about,
+                seq: 1,
+                facts: vec![("a".into(), "1".into())],
+                inactive: vec!["b".into()],
+            }),
+            Message::Heard(vec![Heard { about, seq: 1 }; limits::HEARD]),
             Message::Hello(Hello { challenge: [1; 8], proof: [0; 8], wire: 1 }),
             Message::Duplicate(Duplicate {
                 session: 5,

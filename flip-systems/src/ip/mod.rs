@@ -24,6 +24,7 @@ pub mod announce;
 
 mod address;
 mod lifetime;
+mod loose;
 mod monitor;
 
 use std::collections::BTreeMap;
@@ -48,12 +49,13 @@ use tokio::time::Instant;
 pub use self::address::PROTOCOL;
 use self::address::{Bound, Maker};
 use self::lifetime::Installed;
+pub(crate) use self::loose::Loose;
 use self::monitor::Monitor;
 use crate::interfaces::{Link, address_of, missing};
 use crate::netlink::{Netlink, messages};
 use crate::sys;
 use crate::system::{
-    Assigned, Drift, Handler, HookFuture, Leftover, ObserveFuture, OpenError, Opened, System,
+    Assigned, Context, Drift, Handler, HookFuture, Leftover, ObserveFuture, OpenError, Opened, System,
 };
 
 /// The handler of `ip_up` and `ip_down`.
@@ -138,7 +140,8 @@ impl IpSystem {
 }
 
 impl System for IpSystem {
-    fn alive(&self, item: usize, lifetime: Lifetime) -> HookFuture {
+    fn alive(&self, item: usize, context: &Context) -> HookFuture {
+        let lifetime = context.lifetime;
         self.hook(item, move |world, item| world.alive(item, lifetime))
     }
 
@@ -147,11 +150,11 @@ impl System for IpSystem {
         self.world.refresh(&items, lifetime).into_iter().map(|item| item - self.first).collect()
     }
 
-    fn down(&self, item: usize) -> HookFuture {
+    fn down(&self, item: usize, _: &Context) -> HookFuture {
         self.hook(item, |world, item| world.down(item))
     }
 
-    fn announce(&self, item: usize) -> HookFuture {
+    fn announce(&self, item: usize, _: &Context) -> HookFuture {
         self.hook(item, |world, item| world.announce(item))
     }
 
@@ -226,17 +229,7 @@ impl World {
         drift: Arc<Drift>,
     ) -> Result<(Arc<Self>, Vec<Leftover>), OpenError> {
         let kernel = |doing| move |source| OpenError::Kernel { doing, source };
-        let allowed = rustix::thread::capabilities(None)
-            .map_err(|e| kernel("read the capabilities of this process")(e.into()))?;
-        if !allowed.effective.contains(CapabilitySet::NET_ADMIN) {
-            return Err(OpenError::Capability { missing: "CAP_NET_ADMIN" });
-        }
-        let raw = Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), None).map_err(|source| {
-            match source.kind() {
-                io::ErrorKind::PermissionDenied => OpenError::Capability { missing: "CAP_NET_RAW" },
-                _ => OpenError::Kernel { doing: "open a packet socket", source },
-            }
-        })?;
+        let raw = raw_socket()?;
         // Before the first list is read, so that nothing happens unseen in between.
         let monitor = Monitor::open(mark).map_err(kernel("subscribe to address changes"))?;
         let netlink = Netlink::open().map_err(kernel("open a netlink socket"))?;
@@ -419,6 +412,22 @@ impl World {
 
 /// An announcement that comes later than this after its time is left out.
 const LATE: std::time::Duration = std::time::Duration::from_millis(500);
+/// The socket for frames, for those who may have one and may change addresses.
+fn raw_socket() -> Result<Socket, OpenError> {
+    let allowed = rustix::thread::capabilities(None).map_err(|error| OpenError::Kernel {
+        doing: "read the capabilities of this process",
+        source: error.into(),
+    })?;
+    if !allowed.effective.contains(CapabilitySet::NET_ADMIN) {
+        return Err(OpenError::Capability { missing: "CAP_NET_ADMIN" });
+    }
+    Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), None).map_err(|source| {
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => OpenError::Capability { missing: "CAP_NET_RAW" },
+            _ => OpenError::Kernel { doing: "open a packet socket", source },
+        }
+    })
+}
 
 async fn go_on_announcing(world: Weak<World>, item: usize, id: u64) {
     let start = Instant::now();

@@ -30,6 +30,7 @@ fn config(handlers: &[(&str, &str)]) -> Config {
                 isolated: Isolated::Keep,
                 checks: Vec::new(),
                 when_all_fail: WhenAllFail::default(),
+                own: None,
             })
             .to_vec(),
     };
@@ -52,6 +53,7 @@ fn config(handlers: &[(&str, &str)]) -> Config {
         log_level: LogLevel::Info,
         lease: LEASE,
         witness: None,
+        lua: Default::default(),
     }
 }
 
@@ -143,13 +145,13 @@ impl Handler for Stuck {
 }
 
 impl System for Stuck {
-    fn alive(&self, _: usize, _: Lifetime) -> HookFuture {
+    fn alive(&self, _: usize, _: &Context) -> HookFuture {
         Box::pin(pending())
     }
-    fn down(&self, _: usize) -> HookFuture {
+    fn down(&self, _: usize, _: &Context) -> HookFuture {
         Box::pin(pending())
     }
-    fn announce(&self, _: usize) -> HookFuture {
+    fn announce(&self, _: usize, _: &Context) -> HookFuture {
         Box::pin(pending())
     }
     fn observe(&self) -> ObserveFuture {

@@ -93,6 +93,7 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
             isolated: Isolated::Keep,
             checks: Vec::new(),
             when_all_fail: flip_core::config::WhenAllFail::default(),
+            own: None,
         })
         .collect();
     Config {
@@ -126,6 +127,7 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
         log_level: LogLevel::Info,
         lease: LEASE,
         witness: None,
+        lua: Default::default(),
     }
 }
 

@@ -7,6 +7,7 @@ use flip_core::config::Isolated;
 use flip_tests::cluster::flip_binary;
 use flip_tests::failover::{self, Kind, What};
 use flip_tests::flood;
+use flip_tests::hooks_bench;
 use flip_tests::matrix::{self, Fault};
 use flip_tests::membership_bench;
 
@@ -27,6 +28,18 @@ enum Command {
     Membership(Membership),
     /// What forged datagrams do to a cluster on loopback.
     Flood(Flood),
+    /// Hooks a second, native and Lua; memory of scripts; whether scripts that spin delay a node's loop.
+    Hooks(Hooks),
+}
+
+#[derive(Args)]
+struct Hooks {
+    /// How often each rate is measured.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Seconds that ticks are watched.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
 }
 
 #[derive(Args)]
@@ -170,6 +183,10 @@ fn main() -> anyhow::Result<()> {
                 json: args.json,
             };
             matrix::bench(&options, &flip_binary()?)
+        }
+        Command::Hooks(args) => {
+            print!("{}", hooks_bench::run(args.runs.max(1), args.seconds)?);
+            Ok(())
         }
         Command::Flood(args) => flood::bench(
             &flip_binary()?,

@@ -87,7 +87,7 @@ impl Node {
         let fall = self.config.systems[at.system].hooks.fall;
         let item = self.items.at_mut(at);
         item.error = Some(error.clone());
-        self.event(Event::HookFailed { item: at, error, failures, retry_in });
+        self.event(Event::HookFailed { item: at, action, error, failures, retry_in });
         match action {
             HookAction::Announce if planted(Bug::NoReannounce) => {}
             HookAction::Announce => {

@@ -499,6 +499,7 @@ impl Node {
         match home {
             _ if !self.has_quorum => Reason::Isolated,
             Some(home) if self.is_drained(home) => Reason::Drain,
+            Some(home) if self.is_inactive(home) => Reason::Inactive,
             Some(home) if self.items.holders(at).contains(&home) => {
                 if self.items.placed {
                     Reason::Failback

@@ -1,0 +1,86 @@
+//! Addresses that no config lists: what scripts put on interfaces, by the code of the ip system.
+//!
+//! They carry the same marks, so that they are known as flip's own, and no lifetime: nothing renews it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use flip_core::Lifetime;
+use flip_core::id::ItemRef;
+use ipnet::IpNet;
+
+use super::{Held, State, World, address, raw_socket};
+use crate::netlink::Netlink;
+use crate::system::Drift;
+
+/// How many addresses one daemon's scripts may handle.
+const ADDRESSES: usize = 10_000;
+
+/// The addresses of scripts.
+pub(crate) struct Loose {
+    world: Arc<World>,
+}
+
+impl Loose {
+    /// Opens the sockets. `siblings` as in `system::Assigned`.
+    pub(crate) fn open(siblings: usize) -> Result<Self, String> {
+        let raw = raw_socket().map_err(|error| error.to_string())?;
+        let netlink = Netlink::open().map_err(|error| format!("cannot open a netlink socket: {error}"))?;
+        let mut state = State {
+            netlink,
+            mark: address::mark(siblings),
+            links: BTreeMap::new(),
+            items: Vec::new(),
+            bursts: 0,
+            warned: None,
+        };
+        state.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
+        let drift = Arc::new(Drift::default());
+        Ok(Self { world: Arc::new(World { state: Mutex::new(state), drift, raw, monitor: OnceLock::new() }) })
+    }
+
+    /// Puts the address on the interface and announces it. Within a runtime.
+    pub(crate) fn add(&self, net: IpNet, interface: &str) -> Result<(), String> {
+        self.world.alive(self.place(net, interface)?, Lifetime::ENDLESS)
+    }
+
+    /// Takes the address away.
+    pub(crate) fn del(&self, net: IpNet, interface: &str) -> Result<(), String> {
+        self.world.down(self.place(net, interface)?)
+    }
+
+    /// Announces the address again, which must be there. Within a runtime.
+    pub(crate) fn announce(&self, net: IpNet, interface: &str) -> Result<(), String> {
+        let at = self.place(net, interface)?;
+        // An earlier life may have put it there.
+        self.world.observe(at..at + 1)?;
+        self.world.announce(at)
+    }
+
+    /// Its position in the list, which grows with each address that is named.
+    fn place(&self, net: IpNet, interface: &str) -> Result<usize, String> {
+        let mut state = self.world.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // No notices come here: links may have changed since.
+        state.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
+        let same = |held: &Held| held.net.addr() == net.addr() && held.interface == interface;
+        if let Some(at) = state.items.iter().position(same) {
+            if state.items[at].installed.is_none() {
+                state.items[at].net = net;
+            }
+            return Ok(at);
+        }
+        if state.items.len() >= ADDRESSES {
+            return Err(format!("scripts have named {ADDRESSES} addresses, expected fewer"));
+        }
+        let at = ItemRef { system: 0, item: state.items.len() };
+        state.items.push(Held {
+            at,
+            interface: interface.to_owned(),
+            net,
+            present: false,
+            installed: None,
+            announcing: None,
+        });
+        Ok(at.item)
+    }
+}

@@ -1,0 +1,92 @@
+//! Scripts that do one thing beside the hooks of items: `post` of a system, and health checks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flip_core::PostCall;
+use flip_core::config::Config;
+use flip_core::id::CheckRef;
+use serde_json::{Map, Value, json};
+
+use super::engine::{Call, Engine, Hook};
+use super::handler::{reason, verdict};
+use super::script::Script;
+use crate::check::{ScriptRun, Scripts};
+use crate::post::Post;
+use crate::system::HookFuture;
+
+/// A script under `post`. Its item is a table with the `system` and its `changes`: for each the `item`, true
+/// or false under `here`, and the `reason`.
+pub struct LuaPost {
+    engine: Arc<Engine>,
+    script: Arc<Script>,
+}
+
+impl LuaPost {
+    /// None when the engine has no such script.
+    #[must_use]
+    pub fn new(engine: &Arc<Engine>, name: &str) -> Option<Self> {
+        Some(Self { engine: Arc::clone(engine), script: Arc::clone(engine.script(name)?) })
+    }
+}
+
+impl Post for LuaPost {
+    fn run(&self, system: &flip_core::config::System, call: &PostCall) -> HookFuture {
+        let change = |change: &flip_core::Change| {
+            let item = &system.items[change.item];
+            json!({ "item": item.name, "here": change.here, "reason": reason(change.reason) })
+        };
+        let changes: Vec<Value> = call.changes.iter().map(change).collect();
+        let told: Map<String, Value> =
+            [("system".into(), json!(system.name)), ("changes".into(), json!(changes))].into_iter().collect();
+        let call = Call {
+            script: Arc::clone(&self.script),
+            hook: Hook::Post,
+            system: system.name.clone(),
+            item: system.name.clone(),
+            own: Some(told),
+            config: Arc::new(system.config.clone()),
+            reason: "post".to_owned(),
+            timeout: call.timeout,
+        };
+        let engine = Arc::clone(&self.engine);
+        Box::pin(async move { verdict(engine.call(call).await) })
+    }
+}
+
+/// Runs health checks that are scripts. The item of a check of a whole system is the system's name.
+pub struct LuaChecks {
+    engine: Arc<Engine>,
+    config: Arc<Config>,
+}
+
+impl LuaChecks {
+    /// The checks of a config, by the scripts of an engine.
+    #[must_use]
+    pub const fn new(engine: Arc<Engine>, config: Arc<Config>) -> Self {
+        Self { engine, config }
+    }
+}
+
+impl Scripts for LuaChecks {
+    fn check(&self, script: &str, at: CheckRef, timeout: Duration) -> ScriptRun {
+        let system = &self.config.systems[at.system];
+        let item = at.item.map(|item| &system.items[item]);
+        let Some(found) = self.engine.script(script) else {
+            let error = format!("there is no script {script}");
+            return Box::pin(std::future::ready(Err(error)));
+        };
+        let call = Call {
+            script: Arc::clone(found),
+            hook: Hook::Check,
+            system: system.name.clone(),
+            item: item.map_or_else(|| system.name.clone(), |item| item.name.clone()),
+            own: item.and_then(|item| item.own.clone()),
+            config: Arc::new(system.config.clone()),
+            reason: "check".to_owned(),
+            timeout,
+        };
+        let engine = Arc::clone(&self.engine);
+        Box::pin(async move { verdict(engine.call(call).await) })
+    }
+}

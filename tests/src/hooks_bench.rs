@@ -1,0 +1,257 @@
+//! What hooks cost: how many a second, native and Lua, how much memory a script takes, and whether scripts that
+//! never end delay the loop of a node.
+
+use std::fmt::Write as _;
+use std::fs::read_to_string;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use flip_core::config::{Config, Overrides, Script, ScriptFound, Source, load};
+use flip_core::{Input, Node, Output, Start};
+use flip_systems::lua::{Call, Engine, Hook, Report, Scripts, Setup};
+use flip_systems::{Registry, Systems, clock, lua};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+/// Items that one node is given at once.
+const ITEMS: usize = 10_000;
+/// Scripts that are loaded to see what one takes.
+const LOADED: usize = 200;
+/// Scripts that spin.
+const SPINNING: usize = 16;
+/// How often a loop of the quickest profile wants to run.
+const TICK: Duration = Duration::from_millis(15);
+const NOOP: &str = "return { alive = function(item, config) end, down = function(item, config) end }\n";
+
+/// Measures all, and says it in Markdown.
+///
+/// # Errors
+/// When something cannot be started.
+pub fn run(runs: usize, seconds: u64) -> anyhow::Result<String> {
+    let mut page = String::new();
+    writeln!(
+        page,
+        "| hooks ({ITEMS} items at once on one node) | calls a second, median of {runs} | worst |"
+    )?;
+    writeln!(page, "| --- | --- | --- |")?;
+    for (name, alive, whole) in [
+        ("native no-op, hooks alone", "memory_up", false),
+        ("native no-op, with the node's rules", "memory_up", true),
+        ("Lua no-op, hooks alone", "noop", false),
+        ("Lua no-op, with the node's rules", "noop", true),
+    ] {
+        let mut rates = Vec::new();
+        for _ in 0..runs {
+            rates.push(if whole { node(alive)? } else { hooks(alive)? });
+        }
+        rates.sort_by(f64::total_cmp);
+        writeln!(page, "| {name} | {:.0} | {:.0} |", rates[rates.len() / 2], rates[0])?;
+    }
+    let (loaded, state) = memory()?;
+    writeln!(page, "\n| memory | KiB |\n| --- | --- |")?;
+    writeln!(page, "| a loaded script | {:.1} |", loaded / 1024.0)?;
+    writeln!(page, "| the state of a running call | {:.0} |", state / 1024.0)?;
+    let ms = |nanos: u128| nanos as f64 / 1e6;
+    writeln!(
+        page,
+        "\n| lateness of a tick every {TICK:?}, ms, {seconds} s | p50 | p99 | max |\n| --- | --- | --- | --- |"
+    )?;
+    for (name, spinning) in [("nothing else", 0), ("16 scripts spin until their limit", SPINNING)] {
+        let late = lateness(spinning, Duration::from_secs(seconds))?;
+        let at = |part: usize| ms(late[(late.len() - 1) * part / 100]);
+        writeln!(page, "| {name} | {:.2} | {:.2} | {:.2} |", at(50), at(99), at(100))?;
+    }
+    Ok(page)
+}
+
+fn script(name: &str, text: &str) -> anyhow::Result<lua::Script> {
+    lua::Script::compile(name, &format!("{name}.lua"), text.as_bytes()).map_err(anyhow::Error::msg)
+}
+
+fn engine() -> anyhow::Result<Arc<Engine>> {
+    let mut scripts = Scripts::default();
+    scripts.add(script("noop", NOOP)?);
+    scripts.add(script("spin", "while true do end")?);
+    Ok(Arc::new(Engine::new(Setup { scripts, ..Setup::new("a") })?))
+}
+
+fn config(alive: &str) -> anyhow::Result<Arc<Config>> {
+    let down = alive.replace("_up", "_down");
+    let items: Vec<_> = (0..ITEMS).map(|n| format!("item-{n}")).collect();
+    let config = json!({
+        "key": "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        "log_level": "fatal",
+        "servers": {"a": {"ip": "127.0.0.1", "systems": ["s"]}},
+        "cluster": {"system": {"s": {"alive": alive, "down": down, "data": items}}},
+    });
+    let text = config.to_string();
+    let functions = ["alive".to_owned(), "down".to_owned()];
+    let scripts = [Script { name: "noop", found: ScriptFound::Functions(&functions) }];
+    let overrides = Overrides { id: Some("a"), scripts: &scripts, ..Overrides::default() };
+    let loaded = load(&Source { file: "bench.json", text: &text }, &overrides);
+    loaded.map(|loaded| Arc::new(loaded.config)).map_err(|problems| {
+        anyhow::anyhow!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })
+}
+
+fn systems(config: &Config) -> anyhow::Result<Systems> {
+    let mut registry = Registry::default();
+    registry.scripts(engine()?);
+    Ok(Systems::open_with(&registry, config)?)
+}
+
+/// Runs the `alive` hook of each item, all spawned at once on the thread of a node's loop, as the daemon
+/// spawns them.
+fn hooks(alive: &str) -> anyhow::Result<f64> {
+    let config = config(alive)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let systems = systems(&config)?;
+        let mut calls = first_plan(&config);
+        let start = Instant::now();
+        let (ends, mut inbox) = mpsc::unbounded_channel();
+        for call in calls.drain(..) {
+            let (id, run, ends) = (call.id, systems.run(call), ends.clone());
+            tokio::spawn(async move {
+                let _ = ends.send((id, run.await));
+            });
+        }
+        for _ in 0..ITEMS {
+            let (_, result) = inbox.recv().await.context("a hook was lost")?;
+            result.map_err(anyhow::Error::msg)?;
+        }
+        Ok(rate(ITEMS, start))
+    })
+}
+
+/// A hook call for each item.
+fn first_plan(config: &Arc<Config>) -> Vec<flip_core::HookCall> {
+    use flip_core::event::Reason;
+    use flip_core::id::ItemRef;
+    let call = |item: usize| flip_core::HookCall {
+        id: item as u64,
+        item: ItemRef { system: 0, item },
+        action: flip_core::HookAction::Alive,
+        reason: Reason::Home,
+        timeout: Duration::from_secs(60),
+        lifetime: flip_core::Lifetime::ENDLESS,
+    };
+    (0..config.systems[0].items.len()).map(call).collect()
+}
+
+/// A node takes all items, from its start until it says that it has them.
+fn node(alive: &str) -> anyhow::Result<f64> {
+    let config = config(alive)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let systems = systems(&config)?;
+        let start = Instant::now();
+        let (ends, mut inbox) = mpsc::unbounded_channel();
+        let mut node =
+            Node::new(Arc::clone(&config), Start { generation: 1, seed: [7; 32], keys: None }, clock::now());
+        node.handle(Input::Timeout, clock::now());
+        let mut done = 0;
+        while done < ITEMS {
+            while let Some(output) = node.poll_output() {
+                if let Output::Hook(call) = output {
+                    let (id, run, ends) = (call.id, systems.run(call), ends.clone());
+                    tokio::spawn(async move {
+                        let _ = ends.send((id, run.await));
+                    });
+                }
+            }
+            let due = node.poll_timeout().map(|due| due.since(clock::now()));
+            tokio::select! {
+                ended = inbox.recv() => {
+                    let (hook, result) = ended.context("a hook was lost")?;
+                    anyhow::ensure!(result.is_ok(), "a hook failed: {result:?}");
+                    done += 1;
+                    node.handle(Input::HookDone { hook, result }, clock::now());
+                }
+                () = tokio::time::sleep(due.unwrap_or(Duration::from_secs(1))) => {
+                    node.handle(Input::Timeout, clock::now());
+                }
+            }
+        }
+        Ok(rate(ITEMS, start))
+    })
+}
+
+fn rate(count: usize, start: Instant) -> f64 {
+    count as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Bytes of a loaded script, and of a call's state.
+fn memory() -> anyhow::Result<(f64, f64)> {
+    // What the process needs anyway is there before the first look.
+    drop(script("warm", NOOP)?);
+    let before = resident()?;
+    let mut scripts = Scripts::default();
+    for n in 0..LOADED {
+        scripts.add(script(&format!("noop{n}"), NOOP)?);
+    }
+    let loaded = (resident()? - before).max(0.0) / LOADED as f64;
+    let engine = engine()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(engine.call(call(&engine, "noop", Duration::from_secs(10))?));
+    Ok((loaded, report.memory as f64))
+}
+
+fn resident() -> anyhow::Result<f64> {
+    let statm = read_to_string(Path::new("/proc/self/statm"))?;
+    let pages: f64 = statm.split(' ').nth(1).context("no statm")?.parse()?;
+    Ok(pages * rustix::param::page_size() as f64)
+}
+
+fn call(engine: &Engine, name: &str, timeout: Duration) -> anyhow::Result<Call> {
+    Ok(Call {
+        script: Arc::clone(engine.script(name).context("no script")?),
+        hook: Hook::Alive,
+        system: "s".to_owned(),
+        item: "x".to_owned(),
+        own: None,
+        config: Arc::default(),
+        reason: "start".to_owned(),
+        timeout,
+    })
+}
+
+/// How late ticks on a thread of their own are, in nanoseconds, sorted, while so many scripts spin.
+fn lateness(spinning: usize, span: Duration) -> anyhow::Result<Vec<u128>> {
+    let engine = engine()?;
+    let over = Arc::new(AtomicBool::new(false));
+    let mut spinners = Vec::new();
+    for _ in 0..spinning {
+        let (engine, over) = (Arc::clone(&engine), Arc::clone(&over));
+        spinners.push(std::thread::spawn(move || -> anyhow::Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            while !over.load(Ordering::Relaxed) {
+                let report: Report =
+                    runtime.block_on(engine.call(call(&engine, "spin", Duration::from_secs(1))?));
+                anyhow::ensure!(report.result.is_err(), "a spinning script ended well");
+            }
+            Ok(())
+        }));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut late = runtime.block_on(async {
+        let start = tokio::time::Instant::now();
+        let mut due = start;
+        let mut late = Vec::new();
+        while start.elapsed() < span {
+            due += TICK;
+            tokio::time::sleep_until(due).await;
+            late.push(due.elapsed().as_nanos());
+        }
+        late
+    });
+    over.store(true, Ordering::Relaxed);
+    for spinner in spinners {
+        spinner.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+    }
+    late.sort_unstable();
+    Ok(late)
+}

@@ -490,7 +490,12 @@ impl Node {
             }
             (ItemState::Standby, true) => {
                 self.event(Event::Drift { item: at, present });
-                self.start(at, HookAction::Down, Reason::Drift, now);
+                if self.has_slot(at.system) {
+                    self.start(at, HookAction::Down, Reason::Drift, now);
+                } else {
+                    // It is taken down when its turn comes.
+                    self.change(at, ItemState::Releasing, Reason::Drift, now);
+                }
             }
             (ItemState::Active, _) if !planted(Bug::NoDriftRepair) => {
                 self.items.at_mut(at).missing = !present;

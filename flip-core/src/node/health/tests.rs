@@ -181,7 +181,7 @@ fn what_was_awaited_through_a_stop_of_this_process_counts_for_nothing() {
     let (at, node) = *cluster.late.first_key_value().expect("it runs").0;
     let id = cluster.late.remove(&(at, node)).expect("it is there");
     cluster.cut[0] = true;
-    cluster.now = cluster.now + MS(4000);
+    cluster.now += MS(4000);
     cluster.feed(0, Input::CheckDone { id, result: Ok(()) });
     cluster.cut[0] = false;
     assert_eq!(cluster.health_events(0), [true], "it is run again instead");

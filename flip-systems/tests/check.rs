@@ -52,6 +52,7 @@ fn config(kind: CheckKind) -> Arc<Config> {
             config: serde_json::Map::new(),
             items: Vec::new(),
             release: Release::Hook,
+            hooks: flip_core::config::Hooks::default(),
             orphan: None,
             checks: vec![Check { kind, interval: ms(1000), timeout: ms(1000), rise: 1, fall: 3 }],
         }],

@@ -66,6 +66,8 @@ impl Checks {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     pub(super) checks: Option<Checks>,
+    /// How long a hook that failed may wait for its next try.
+    pub(super) hook_patience: Duration,
     /// Which checks say on which host that it is not well, and since when.
     unhealthy: BTreeMap<(usize, CheckRef), Time>,
     /// Which runs of each check are on, and when each began by the clock of its host.
@@ -177,12 +179,22 @@ impl World {
         }
         let since = self.now;
         self.book.unhealthy.insert((index, check), since);
-        self.queue.push(since + self.takeover(), Happening::Unhealthy { host: index, check, since });
+        self.queue.push(since + self.release_bound(), Happening::Unhealthy { host: index, check, since });
+    }
+
+    /// How long a host may hold what it knows to be unhealthy there: it lets go at once, unless it has to know
+    /// of somebody better.
+    fn release_bound(&self) -> Duration {
+        if self.book.checks.is_some_and(|checks| checks.keep) {
+            self.takeover()
+        } else {
+            Duration::from_secs(2) + self.book.hook_patience
+        }
     }
 
     /// H1: nobody holds for long what it knows to be unhealthy, unless it may because all are.
     pub(super) fn judge_unhealthy(&mut self, index: usize, check: CheckRef, since: Time) {
-        let bound = self.takeover();
+        let bound = self.release_bound();
         if self.book.unhealthy.get(&(index, check)) != Some(&since) || !self.is_sound(index, bound) {
             return;
         }

@@ -66,9 +66,11 @@ impl Checks {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     pub(super) checks: Option<Checks>,
+    /// How long a hook that failed may wait for its next try.
+    pub(super) hook_patience: Duration,
     /// Which checks say on which host that it is not well, and since when.
     unhealthy: BTreeMap<(usize, CheckRef), Time>,
-    /// Which runs of each check are on: when it began.
+    /// Which runs of each check are on, and when each began by the clock of its host.
     running: BTreeMap<(usize, u64), (CheckRef, Time)>,
     /// Successes in a row that reached the daemon, and runs since the last one that did in time.
     rows: BTreeMap<(usize, CheckRef), (u32, u32)>,
@@ -111,8 +113,8 @@ pub(super) fn fault(plan: &Plan, rng: &mut StdRng) -> Fault {
 impl World {
     /// A daemon runs a check.
     pub(super) fn begin_check(&mut self, index: usize, call: CheckCall) {
-        let now = self.now;
-        self.book.running.insert((index, call.id), (call.check, now));
+        let (now, local) = (self.now, self.local(index));
+        self.book.running.insert((index, call.id), (call.check, local));
         self.book.rows.entry((index, call.check)).or_default().1 += 1;
         let trouble = self.hosts[index].check_trouble.filter(|(_, p)| self.rng.random_bool(*p));
         let quick = self.rng.random_range(Duration::from_micros(100)..Duration::from_millis(5));
@@ -132,10 +134,11 @@ impl World {
     /// A result gets to a daemon.
     pub(super) fn check_result(&mut self, index: usize, id: u64, healthy: bool) {
         let Some((check, began)) = self.book.running.remove(&(index, id)) else { return };
-        let took = self.now.since(began);
+        // By its own clock: a virtual machine that was paused knows nothing of it.
+        let took = self.local(index).since(began);
         let timeout = self.hosts[index].config.check(check).map_or(Duration::ZERO, |check| check.timeout);
         let row = self.book.rows.entry((index, check)).or_default();
-        // The daemon's clock may be a little fast or slow.
+        // The daemon may have looked at its clock a little earlier or later.
         if healthy && took <= timeout.mul_f64(1.2) {
             row.0 += 1;
         } else {
@@ -161,26 +164,37 @@ impl World {
             self.broken("H2", format!("n{index} knows the health of a check that is not there"));
             return;
         };
+        // A starved daemon hears of what came in time too late, and one that was stopped takes no notice.
+        let patience = self.book.checks.map_or(Duration::ZERO, Checks::patience);
+        let sound = self.is_sound(index, patience);
         if healthy {
             self.book.unhealthy.remove(&(index, check));
-            if well < rise {
+            if well < rise && sound {
                 self.broken("H2", format!("n{index} is healthy by {well} successes in a row, not {rise}"));
             }
             return;
         }
-        // A starved daemon hears of what came in time too late.
-        let patience = self.book.checks.map_or(Duration::ZERO, Checks::patience);
-        if unwell < fall && self.is_sound(index, patience) {
+        if unwell < fall && sound {
             self.broken("H2", format!("n{index} is unhealthy by {unwell} failures in a row, not {fall}"));
         }
         let since = self.now;
         self.book.unhealthy.insert((index, check), since);
-        self.queue.push(since + self.takeover(), Happening::Unhealthy { host: index, check, since });
+        self.queue.push(since + self.release_bound(), Happening::Unhealthy { host: index, check, since });
+    }
+
+    /// How long a host may hold what it knows to be unhealthy there: it lets go at once, unless it has to know
+    /// of somebody better.
+    fn release_bound(&self) -> Duration {
+        if self.book.checks.is_some_and(|checks| checks.keep) {
+            self.takeover()
+        } else {
+            Duration::from_secs(2) + self.book.hook_patience
+        }
     }
 
     /// H1: nobody holds for long what it knows to be unhealthy, unless it may because all are.
     pub(super) fn judge_unhealthy(&mut self, index: usize, check: CheckRef, since: Time) {
-        let bound = self.takeover();
+        let bound = self.release_bound();
         if self.book.unhealthy.get(&(index, check)) != Some(&since) || !self.is_sound(index, bound) {
             return;
         }

@@ -96,6 +96,7 @@ pub fn run_config(case: &Case, config: &Config, universe: &Config, timeline: boo
             };
     }
     world.book.checks = case.plan.checks;
+    world.book.hook_patience = world.checker.hook_patience;
     // Who was not well comes back no sooner than that.
     world.checker.hook_patience += case.plan.checks.map_or(Duration::ZERO, Checks::patience);
     let begin = world.now;

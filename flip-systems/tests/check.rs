@@ -63,6 +63,7 @@ fn config(kind: CheckKind) -> Arc<Config> {
         log_level: LogLevel::Info,
         lease: LEASE,
         witness: None,
+        lua: Default::default(),
     })
 }
 

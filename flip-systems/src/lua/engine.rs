@@ -414,3 +414,46 @@ fn clip(mut text: String) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state that waits holds what it waits for, and that holds the state: it must be freed all the same.
+    #[test]
+    fn nothing_of_a_call_stays() {
+        let mut scripts = Scripts::default();
+        for (name, text) in [
+            ("ends", "return true"),
+            ("fails", "error('x')"),
+            ("sleeps", "flip.sleep(60000)"),
+            ("runs", "flip.exec('/bin/sleep', {'60'})"),
+            ("spins", "while true do end"),
+            ("sorts", "table.sort({3, 2, 1}, function() while true do end end)"),
+        ] {
+            scripts.add(Script::compile(name, "t.lua", text.as_bytes()).unwrap());
+        }
+        let names: Vec<_> = ["ends", "fails", "sleeps", "runs", "spins", "sorts"].to_vec();
+        let engine = Engine::new(Setup { scripts, ..Setup::new("a") }).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for name in names {
+            let call = Call {
+                script: Arc::clone(engine.script(name).unwrap()),
+                hook: Hook::Alive,
+                system: "s".to_owned(),
+                item: "x".to_owned(),
+                own: None,
+                config: Arc::default(),
+                reason: "start".to_owned(),
+                timeout: Duration::from_millis(50),
+            };
+            runtime.block_on(engine.call(call));
+            // The task that ran it gives up its share after it has answered.
+            let start = Instant::now();
+            while Arc::strong_count(&engine.shared) > 1 {
+                assert!(start.elapsed() < Duration::from_secs(10), "{name}: its state is still there");
+                std::thread::yield_now();
+            }
+        }
+    }
+}

@@ -75,7 +75,7 @@ fn engine() -> anyhow::Result<Arc<Engine>> {
     let mut scripts = Scripts::default();
     scripts.add(script("noop", NOOP)?);
     scripts.add(script("spin", "while true do end")?);
-    Ok(Arc::new(Engine::new(Setup { scripts, ..Setup::new("a") })?))
+    Ok(Arc::new(Engine::new(Setup { scripts, account: false, ..Setup::new("a") })?))
 }
 
 fn config(alive: &str) -> anyhow::Result<Arc<Config>> {

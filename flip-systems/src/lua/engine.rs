@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
-use mlua::{Table, Value};
+use mlua::{StdLib, Table, Value};
 use serde_json::Map;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
@@ -95,9 +95,9 @@ pub struct Report {
     pub result: Result<Said, String>,
     /// From its start to its end.
     pub wall: Duration,
-    /// Processor time.
+    /// Processor time, where it is on account.
     pub cpu: Duration,
-    /// Processor time after its deadline.
+    /// Processor time after its deadline, where it is on account.
     pub overrun: Duration,
     /// Memory of its state at the end, in bytes.
     pub memory: usize,
@@ -112,6 +112,7 @@ pub(in crate::lua) struct Shared {
     pub(in crate::lua) limits: Limits,
     /// Id of this server.
     pub(in crate::lua) node: String,
+    pub(in crate::lua) account: bool,
     siblings: usize,
     addresses: OnceLock<Result<Loose, String>>,
     prelude: Vec<u8>,
@@ -131,6 +132,8 @@ pub struct Setup {
     pub node: String,
     /// How many servers before this one in the list share its address, as in `system::Assigned`.
     pub siblings: usize,
+    /// Whether calls are told what processor time they took: the clock of a thread is slow on some machines.
+    pub account: bool,
     /// The scripts that hooks may name.
     pub scripts: Scripts,
     /// What a script may use.
@@ -148,6 +151,7 @@ impl Setup {
         Self {
             node: node.to_owned(),
             siblings: 0,
+            account: true,
             scripts: Scripts::default(),
             limits: Limits::default(),
             host: Arc::new(Nobody),
@@ -249,6 +253,7 @@ impl Shared {
             log: Arc::clone(&setup.log),
             limits: setup.limits,
             node: setup.node.clone(),
+            account: setup.account,
             siblings: setup.siblings,
             addresses: OnceLock::new(),
             prelude: sandbox::prelude()?,
@@ -257,14 +262,14 @@ impl Shared {
     }
 
     /// A new state, for one script.
-    pub(in crate::lua) fn sandbox(&self, context: &Arc<Context>) -> mlua::Result<Sandbox> {
-        Sandbox::new(&self.prelude, &self.limits, context)
+    pub(in crate::lua) fn sandbox(&self, libraries: StdLib, context: &Arc<Context>) -> mlua::Result<Sandbox> {
+        Sandbox::new(&self.prelude, &self.limits, libraries, context)
     }
 }
 
 async fn perform(shared: &Arc<Shared>, call: &Call) -> Report {
     let start = Instant::now();
-    let meter = Arc::new(Meter::new(shared.limits.steps));
+    let meter = Arc::new(Meter::new(shared.limits.steps, shared.account));
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
         meter: Arc::clone(&meter),
@@ -275,11 +280,11 @@ async fn perform(shared: &Arc<Shared>, call: &Call) -> Report {
         probe: false,
         plugin: None,
     });
-    let (result, memory) = match shared.sandbox(&context) {
+    let (result, memory) = match shared.sandbox(call.script.libraries, &context) {
         Ok(sandbox) => {
             let result = run(shared, &sandbox, call).await;
             meter.end();
-            (result, sandbox.lua.used_memory())
+            (result, meter.memory())
         }
         Err(error) => (Err(explain(&error, &call.script.file, &meter, &shared.limits)), 0),
     };
@@ -311,7 +316,7 @@ async fn run(shared: &Shared, sandbox: &Sandbox, call: &Call) -> Result<Said, St
     // Not a thread of our own: dropping this future also drops what it waits for within the state.
     let future =
         sandbox.run.call_async::<(Option<bool>, Option<mlua::LuaString>)>(arguments().map_err(broken)?);
-    let future = Metered { call: future, meter: Arc::clone(meter) };
+    let future = Metered { call: future, meter: Arc::clone(meter), lua: sandbox.lua.clone() };
     let ended = tokio::time::timeout_at(meter.deadline().into(), future).await;
     match ended {
         // Whatever a script makes of its end, it was stopped.

@@ -70,6 +70,12 @@ impl Script {
         Ok(Self { name: name.to_owned(), file: file.to_owned(), bytecode, form, libraries })
     }
 
+    /// What it keeps in memory while no call runs, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        size_of::<Self>() + self.name.capacity() + self.file.capacity() + self.bytecode.capacity()
+    }
+
     /// Whether it has something to run for this hook. A body is a hook where items arrive, leave, or are
     /// checked, whatever it is named for.
     #[must_use]

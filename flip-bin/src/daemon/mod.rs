@@ -83,7 +83,7 @@ async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>, scripts
     let mut plugins = None;
     let mut checked_by = None;
     if !scripts.is_empty() {
-        let setup = Setup { host: Arc::new(host), ..setup(&config, scripts) };
+        let setup = Setup { host: Arc::new(host), account: false, ..setup(&config, scripts) };
         let engine = Engine::new(setup).context("cannot start the threads of scripts")?;
         if !config.lua.plugins.is_empty() {
             let started = Plugins::start(&engine, &config.lua.plugins, config.timing.hook_timeout);

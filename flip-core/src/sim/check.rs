@@ -60,6 +60,8 @@ pub(super) struct Checker {
     pub(super) falls_within: Duration,
     /// Items whose alive hook was started at each host, or which were found there.
     started: BTreeMap<(usize, usize), Time>,
+    /// When each server was told to let go of everything.
+    pub(super) drained: BTreeMap<usize, Time>,
     /// Since when each daemon runs.
     since: Vec<Option<Time>>,
     /// Bytes that may leave a host in answer to an attack.
@@ -89,6 +91,7 @@ impl Checker {
             slowest: Duration::from_secs(1),
             hook_patience: Duration::ZERO,
             started: BTreeMap::new(),
+            drained: BTreeMap::new(),
             since: vec![None; config.servers.len()],
             budget: None,
             violations: Vec::new(),
@@ -397,9 +400,10 @@ impl World {
             return;
         }
         if self.truth.holders(item) != [index] {
-            // Who took it last is the one that clients heard last.
+            // Where two had it before, for whatever reason, the winner announces it when the other one is gone.
+            let drained = self.checker.drained.get(&index);
             let began = |host: usize| self.checker.started.get(&(host, item));
-            let moved = self.truth.holders(item).iter().all(|host| began(*host) >= began(index));
+            let moved = self.truth.holders(item).iter().all(|host| *host == index || began(*host) >= drained);
             if reason == Reason::Drain
                 && moved
                 && thing.release == Release::Kernel

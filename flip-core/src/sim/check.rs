@@ -379,6 +379,10 @@ impl World {
 
     /// P5: nothing is taken by somebody who cannot have seen a quorum.
     fn check_contact(&mut self, index: usize, item: usize) {
+        let host = &self.hosts[index];
+        if host.excuse.is_some_and(|(until, by)| by == "X4" && until >= self.now) {
+            return;
+        }
         if !self.checker.all_probe {
             return;
         }
@@ -400,10 +404,15 @@ impl World {
             return;
         }
         if self.truth.holders(item) != [index] {
-            // Where two had it before, for whatever reason, the winner announces it when the other one is gone.
-            let drained = self.checker.drained.get(&index);
+            // Who held it when it was drained, for a successor that took it after that. Where two had it before,
+            // for whatever reason, the winner announces it when the other one is gone.
             let began = |host: usize| self.checker.started.get(&(host, item));
-            let moved = self.truth.holders(item).iter().all(|host| *host == index || began(*host) >= drained);
+            let moved = self.checker.drained.get(&index).is_some_and(|drained| {
+                self.truth
+                    .holders(item)
+                    .iter()
+                    .all(|host| (*host == index) == began(*host).is_none_or(|began| began < drained))
+            });
             if reason == Reason::Drain
                 && moved
                 && thing.release == Release::Kernel

@@ -60,6 +60,8 @@ pub(super) struct Checker {
     pub(super) falls_within: Duration,
     /// Items whose alive hook was started at each host, or which were found there.
     started: BTreeMap<(usize, usize), Time>,
+    /// Items that went in a total partition because of their checks.
+    pub(super) unfit: BTreeSet<(usize, usize)>,
     /// When each server was told to let go of everything.
     pub(super) drained: BTreeMap<usize, Time>,
     /// Since when each daemon runs.
@@ -91,6 +93,7 @@ impl Checker {
             slowest: Duration::from_secs(1),
             hook_patience: Duration::ZERO,
             started: BTreeMap::new(),
+            unfit: BTreeSet::new(),
             drained: BTreeMap::new(),
             since: vec![None; config.servers.len()],
             budget: None,
@@ -344,7 +347,12 @@ impl World {
         // What changes nothing is no move: a hook that is tried again, or one of an operator.
         let there = self.hosts[index].addresses[item].is_some();
         let moves = there == (call.action == HookAction::Down) && call.reason != Reason::Shutdown;
-        if self.checker.nothing_may_move && moves && policy == Isolated::Keep {
+        // What its own checks call unhealthy is let go of, whoever can be seen, and comes back to it.
+        if self.checker.nothing_may_move && call.reason == Reason::HealthCheck {
+            self.checker.unfit.insert((index, item));
+        }
+        let unfit = self.checker.unfit.contains(&(index, item));
+        if self.checker.nothing_may_move && moves && !unfit && policy == Isolated::Keep {
             let what = format!("{:?} of item {item} on n{index} in a total partition", call.action);
             self.broken("P2", what);
         }

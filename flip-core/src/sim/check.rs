@@ -416,8 +416,11 @@ impl World {
             // for whatever reason, the winner announces it when the other one is gone.
             let began = |host: usize| self.checker.started.get(&(host, item));
             let moved = self.checker.drained.get(&index).is_some_and(|drained| {
-                self.truth
-                    .holders(item)
+                let holders = self.truth.holders(item);
+                let well = self.hosts.iter().all(|host| {
+                    host.healthy_since.is_some_and(|at| at + self.checker.patience() * 4 < *drained)
+                });
+                well && holders
                     .iter()
                     .all(|host| (*host == index) == began(*host).is_none_or(|began| began < drained))
             });

@@ -178,8 +178,8 @@ pub fn schedule(families: &[&str], plan: &Plan, rng: &mut StdRng) -> Vec<Timed> 
     let lost = faults.iter().any(|timed| {
         matches!(
             timed.fault,
-            Fault::Kill { disk: Disk::Torn | Disk::Gone, .. }
-                | Fault::PowerOff { disk: Disk::Torn | Disk::Gone, .. }
+            Fault::Kill { disk: Disk::Unsynced | Disk::Torn | Disk::Gone, .. }
+                | Fault::PowerOff { disk: Disk::Unsynced | Disk::Torn | Disk::Gone, .. }
                 | Fault::DiskFull { .. }
         )
     });

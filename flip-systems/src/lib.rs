@@ -32,6 +32,8 @@
 
 pub mod check;
 pub mod clock;
+mod entropy;
+pub mod flip;
 pub mod interfaces;
 pub mod ip;
 pub mod lua;
@@ -46,6 +48,8 @@ pub mod udp;
 pub mod witness;
 
 pub use check::{Checks, Scripts};
+pub use entropy::entropy;
+pub use flip::{Flip, Handle};
 pub use interfaces::{InterfaceInfo, interfaces};
 pub use memory::Memory;
 pub use post::Post;

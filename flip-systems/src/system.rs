@@ -178,6 +178,12 @@ impl Registry {
         self.handlers.iter().map(|h| (h.alive(), h.down()))
     }
 
+    /// All names that a config may use, whatever for.
+    pub(crate) fn known(&self) -> impl Iterator<Item = &str> {
+        let pairs = self.names().flat_map(|(alive, down)| [alive, down]);
+        pairs.chain(self.posts.keys().map(String::as_str))
+    }
+
     /// The handler's position.
     fn find(&self, system: &flip_core::config::System) -> Result<usize, OpenError> {
         let unknown = |key, name: &str| {

@@ -4,12 +4,16 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use flip_core::config::Problem;
+
 use crate::system::OpenError;
 use crate::udp::BindError;
 
 /// Why a node could not start, or not go on.
 #[derive(Debug)]
 pub enum Error {
+    /// What is wrong with the config, each with its place, and what else will surprise somebody.
+    Config(Vec<Problem>),
     /// Its UDP port could not be bound.
     Bind(BindError),
     /// Its TCP port could not be bound.
@@ -53,6 +57,10 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Config(problems) => {
+                let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                f.write_str(&problems.join("\n\n"))
+            }
             Self::Bind(error) => error.fmt(f),
             Self::Listen { addr, .. } => write!(f, "cannot listen on {addr} (TCP)"),
             Self::Systems(error) => error.fmt(f),
@@ -85,7 +93,7 @@ impl std::error::Error for Error {
             Self::Listen { source, .. } | Self::Witness { source, .. } | Self::Kernel { source, .. } => {
                 Some(source)
             }
-            Self::Checks(_) | Self::Observe(_) | Self::Refused { .. } | Self::Late => None,
+            Self::Config(_) | Self::Checks(_) | Self::Observe(_) | Self::Refused { .. } | Self::Late => None,
         }
     }
 }

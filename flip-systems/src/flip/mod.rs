@@ -113,16 +113,17 @@ impl Flip {
     /// [`Overrides::key_file`], scripts into [`Overrides::scripts`].
     ///
     /// # Errors
-    /// What is wrong with the config, each with its place.
+    /// [`Error::Config`]: what is wrong with it, each with its place.
     pub fn from_text(
         source: &Source<'_>,
         overrides: &Overrides<'_>,
         registry: Registry,
-    ) -> Result<(Builder, Vec<Problem>), Vec<Problem>> {
+    ) -> Result<(Builder, Vec<Problem>), Error> {
         // For the config it only matters that somebody answers to the name.
         let known = registry.known().map(|name| Script { name, found: ScriptFound::Body });
         let scripts: Vec<_> = known.chain(overrides.scripts.iter().copied()).collect();
-        let loaded = config::load(source, &Overrides { scripts: &scripts, ..*overrides })?;
+        let overrides = Overrides { scripts: &scripts, ..*overrides };
+        let loaded = config::load(source, &overrides).map_err(Error::Config)?;
         Ok((Self::builder(Arc::new(loaded.config)).registry(registry), loaded.warnings))
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flip_systems::lua::host::{Level, Line};
-use flip_systems::lua::{Call, Engine, Hook, Log, Report, Said, Script, Scripts, Setup};
+use flip_systems::lua::{Call, Engine, Hook, Limits, Log, Report, Said, Script, Scripts, Setup};
 use serde_json::{Value, json};
 
 #[derive(Default)]
@@ -206,4 +206,34 @@ fn a_script_that_computes_before_it_waits_is_woken() {
     let bench = Bench::new(&[("works", text)]);
     let report = bench.run("works", Hook::Alive, &json!("x"), &json!({}));
     assert_eq!(report.result, Ok(Said::Yes), "within its 20 s");
+}
+
+#[test]
+fn unsafe_lua_opens_the_library_and_keeps_the_limits() {
+    let mut scripts = Scripts::default();
+    let opened = "string.shout = string.upper
+        return loadstring('return 5')() == 5 and type(require) == 'function' and debug.info(1, 'l') == 2 and ('x'):shout() == 'X'";
+    for (name, text) in
+        [("opened", opened), ("spins", "while true do pcall(function() while true do end end) end")]
+    {
+        scripts.add(Script::compile(name, &format!("{name}.lua"), text.as_bytes()).unwrap());
+    }
+    let limits = Limits { unsafe_lua: true, steps: 100_000, ..Limits::default() };
+    let engine = Engine::new(Setup { scripts, limits, ..Setup::new("web1") }).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let run = |name: &str| {
+        runtime.block_on(engine.call(Call {
+            script: Arc::clone(engine.script(name).unwrap()),
+            hook: Hook::Alive,
+            system: "s".to_owned(),
+            item: "x".to_owned(),
+            own: None,
+            config: Arc::default(),
+            reason: "start".to_owned(),
+            timeout: Duration::from_secs(20),
+        }))
+    };
+    assert_eq!(run("opened").result, Ok(Said::Yes));
+    let error = run("spins").result.unwrap_err();
+    assert!(error.contains("made more than 100000 steps"), "{error}");
 }

@@ -2,8 +2,6 @@
 //! never end delay the loop of a node.
 
 use std::fmt::Write as _;
-use std::fs::read_to_string;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,8 +16,6 @@ use tokio::sync::mpsc;
 
 /// Items that one node is given at once.
 const ITEMS: usize = 10_000;
-/// Scripts that are loaded to see what one takes.
-const LOADED: usize = 200;
 /// Scripts that spin.
 const SPINNING: usize = 16;
 /// How often a loop of the quickest profile wants to run.
@@ -75,7 +71,7 @@ fn engine() -> anyhow::Result<Arc<Engine>> {
     let mut scripts = Scripts::default();
     scripts.add(script("noop", NOOP)?);
     scripts.add(script("spin", "while true do end")?);
-    Ok(Arc::new(Engine::new(Setup { scripts, ..Setup::new("a") })?))
+    Ok(Arc::new(Engine::new(Setup { scripts, account: false, ..Setup::new("a") })?))
 }
 
 fn config(alive: &str) -> anyhow::Result<Arc<Config>> {
@@ -186,24 +182,11 @@ fn rate(count: usize, start: Instant) -> f64 {
 
 /// Bytes of a loaded script, and of a call's state.
 fn memory() -> anyhow::Result<(f64, f64)> {
-    // What the process needs anyway is there before the first look.
-    drop(script("warm", NOOP)?);
-    let before = resident()?;
-    let mut scripts = Scripts::default();
-    for n in 0..LOADED {
-        scripts.add(script(&format!("noop{n}"), NOOP)?);
-    }
-    let loaded = (resident()? - before).max(0.0) / LOADED as f64;
+    let loaded = script("noop", NOOP)?.size() as f64;
     let engine = engine()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(engine.call(call(&engine, "noop", Duration::from_secs(10))?));
     Ok((loaded, report.memory as f64))
-}
-
-fn resident() -> anyhow::Result<f64> {
-    let statm = read_to_string(Path::new("/proc/self/statm"))?;
-    let pages: f64 = statm.split(' ').nth(1).context("no statm")?.parse()?;
-    Ok(pages * rustix::param::page_size() as f64)
 }
 
 fn call(engine: &Engine, name: &str, timeout: Duration) -> anyhow::Result<Call> {

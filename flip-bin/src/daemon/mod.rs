@@ -73,7 +73,7 @@ async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts) -> Outco
     let socket = socket::Socket::bind(&args.state.socket.unwrap_or_else(|| dir.join(paths::SOCKET)))?;
     let mut plugins = None;
     if !scripts.is_empty() {
-        let setup = Setup { host: Arc::new(builder.handle()), ..setup(&config, scripts) };
+        let setup = Setup { host: Arc::new(builder.handle()), account: false, ..setup(&config, scripts) };
         let engine = Arc::new(Engine::new(setup).context("cannot start the threads of scripts")?);
         if !config.lua.plugins.is_empty() {
             let started = Plugins::start(&engine, &config.lua.plugins, config.timing.hook_timeout);

@@ -252,6 +252,10 @@ impl Node {
             (Fitness::Unhealthy, _) if self.is_kept(at, state) => return false,
             (Fitness::Unhealthy, ItemState::Standby) => {
                 self.forget_wish(at, now);
+                if self.items.take_stray(at) {
+                    self.start(at, HookAction::Down, Reason::Drift, now);
+                    return true;
+                }
                 self.change(at, ItemState::Failing, Reason::HealthCheck, now);
             }
             (Fitness::Unhealthy, ItemState::Failing) => self.forget_wish(at, now),

@@ -195,7 +195,10 @@ impl World {
     /// H1: nobody holds for long what it knows to be unhealthy, unless it may because all are.
     pub(super) fn judge_unhealthy(&mut self, index: usize, check: CheckRef, since: Time) {
         let bound = self.release_bound();
-        if self.book.unhealthy.get(&(index, check)) != Some(&since) || !self.is_sound(index, bound) {
+        // Who leaves hands over first, for as long as that may take.
+        let leaving = self.hosts[index].leaving;
+        if leaving || self.book.unhealthy.get(&(index, check)) != Some(&since) || !self.is_sound(index, bound)
+        {
             return;
         }
         let held: Vec<_> = (0..self.things.len())

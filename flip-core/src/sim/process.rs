@@ -58,6 +58,14 @@ impl World {
         let mut leftovers = Vec::new();
         for item in 0..self.things.len() {
             if self.hosts[index].addresses[item].is_some() {
+                let at = self.things[item].at;
+                let systems = &self.hosts[index].config.systems;
+                let known = systems.get(at.system).is_some_and(|system| at.item < system.items.len());
+                if !known && self.things[item].release == crate::config::Release::Kernel {
+                    // An address that no config names any more is removed when the systems are opened.
+                    self.remove(index, item);
+                    continue;
+                }
                 self.checker.leftover(index, item);
                 leftovers.push(self.things[item].at);
             }

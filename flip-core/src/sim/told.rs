@@ -35,6 +35,11 @@ impl World {
         let since = self.now;
         let probes = self.hosts[by].config.timing.probe_interval * 2;
         for to in (0..self.hosts.len()).filter(|to| *to != by) {
+            // Who comes back a moment later hears of it with the next digest.
+            let in_sight = self.hosts[by].node.as_ref().is_some_and(|node| node.view().is_up(to));
+            if to != about && !in_sight {
+                continue;
+            }
             let mut at = since + TOLD_WITHIN + self.checker.slowest * 2;
             if to == about {
                 at += probes + limits::GREETING_PAUSE * 2;

@@ -132,6 +132,7 @@ impl World {
             }
             Fault::Drain { at, server, .. } => {
                 self.hosts[server].drained = true;
+                self.checker.drained.insert(server, self.now);
                 let id = self.hosts[server].config.my().id.clone();
                 self.mail(at, Mail::Command(Command::Drain { server: id }));
                 self.undo_at(end, Undo::Drain { at, server });

@@ -31,6 +31,8 @@ pub(super) struct Meter {
     turn: AtomicU64,
     steps: AtomicU64,
     max_steps: u64,
+    /// Whether the thread's clock is read.
+    account: bool,
     /// 0: runs; 1: stopped by time; 2: by steps; 3: over, nothing is counted.
     stop: AtomicU8,
     /// The coroutine that the call runs in: only that can let others work.
@@ -39,12 +41,14 @@ pub(super) struct Meter {
     asked: AtomicBool,
     /// Where it was stopped.
     place: Mutex<Option<String>>,
+    /// Of the state, when the script ended.
+    memory: AtomicU64,
     cpu: AtomicU64,
     overrun: AtomicU64,
 }
 
 impl Meter {
-    pub(super) fn new(max_steps: u64) -> Self {
+    pub(super) fn new(max_steps: u64, account: bool) -> Self {
         Self {
             base: Instant::now(),
             deadline: AtomicU64::new(u64::MAX),
@@ -52,10 +56,12 @@ impl Meter {
             turn: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             max_steps,
+            account,
             stop: AtomicU8::new(0),
             main: AtomicUsize::new(0),
             asked: AtomicBool::new(false),
             place: Mutex::new(None),
+            memory: AtomicU64::new(0),
             cpu: AtomicU64::new(0),
             overrun: AtomicU64::new(0),
         }
@@ -109,6 +115,11 @@ impl Meter {
 
     pub(super) fn steps(&self) -> u64 {
         self.steps.load(Relaxed)
+    }
+
+    /// Bytes of the state when the script ended.
+    pub(super) fn memory(&self) -> usize {
+        usize::try_from(self.memory.load(Relaxed)).unwrap_or(usize::MAX)
     }
 
     pub(super) fn cpu(&self) -> Duration {
@@ -212,16 +223,28 @@ fn place(lua: &Lua) -> Option<String> {
 pub(super) struct Metered<F> {
     pub(super) call: F,
     pub(super) meter: Arc<Meter>,
+    pub(super) lua: Lua,
+}
+
+impl<F> Drop for Metered<F> {
+    fn drop(&mut self) {
+        self.meter.memory.store(self.lua.used_memory() as u64, Relaxed);
+        // The coroutine is about to be reset, where mlua does not expect the state to be out of memory: the
+        // script runs no more, so the limit has done its work.
+        let _ = self.lua.set_memory_limit(0);
+    }
 }
 
 impl<T, F: Future<Output = mlua::Result<T>> + Unpin> Future for Metered<F> {
     type Output = mlua::Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<mlua::Result<T>> {
-        let (start, cpu) = (self.meter.now(), thread_cpu());
+        let account = self.meter.account;
+        let cpu = if account { thread_cpu() } else { 0 };
+        let start = self.meter.now();
         self.meter.turn.store(start, Relaxed);
         let result = Pin::new(&mut self.call).poll(cx);
-        let used = thread_cpu().saturating_sub(cpu);
+        let used = if account { thread_cpu().saturating_sub(cpu) } else { 0 };
         let meter = &self.meter;
         meter.cpu.fetch_add(used, Relaxed);
         // What was used before the deadline can't be more than the time until it.

@@ -254,7 +254,7 @@ impl Plugin {
     async fn load(shared: Arc<Shared>, script: &Script, timeout: Duration) -> Result<Self, String> {
         let desk = Arc::new(Desk::default());
         let context = Arc::new(Context {
-            meter: Arc::new(Meter::new(shared.limits.steps)),
+            meter: Arc::new(Meter::new(shared.limits.steps, false)),
             shared: Arc::clone(&shared),
             file: script.file.clone(),
             system: String::new(),
@@ -264,7 +264,7 @@ impl Plugin {
             plugin: Some(Arc::clone(&desk)),
         });
         let broken = |error: mlua::Error| explain(&error, &script.file, &context.meter, &shared.limits);
-        let sandbox = shared.sandbox(&context).map_err(broken)?;
+        let sandbox = shared.sandbox(script.libraries, &context).map_err(broken)?;
         let chunk = sandbox.load(script).map_err(broken)?;
         let given = sandbox.lua.create_table().map_err(broken)?;
         given.raw_set("node", shared.node.as_str()).map_err(broken)?;
@@ -278,12 +278,15 @@ impl Plugin {
     async fn call(&self, function: &Function, argument: Value) -> Result<(), String> {
         let meter = &self.context.meter;
         let file = &self.context.file;
+        self.sandbox.lua.set_memory_limit(self.context.shared.limits.memory).map_err(|e| e.to_string())?;
         meter.start(self.timeout);
         self.context.lines.store(0, std::sync::atomic::Ordering::Relaxed);
         let call = self.sandbox.enter.call_async::<Value>((function, argument));
-        let ended =
-            tokio::time::timeout_at(meter.deadline().into(), Metered { call, meter: Arc::clone(meter) })
-                .await;
+        let ended = tokio::time::timeout_at(
+            meter.deadline().into(),
+            Metered { call, meter: Arc::clone(meter), lua: self.sandbox.lua.clone() },
+        )
+        .await;
         let result = match ended {
             Ok(Ok(_)) if meter.stopped().is_none() => Ok(()),
             Ok(Err(error)) => Err(explain(&error, file, meter, &self.context.shared.limits)),

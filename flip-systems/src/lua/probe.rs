@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use mlua::thread::ThreadStatus;
-use mlua::{Function, MultiValue, Value};
+use mlua::{Function, MultiValue, StdLib, Value};
 
 use super::api::Context;
 use super::engine::{Setup, Shared};
@@ -26,15 +26,15 @@ impl Log for Silent {
     fn line(&self, _: &Line<'_>) {}
 }
 
-pub(super) fn form(bytecode: &[u8], file: &str) -> Form {
-    functions(bytecode, file).map_or(Form::Body, Form::Functions)
+pub(super) fn form(bytecode: &[u8], file: &str, libraries: StdLib) -> Form {
+    functions(bytecode, file, libraries).map_or(Form::Body, Form::Functions)
 }
 
-fn functions(bytecode: &[u8], file: &str) -> Option<Vec<String>> {
+fn functions(bytecode: &[u8], file: &str, libraries: StdLib) -> Option<Vec<String>> {
     let setup = Setup { log: Arc::new(Silent), limits: Limits::default(), ..Setup::new("") };
     let shared = Arc::new(Shared::new(&setup).ok()?);
     let context = Arc::new(Context {
-        meter: Arc::new(Meter::new(STEPS)),
+        meter: Arc::new(Meter::new(STEPS, false)),
         shared: Arc::clone(&shared),
         file: file.to_owned(),
         system: String::new(),
@@ -43,7 +43,7 @@ fn functions(bytecode: &[u8], file: &str) -> Option<Vec<String>> {
         probe: true,
         plugin: None,
     });
-    let sandbox = shared.sandbox(&context).ok()?;
+    let sandbox = shared.sandbox(libraries, &context).ok()?;
     let chunk = sandbox.load_bytes(bytecode, file).ok()?;
     let thread = sandbox.lua.create_thread(chunk).ok()?;
     sandbox.meter.start(TIME);

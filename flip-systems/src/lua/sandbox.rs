@@ -29,26 +29,37 @@ pub(super) struct Sandbox {
     pub(super) enter: Function,
 }
 
+/// The libraries that a script can name: most name few, and opening one that reads a clock, as `math` does,
+/// costs as much as the rest of a state. A global that is not in the text can only be reached by way of `_G`.
+pub(super) fn libraries(text: &str) -> StdLib {
+    let optional = [
+        ("math", StdLib::MATH),
+        ("bit32", StdLib::BIT),
+        ("utf8", StdLib::UTF8),
+        ("buffer", StdLib::BUFFER),
+        ("os", StdLib::OS),
+    ];
+    let all = text.contains("_G");
+    let named = optional.into_iter().filter(|(name, _)| all || text.contains(name));
+    // The last one is for the prelude, which takes it away. Luau's only reads.
+    let always = StdLib::TABLE | StdLib::STRING | StdLib::COROUTINE | StdLib::DEBUG;
+    named.fold(always, |libraries, (_, library)| libraries | library)
+}
+
 /// The prelude, compiled.
 pub(super) fn prelude() -> Result<Vec<u8>, mlua::Error> {
     Compiler::new().set_optimization_level(2).set_debug_level(1).compile(include_str!("prelude.luau"))
 }
 
 impl Sandbox {
-    pub(super) fn new(prelude: &[u8], limits: &Limits, context: &Arc<Context>) -> mlua::Result<Self> {
-        let mut libraries = StdLib::TABLE
-            | StdLib::STRING
-            | StdLib::MATH
-            | StdLib::COROUTINE
-            | StdLib::BIT
-            | StdLib::UTF8
-            | StdLib::BUFFER
-            | StdLib::OS
-            // For the prelude, which takes it away. Luau's only reads.
-            | StdLib::DEBUG;
-        if limits.unsafe_lua {
-            libraries = StdLib::ALL;
-        }
+    /// `libraries` are those that the script can name, from [`libraries`].
+    pub(super) fn new(
+        prelude: &[u8],
+        limits: &Limits,
+        libraries: StdLib,
+        context: &Arc<Context>,
+    ) -> mlua::Result<Self> {
+        let libraries = if limits.unsafe_lua { StdLib::ALL } else { libraries };
         let lua = Lua::new_with(libraries, LuaOptions::new())?;
         let meter = Arc::clone(&context.meter);
         let native = api::native(&lua, Arc::clone(context))?;

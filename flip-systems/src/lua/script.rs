@@ -6,11 +6,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mlua::StdLib;
 use mlua::chunk::Compiler;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use super::engine::Hook;
-use super::{limits, probe};
+use super::{limits, probe, sandbox};
 
 /// What a script is, as its chunk says when it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,7 @@ pub struct Script {
     pub(super) bytecode: Vec<u8>,
     /// What it is.
     pub form: Form,
+    pub(super) libraries: StdLib,
 }
 
 impl std::fmt::Debug for Script {
@@ -63,8 +65,15 @@ impl Script {
             // It begins with the line.
             format!("{file}:{}", message.lines().next().unwrap_or(" syntax error"))
         })?;
-        let form = probe::form(&bytecode, file);
-        Ok(Self { name: name.to_owned(), file: file.to_owned(), bytecode, form })
+        let libraries = sandbox::libraries(text);
+        let form = probe::form(&bytecode, file, libraries);
+        Ok(Self { name: name.to_owned(), file: file.to_owned(), bytecode, form, libraries })
+    }
+
+    /// What it keeps in memory while no call runs, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        size_of::<Self>() + self.name.capacity() + self.file.capacity() + self.bytecode.capacity()
     }
 
     /// Whether it has something to run for this hook. A body is a hook where items arrive, leave, or are

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Config, Hooks, Isolated, OnExit, Profile, Release, Severity, SystemKind, key_file_path};
+use crate::config::{
+    Config, Hooks, Isolated, OnExit, Profile, Release, Severity, SystemKind, key_file_path, script_names,
+};
+use crate::config::{Script, ScriptFound};
 
 fn config(text: &str, id: &str) -> Config {
     let loaded = load_quickly(text, &Overrides { id: Some(id), ..Overrides::default() });
@@ -235,4 +238,37 @@ fn how_hooks_are_called() {
     assert_eq!(systems[0].hooks, expected);
     let of_cluster = Hooks { remove_on_start: false, on_exit: OnExit::Keep, ..Hooks::default() };
     assert_eq!(systems[1].hooks, of_cluster);
+}
+
+#[test]
+fn scripts_are_named_before_they_are_looked_for_and_items_keep_what_is_theirs() {
+    let text = r#"{"servers": {"a": {"ip": "10.0.0.1", "systems": ["s", "ip"]}, "b": {"ip": "10.0.0.2"}},
+        "scripts_dir": "lua", "plugins": ["watch"], "lua_memory": 8,
+        "cluster": {"systems": {
+            "s": {"alive": "web", "down": "web", "data": ["x", {"name": "y", "port": 7, "deep": {"a": [1]}}]},
+            "t": {"data": []},
+            "ip": {"config": {"interface": "eth0"}, "data": ["10.0.0.9"]}}}}"#;
+    let source = Source { file: "cluster.json", text };
+    let names = script_names(&source);
+    assert_eq!(names.dir.as_deref(), Some("lua"));
+    assert_eq!(names.names, ["web", "t_up", "t_down", "watch"]);
+    let both = ["alive".to_owned(), "down".to_owned()];
+    let found = |name| Script { name, found: ScriptFound::Functions(&both) };
+    let scripts = ["web", "t_up", "t_down", "watch"].map(found);
+    let overrides = Overrides { id: Some("a"), scripts: &scripts, ..Overrides::default() };
+    let config = load_quickly(text, &overrides).expect("a good config").config;
+    let system = &config.systems[0];
+    assert_eq!((system.alive.as_str(), system.release), ("web", Release::Hook));
+    assert_eq!(system.items[0].own, None);
+    let own = system.items[1].own.as_ref().expect("an object");
+    assert_eq!((system.items[1].name.as_str(), own["port"].as_u64()), ("y", Some(7)));
+    assert_eq!(config.lua.plugins, ["watch"]);
+    assert_eq!(config.lua.memory_mib, Some(8));
+    // Without a look at the files no script is known.
+    let overrides = Overrides { id: Some("a"), ..Overrides::default() };
+    assert!(load_quickly(text, &overrides).is_err());
+    // What is no JSON, or another shape, names nothing and does not panic.
+    for text in ["", "{", "[]", r#"{"cluster": 5, "plugins": {}}"#, r#"{"cluster": {"system": {"s": 5}}}"#] {
+        let _ = script_names(&Source { file: "x", text });
+    }
 }

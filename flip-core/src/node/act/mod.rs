@@ -180,6 +180,11 @@ impl Items {
         &mut self.at_mut(at).asked
     }
 
+    /// Whether an item is here that should not be; who asks takes it down.
+    pub(in crate::node) fn take_stray(&mut self, at: ItemRef) -> bool {
+        std::mem::take(&mut self.at_mut(at).stray)
+    }
+
     /// The hook that runs on an item.
     pub(in crate::node) fn running(&self, at: ItemRef) -> Option<(u64, HookAction)> {
         let hook = self.at(at).hook?;
@@ -319,6 +324,10 @@ impl Node {
             }
             return;
         }
+        if state == ItemState::Standby && self.isolated(at) == Isolated::Drop && self.items.take_stray(at) {
+            self.start(at, HookAction::Down, Reason::Drift, now);
+            return;
+        }
         if self.unfit_step(at, now) {
             return;
         }
@@ -336,7 +345,7 @@ impl Node {
                     self.start(at, HookAction::Alive, reason, now);
                 }
             }
-            ItemState::Standby if std::mem::take(&mut self.items.at_mut(at).stray) => {
+            ItemState::Standby if self.items.take_stray(at) => {
                 self.start(at, HookAction::Down, Reason::Drift, now);
             }
             ItemState::Standby => self.items.at_mut(at).asked = None,
@@ -371,9 +380,6 @@ impl Node {
         let wanted = self.holders_now(at).contains(&self.config.me);
         let state = self.items.at(at).state;
         match state {
-            ItemState::Standby if std::mem::take(&mut self.items.at_mut(at).stray) => {
-                self.start(at, HookAction::Down, Reason::Drift, now);
-            }
             ItemState::Standby if wanted && self.has_quorum => {
                 if self.want_lease(at, now) {
                     let reason = self.why(at);

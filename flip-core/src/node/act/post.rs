@@ -78,7 +78,7 @@ impl Node {
     pub(super) fn tell_of_plans(&mut self) {
         for system in 0..self.items.posts.systems.len() {
             let id = self.items.next_hook;
-            let waits = self.items.queue.waits(system);
+            let waits = self.items.queue.is_busy(system);
             let plan = &mut self.items.posts.systems[system];
             if plan.changed.is_empty() || plan.moving > 0 || plan.running.is_some() || waits {
                 continue;

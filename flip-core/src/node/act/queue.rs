@@ -42,9 +42,10 @@ impl Queue {
         self.systems[at.system].waiting.insert((lets_go, at));
     }
 
-    /// Whether items of the system wait for other hooks.
-    pub(super) fn waits(&self, system: usize) -> bool {
-        !self.systems[system].waiting.is_empty()
+    /// Whether hooks of the system run, or items wait for them.
+    pub(super) fn is_busy(&self, system: usize) -> bool {
+        let lane = &self.systems[system];
+        lane.running > 0 || !lane.waiting.is_empty()
     }
 
     pub(super) fn began(&mut self, system: usize) {

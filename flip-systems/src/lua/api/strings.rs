@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn positions() {
-        let meter = Meter::new(1);
+        let meter = Meter::new(1, false);
         let table: [(&str, &str, Option<usize>); 8] = [
             ("abcabd", "abd", Some(3)),
             ("aaaaab", "aab", Some(3)),

@@ -15,7 +15,7 @@ use crate::cli::{AddArgs, IdArgs, KeyCommand, ListArgs};
 use crate::daemon::socket::{Request, Topic, Wish};
 use crate::operate::{NO_DAEMON, exchange, wish};
 use crate::status::parse;
-use crate::{Failure, Outcome, daemon, paths};
+use crate::{Failure, Outcome, paths};
 
 /// Bytes of a key file at most.
 const LONGEST: u64 = 4096;
@@ -105,7 +105,7 @@ fn add(args: AddArgs) -> Outcome {
         Some(file) => read(file)?,
         None => {
             let mut key = ClusterKey([0; 32]);
-            daemon::entropy(&mut key.0)?;
+            flip_systems::entropy(&mut key.0)?;
             HexKey(key)
         }
     };

@@ -76,7 +76,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn keygen() -> Outcome {
     let mut key = [0; 32];
-    daemon::entropy(&mut key)?;
+    flip_systems::entropy(&mut key)?;
     let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
     writeln!(io::stdout(), "{digits}")?;
     Ok(ExitCode::SUCCESS)

@@ -2,7 +2,12 @@
 //! socket, no file, no dice of its own. The daemon drives it with the real ones, the simulator with
 //! virtual ones, and both run the same code.
 //!
-//! Two servers that share one address, wired to each other by hand:
+//! # A cluster by hand
+//!
+//! To run a node with real sockets in your own program, take `flip_systems::Flip`. To see how the rules are
+//! driven, here are two servers that share one thing, wired to each other without any network: each gets the same
+//! config, is handed one input at a time, and says what is to be done. The first server in the list takes
+//! the thing as soon as both have heard each other.
 //!
 //! ```
 //! use std::collections::VecDeque;
@@ -61,9 +66,13 @@
 //! assert_eq!(nodes[1].status(now).items[0].holders[0].server, "a");
 //! ```
 //!
-//! The contract: [`Node::handle`] one [`Input`], take [`Node::poll_output`] until it is empty, then wait
+//! # The contract
+//!
+//! [`Node::handle`] one [`Input`], take [`Node::poll_output`] until it is empty, then wait
 //! for the next input or [`Node::poll_timeout`], whichever comes first. Time never goes back. The same
 //! config, seed, inputs and times give the same outputs, byte for byte.
+//!
+//! # Where things are
 //!
 //! Floors, each of which uses only those below: [`node`] · [`placement`] · [`view`] · [`ballot`],
 //! [`swim`], [`facts`], [`loss`] · [`wire`], [`config`] · [`quorum`], [`id`], [`limits`], [`timer`],

@@ -1,6 +1,7 @@
 //! The clock that a node is driven with, and the priority of the thread that drives it.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flip_core::Time;
 use rustix::time::{ClockId, clock_gettime};
@@ -11,6 +12,26 @@ use rustix::time::{ClockId, clock_gettime};
 #[must_use]
 pub fn now() -> Time {
     read(ClockId::Boottime)
+}
+
+/// The wall clock in milliseconds since 1970, at least 1: a generation for whoever has none stored.
+pub fn wall_millis() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis());
+    // Generations must have room to grow.
+    u64::try_from(wall).unwrap_or(u64::MAX / 4).max(1)
+}
+
+/// A generation for a node that stores none: [`wall_millis`], or one more than this gave last in this process.
+///
+/// So it grows unless the clock is behind an earlier process's. Then the others take the node for an earlier
+/// life of itself and do not count it in before the clock is right and the node was started again. Nobody else is
+/// harmed: what an earlier life promised is waited out (rule R4) and not known by its number.
+pub fn generation() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let wall = wall_millis();
+    let next = |last: u64| wall.max(last + 1);
+    // The closure gives something each time, so there is no error; what comes back is the value before.
+    LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last))).map_or(wall, next)
 }
 
 fn read(clock: ClockId) -> Time {
@@ -111,6 +132,18 @@ mod tests {
             assert!(next >= last);
             last = next;
         }
+    }
+
+    #[test]
+    fn generations_of_one_process_grow() {
+        let first = generation();
+        assert!(first >= 1_600_000_000_000, "the wall clock in milliseconds: {first}");
+        // Many within one millisecond.
+        (0..1000).fold(first, |last, _| {
+            let next = generation();
+            assert!(next > last);
+            next
+        });
     }
 
     #[test]

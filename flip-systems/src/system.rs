@@ -55,8 +55,11 @@ pub trait System: Send + Sync {
     /// Takes the item down and stops to announce it. Ends when it is gone.
     fn down(&self, item: usize, context: &Context) -> HookFuture;
 
-    /// The item is here: tells the neighbours again from the start.
-    fn announce(&self, item: usize, context: &Context) -> HookFuture;
+    /// The item is here: tells the neighbours again from the start. Nothing to do where nobody is told.
+    fn announce(&self, item: usize, context: &Context) -> HookFuture {
+        let _ = (item, context);
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Somebody else is about to take the item: announces it no more, and leaves it as it is. Nothing to do
     /// where nothing is announced.
@@ -134,6 +137,17 @@ impl Registry {
         self.handlers.push(Box::new(handler));
     }
 
+    /// Adds a handler that makes each of its systems by a function: for systems that share nothing, find
+    /// nothing of an earlier life, and always open. It takes the place of one with the same name under `alive`.
+    pub fn register_with<S: System + 'static>(
+        &mut self,
+        alive: &str,
+        down: &str,
+        make: impl Fn(&Assigned<'_>) -> S + Send + Sync + 'static,
+    ) {
+        self.register(Made { alive: alive.to_owned(), down: down.to_owned(), make });
+    }
+
     /// Names that no handler has are looked for among the scripts of this engine.
     pub fn scripts(&mut self, engine: Arc<Engine>) {
         self.lua = Some(engine);
@@ -178,6 +192,12 @@ impl Registry {
         self.handlers.iter().map(|h| (h.alive(), h.down()))
     }
 
+    /// All names that a config may use, whatever for.
+    pub(crate) fn known(&self) -> impl Iterator<Item = &str> {
+        let pairs = self.names().flat_map(|(alive, down)| [alive, down]);
+        pairs.chain(self.posts.keys().map(String::as_str))
+    }
+
     /// The handler's position.
     fn find(&self, system: &flip_core::config::System) -> Result<usize, OpenError> {
         let unknown = |key, name: &str| {
@@ -206,6 +226,28 @@ impl Registry {
             down: system.down.clone(),
             expected: self.handlers[position].down().to_owned(),
         })
+    }
+}
+
+/// What [`Registry::register_with`] adds.
+struct Made<F> {
+    alive: String,
+    down: String,
+    make: F,
+}
+
+impl<S: System + 'static, F: Fn(&Assigned<'_>) -> S + Send + Sync> Handler for Made<F> {
+    fn alive(&self) -> &str {
+        &self.alive
+    }
+
+    fn down(&self) -> &str {
+        &self.down
+    }
+
+    fn open(&self, systems: &[Assigned<'_>], _: &Arc<Drift>) -> Result<Opened, OpenError> {
+        let made = systems.iter().map(|assigned| Arc::new((self.make)(assigned)) as Arc<dyn System>);
+        Ok(Opened { systems: made.collect(), leftovers: Vec::new() })
     }
 }
 

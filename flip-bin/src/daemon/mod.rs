@@ -1,50 +1,46 @@
-//! The daemon: one thread that feeds the node with what happens and does what it wants.
+//! The daemon: [`Flip`] drives the node on one thread; this adds what a daemon is: signals, a state dir, a
+//! socket for tools, a log.
 //!
 //! ```text
-//!  UDP ─┐                                   ┌─ UDP
-//!  TCP ─┤                                   ├─ TCP (a task per exchange)
-//!  timerfd ─► Node::handle ─► poll_output ──┼─ hooks (a task each) ─► HookDone
-//!  signals ─┤        one at a time          ├─ refreshes, at once ─► Refreshed
-//!  tools ───┤                               ├─ health checks (a task each) ─► CheckDone
-//!  hooks, checks, drift ──┤                 ├─ log, status, answers to tools
-//!  witness ───────────────┘                 └─ state dir
+//!  signals ─────► Handle ─┐              ┌─► Around: log, plugins, state dir
+//!  tools ─► Socket ───────┴─► Flip ──────┴─► Around: status for those who watch
 //! ```
-//!
-//! Tasks may be dropped at any point: an exchange is asked for again by the rules, a hook is safe to
-//! repeat.
 
-mod drive;
-mod host;
+mod around;
 mod log;
 pub mod socket;
 mod state;
-mod timer;
 mod told;
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context;
-use flip_core::config::LogLevel;
-use flip_core::{Node, Start};
+use anyhow::{Context, anyhow};
+use flip_core::Time;
+use flip_core::config::{Config, LogLevel};
+use flip_systems::flip::{End, Error, Flip};
 use flip_systems::lua::{Engine, Limits, LuaChecks, Plugins, Scripts, Setup};
-use flip_systems::{Checks, Registry, Systems, UdpPort, Witness, clock};
-use tokio::net::TcpListener;
+use flip_systems::{Registry, clock};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::cli::{ConfigArgs, DaemonArgs, LogFormat};
 use crate::config::{self, Read, Refused};
-use crate::{Outcome, paths};
+use crate::{Failure, Outcome, paths};
+use socket::Socket;
 
-/// Fills a buffer from the kernel's random source.
-pub fn entropy(mut buffer: &mut [u8]) -> std::io::Result<()> {
-    while !buffer.is_empty() {
-        let got = rustix::rand::getrandom(&mut *buffer, rustix::rand::GetRandomFlags::empty())?;
-        buffer = &mut buffer[got..];
-    }
-    Ok(())
-}
+/// Profiles that probe at least this often need the processor before others.
+const URGENT: Duration = Duration::from_millis(50);
+
+/// A supervisor may signal a process and its group: signals that come together are one wish.
+const SAME_WISH: Duration = Duration::from_millis(500);
+
+/// The exit code of a daemon whose id another one has.
+const REFUSED: u8 = 3;
 
 pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
     let from = ConfigArgs { config, id: args.id.clone() };
@@ -70,72 +66,89 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
     result
 }
 
-async fn start(args: DaemonArgs, config: Arc<flip_core::config::Config>, scripts: Scripts) -> Outcome {
-    let me = config.my();
-    let dir = paths::server_dir(&paths::state_dir(&args.state)?, &me.id);
+async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts) -> Outcome {
+    let dir = paths::server_dir(&paths::state_dir(&args.state)?, &config.my().id);
     let state = state::State::open(&dir)?;
-    let port = UdpPort::bind(me.addr)?;
-    let listener =
-        TcpListener::bind(me.addr).await.with_context(|| format!("cannot listen on {} (TCP)", me.addr))?;
+    let mut builder = Flip::builder(Arc::clone(&config)).bind().await?;
     let socket = socket::Socket::bind(&args.state.socket.unwrap_or_else(|| dir.join(paths::SOCKET)))?;
-    let mut registry = Registry::default();
-    let (host, ear) = host::pair();
     let mut plugins = None;
-    let mut checked_by = None;
     if !scripts.is_empty() {
-        let setup = Setup { host: Arc::new(host), account: false, ..setup(&config, scripts) };
-        let engine = Engine::new(setup).context("cannot start the threads of scripts")?;
+        let setup = Setup { host: Arc::new(builder.handle()), account: false, ..setup(&config, scripts) };
+        let engine = Arc::new(Engine::new(setup).context("cannot start the threads of scripts")?);
         if !config.lua.plugins.is_empty() {
             let started = Plugins::start(&engine, &config.lua.plugins, config.timing.hook_timeout);
             plugins = Some(started.map_err(|name| anyhow::anyhow!("there is no script {name}"))?);
         }
-        let engine = Arc::new(engine);
+        let mut registry = Registry::default();
         registry.scripts(Arc::clone(&engine));
-        let run = LuaChecks::new(engine, Arc::clone(&config));
-        checked_by = Some(Arc::new(run) as Arc<dyn flip_systems::Scripts>);
+        builder = builder.registry(registry).checks(Arc::new(LuaChecks::new(engine, Arc::clone(&config))));
     }
-    let systems = Systems::open_with(&registry, &config)?;
-    for leftover in systems.leftovers() {
-        let done = if leftover.adopted { "kept" } else { "removed" };
-        tracing::info!(what = leftover.what, done, "left behind by an earlier life");
+    builder = builder.generation(state.next_generation()?).keys(state.keys()?);
+    if config.timing.probe_interval <= URGENT {
+        raise_priority();
     }
-    let witness = config.witness.map(open_witness).transpose()?;
-    let checks = Checks::new(Arc::clone(&config), checked_by).map_err(anyhow::Error::msg)?;
-    let mut seed = [0; 32];
-    entropy(&mut seed)?;
-    let generation = state.next_generation()?;
-    if config.timing.probe_interval <= drive::URGENT {
-        let priority = clock::raise_priority();
-        tracing::debug!(?priority, "priority raised for a profile of milliseconds");
-        if priority == clock::Priority::Unchanged {
-            tracing::warn!(
-                "cannot raise the priority: without CAP_SYS_NICE a busy machine delays this profile"
-            );
+    let (around, changes) = around::Around::new(state, plugins, config.timing.hook_timeout);
+    let flip = builder.program(around).start().await?;
+    serve(flip, socket, changes).await
+}
+
+fn raise_priority() {
+    let priority = clock::raise_priority();
+    tracing::debug!(?priority, "priority raised for a profile of milliseconds");
+    if priority == clock::Priority::Unchanged {
+        tracing::warn!("cannot raise the priority: without CAP_SYS_NICE a busy machine delays this profile");
+    }
+}
+
+/// Runs the node until it has left or a second signal ends it.
+async fn serve(flip: Flip, mut socket: Socket, changes: watch::Receiver<Arc<str>>) -> Outcome {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let node = flip.handle();
+    tokio::spawn(socket.serve(node.clone(), changes));
+    let mut asked: Option<Time> = None;
+    let mut run = pin!(flip.run());
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = either(&mut terminate, &mut interrupt) => match asked {
+                None => {
+                    tracing::info!("asked to end: releasing all items and saying goodbye");
+                    asked = Some(clock::now());
+                    node.leave();
+                }
+                Some(first) if clock::now().since(first) < SAME_WISH => {}
+                Some(_) => {
+                    return Err(anyhow!("asked twice to end: items may be left behind on this host").into());
+                }
+            },
+            // Unheard it would end the daemon without a goodbye, and leave the addresses behind.
+            Some(()) = hangup.recv() => {
+                tracing::warn!("SIGHUP changes nothing: restart the daemon to use another config");
+            }
+            end = &mut run => return match end {
+                Ok(End::Left | End::Aborted) => Ok(ExitCode::SUCCESS),
+                Err(error @ Error::Refused { .. }) => Err(Failure { code: REFUSED, error: error.into() }),
+                Err(error) => Err(error.into()),
+            },
         }
     }
-    let node = Node::new(Arc::clone(&config), Start { generation, seed, keys: state.keys()? }, clock::now());
-    let scripts = drive::Scripted { ear, plugins };
-    drive::Drive::new(node, state, port, systems, witness, checks, scripts)?
-        .run(listener, socket)
-        .await
-        .map(ExitCode::from)
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) -> Option<()> {
+    tokio::select! {
+        received = one.recv() => received,
+        received = other.recv() => received,
+    }
 }
 
 /// What scripts of this config may use.
-pub fn setup(config: &flip_core::config::Config, scripts: Scripts) -> Setup {
+pub fn setup(config: &Config, scripts: Scripts) -> Setup {
     let mut limits = Limits { unsafe_lua: config.lua.unsafe_lua, ..Limits::default() };
     limits.memory = config.lua.memory_mib.map_or(limits.memory, |mib| (mib as usize) << 20);
     limits.steps = config.lua.steps.unwrap_or(limits.steps);
     let my_host = config.my().addr.ip();
     let siblings = config.servers[..config.me].iter().filter(|server| server.addr.ip() == my_host).count();
     Setup { siblings, scripts, limits, ..Setup::new(&config.my().id) }
-}
-
-fn open_witness(addr: std::net::IpAddr) -> anyhow::Result<Witness> {
-    Witness::open(addr).with_context(|| {
-        format!(
-            "cannot open an ICMP socket to ask the witness {addr}; give flip CAP_NET_RAW, or allow ping sockets \
-             to its group (sysctl net.ipv4.ping_group_range), or remove \"witness\" from the config"
-        )
-    })
 }

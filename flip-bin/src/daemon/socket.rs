@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use flip_core::Command;
+use flip_systems::Handle;
+use flip_systems::flip::Refusal;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::key::{HexKey, KeyId};
@@ -91,17 +93,6 @@ pub enum Topic {
     Status,
 }
 
-/// What the loop says to a wish.
-pub type Answer = Result<String, String>;
-
-/// What is asked of the loop.
-pub enum Question {
-    /// The status as it is now, as a line.
-    Status(oneshot::Sender<Arc<str>>),
-    /// A wish.
-    Do(Command, oneshot::Sender<Answer>),
-}
-
 /// The socket, removed when this is dropped.
 pub struct Socket {
     path: PathBuf,
@@ -132,7 +123,7 @@ impl Socket {
     /// Serves tools until it is dropped.
     pub fn serve(
         &mut self,
-        questions: mpsc::Sender<Question>,
+        node: Handle,
         changes: watch::Receiver<Arc<str>>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let listener = self.listener.take();
@@ -143,10 +134,10 @@ impl Socket {
                 let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let (questions, changes) = (questions.clone(), changes.clone());
+                        let (node, changes) = (node.clone(), changes.clone());
                         tokio::spawn(async move {
                             // A tool that goes away is none of our trouble.
-                            let _ = answer(stream, questions, changes).await;
+                            let _ = answer(stream, node, changes).await;
                             drop(slot);
                         });
                     }
@@ -167,11 +158,7 @@ impl Drop for Socket {
     }
 }
 
-async fn answer(
-    stream: UnixStream,
-    questions: mpsc::Sender<Question>,
-    changes: watch::Receiver<Arc<str>>,
-) -> io::Result<()> {
+async fn answer(stream: UnixStream, node: Handle, changes: watch::Receiver<Arc<str>>) -> io::Result<()> {
     let (from, mut to) = stream.into_split();
     let mut from = BufReader::new(from.take(QUESTION));
     let mut line = String::new();
@@ -184,18 +171,14 @@ async fn answer(
         }
     };
     if let Request::Do(wish) = request {
-        let outcome = wanted(wish, &questions, DONE).await;
+        let outcome = wanted(node.command(wish.into()), DONE).await;
         return say(&mut to, &outcome).await;
     }
     // Told of changes from here on, so that none is lost between the first line and the next.
     let mut changes = changes;
     changes.mark_unchanged();
-    let (ask, status) = oneshot::channel();
-    if questions.send(Question::Status(ask)).await.is_err() {
-        return Ok(());
-    }
-    let Ok(status) = status.await else { return Ok(()) };
-    write(&mut to, &status).await?;
+    let Some(status) = node.status().await else { return Ok(()) };
+    write(&mut to, &serde_json::to_string(&*status)?).await?;
     if let Request::Watch(Topic::Status) = request {
         let mut from = from.into_inner().into_inner();
         let mut end = [0; 1];
@@ -216,16 +199,11 @@ async fn answer(
     Ok(())
 }
 
-async fn wanted(wish: Wish, questions: &mpsc::Sender<Question>, limit: Duration) -> Outcome {
-    let (reply, answer) = oneshot::channel();
-    let ended = || Outcome::Error("the daemon is ending".to_owned());
-    if questions.send(Question::Do(wish.into(), reply)).await.is_err() {
-        return ended();
-    }
-    match timeout(limit, answer).await {
-        Ok(Ok(Ok(done))) => Outcome::Done(done),
-        Ok(Ok(Err(why))) => Outcome::Error(why),
-        Ok(Err(_)) => ended(),
+/// What comes of a wish, within `limit`.
+async fn wanted(done: impl Future<Output = Result<String, Refusal>>, limit: Duration) -> Outcome {
+    match timeout(limit, done).await {
+        Ok(Ok(done)) => Outcome::Done(done),
+        Ok(Err(refusal)) => Outcome::Error(refusal.to_string()),
         Err(_) => Outcome::Error(format!(
             "the daemon did not say within {limit:?} whether it was done: look at flip status and ask again"
         )),
@@ -276,16 +254,12 @@ mod tests {
     fn nobody_waits_for_ever() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (questions, mut inbox) = mpsc::channel(1);
-            let wish = || Wish::Drain("a".to_owned());
             let limit = Duration::from_millis(20);
             // The loop takes it, and says nothing.
-            let Outcome::Error(why) = wanted(wish(), &questions, limit).await else { panic!("not done") };
+            let Outcome::Error(why) = wanted(std::future::pending(), limit).await else { panic!("not done") };
             assert!(why.contains("within 20ms") && why.contains("flip status"), "{why}");
-            assert!(matches!(inbox.recv().await, Some(Question::Do(Command::Drain { server }, _)) if server == "a"));
-            drop(inbox);
-            let ending = Outcome::Error("the daemon is ending".to_owned());
-            assert_eq!(wanted(wish(), &questions, limit).await, ending);
+            let ended = wanted(std::future::ready(Err(Refusal::Ended)), limit).await;
+            assert_eq!(ended, Outcome::Error("the daemon is ending".to_owned()));
         });
     }
 }

@@ -18,9 +18,9 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use flip_systems::clock;
 use rustix::fs::{FlockOperation, flock};
 
 /// Where the generation is, and where it is once more.
@@ -68,8 +68,7 @@ impl State {
     /// A generation larger than all before, already on disk. The clock takes part so that a lost disk
     /// does not bring an old generation back.
     pub fn next_generation(&self) -> anyhow::Result<u64> {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis());
-        self.next_generation_at(u64::try_from(wall).unwrap_or(u64::MAX / 4))
+        self.next_generation_at(clock::wall_millis())
     }
 
     /// As [`State::next_generation`] when the clock says `wall` milliseconds.

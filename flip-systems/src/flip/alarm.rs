@@ -11,7 +11,7 @@ use rustix::time::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-pub struct Alarm {
+pub(super) struct Alarm {
     fd: AsyncFd<OwnedFd>,
     set: Option<Time>,
 }

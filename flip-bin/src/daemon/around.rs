@@ -1,0 +1,124 @@
+//! What the daemon does for its node: log, plugins, state dir, and the status for those who watch it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flip_core::config::Config;
+use flip_core::event::Event;
+use flip_core::status::Status;
+use flip_core::stored::StoredKeys;
+use flip_core::{Node, Time};
+use flip_systems::flip::Program;
+use flip_systems::lua::Plugins;
+use tokio::sync::watch;
+
+use super::log::Log;
+use super::state::State;
+use super::told;
+
+pub struct Around {
+    state: State,
+    plugins: Option<Plugins>,
+    /// How long plugins may take to end.
+    limit: Duration,
+    changes: watch::Sender<Arc<str>>,
+    /// What watchers were shown last, without what changes by itself.
+    shown: Option<Status>,
+    log: Log,
+}
+
+impl Around {
+    /// Also gives what tells of changes of the status, a line each.
+    pub fn new(state: State, plugins: Option<Plugins>, limit: Duration) -> (Self, watch::Receiver<Arc<str>>) {
+        let (changes, watched) = watch::channel(Arc::from(""));
+        (Self { state, plugins, limit, changes, shown: None, log: Log::default() }, watched)
+    }
+}
+
+impl Program for Around {
+    fn event(&mut self, event: &Event, config: &Config, now: Time) {
+        if let Some(plugins) = &mut self.plugins
+            && let Some(told) = told::to_plugins(event, config)
+        {
+            plugins.tell(&told);
+        }
+        self.log.event(event, config, now);
+    }
+
+    // A disk that is full must not take down what is held: the daemon runs on, and says what is at stake.
+    fn store_generation(&mut self, generation: u64) {
+        if let Err(error) = self.state.store(generation) {
+            tracing::error!(
+                "{error:#}; running on: the next start relies on the clock, so make room, and let the clock \
+                 not go back"
+            );
+        }
+    }
+
+    fn store_keys(&mut self, keys: &StoredKeys) {
+        if let Err(error) = self.state.store_keys(keys) {
+            tracing::error!(
+                "{error:#}; running on: after a restart this server would not know the new key, so make room \
+                 and repeat the change of keys"
+            );
+        }
+    }
+
+    /// Tells watchers when something but ages and counters is different from what they were shown.
+    fn turn(&mut self, node: &Node, now: Time) {
+        // One receiver is the server's own.
+        if self.changes.receiver_count() <= 1 {
+            self.shown = None;
+            return;
+        }
+        let status = node.status(now);
+        let still = still(status.clone());
+        if self.shown.as_ref() == Some(&still) {
+            return;
+        }
+        self.shown = Some(still);
+        // A status always has a line.
+        if let Ok(line) = serde_json::to_string(&status) {
+            self.changes.send_replace(Arc::from(line));
+        }
+    }
+
+    fn left(&mut self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let limit = self.limit;
+        Box::pin(async move {
+            if let Some(plugins) = &mut self.plugins {
+                // Whoever is not through by then is ended with the process.
+                let _ = tokio::time::timeout(limit, plugins.stop()).await;
+            }
+        })
+    }
+}
+
+/// A status without what changes by itself: ages, counters and estimates.
+fn still(mut status: Status) -> Status {
+    status.refused.clear();
+    status.sent_datagrams = 0;
+    status.sent_bytes = 0;
+    for member in &mut status.members {
+        member.since_ms = 0;
+        member.loss = 0.0;
+        member.immature_ms = member.immature_ms.map(|_| 0);
+        if let Some(case) = &mut member.case {
+            case.since_ms = 0;
+        }
+    }
+    for item in &mut status.items {
+        item.lease_ms = item.lease_ms.map(|_| 0);
+        for check in &mut item.checks {
+            (check.since_ms, check.failures, check.error_ms) = (0, 0, None);
+        }
+        if let Some(failure) = &mut item.failure {
+            failure.retry_ms = failure.retry_ms.map(|_| 0);
+        }
+    }
+    for holder in status.items.iter_mut().flat_map(|item| &mut item.holders) {
+        holder.since_ms = 0;
+    }
+    status
+}

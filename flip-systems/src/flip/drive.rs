@@ -1,0 +1,430 @@
+//! The loop. One input is worked off, with all its outputs, before the next is taken.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flip_core::config::Config;
+use flip_core::event::Event;
+use flip_core::id::ItemRef;
+use flip_core::limits::HANDOVER;
+use flip_core::status::Status;
+use flip_core::{Command, Input, Node, Output, Time};
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::alarm::Alarm;
+use super::handle::{Ask, Asker, Inbox, Wish};
+use super::{End, Error, Program};
+use crate::clock::{self, Sleep};
+use crate::stream::{self, Frame};
+use crate::udp::BUFFER;
+use crate::{Checks, Received, Systems, UdpPort, Witness};
+
+/// Datagrams taken in one turn, so that a flood does not keep the alarm waiting.
+const BATCH: usize = 256;
+/// How long a goodbye may take beyond the hooks before the loop ends all the same.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// A picture of the cluster that is not older than this is given to a script that asks: many hooks may ask at
+/// once, and each picture costs the loop time.
+const FRESH: Duration = Duration::from_millis(50);
+
+/// What tasks hand back to the loop.
+struct HookEnd {
+    hook: u64,
+    result: Result<(), String>,
+}
+
+struct CheckEnd {
+    id: u64,
+    result: Result<(), String>,
+}
+
+/// What ended a wait.
+enum Wake {
+    Wish(Wish),
+    HookEnd(HookEnd),
+    CheckEnd(CheckEnd),
+    Drift(ItemRef, bool),
+    Frame(Frame),
+    Ask(Ask),
+    Witness(u16),
+    /// The alarm, or datagrams: both are looked at in each turn.
+    Look,
+}
+
+/// What a node is driven with.
+pub(super) struct Parts {
+    pub(super) node: Node,
+    pub(super) config: Arc<Config>,
+    pub(super) port: UdpPort,
+    pub(super) listener: TcpListener,
+    pub(super) systems: Systems,
+    pub(super) witness: Option<Witness>,
+    pub(super) checks: Checks,
+    pub(super) program: Box<dyn Program>,
+    pub(super) inbox: Inbox,
+}
+
+pub(super) struct Drive {
+    node: Node,
+    config: Arc<Config>,
+    port: UdpPort,
+    listener: Option<TcpListener>,
+    systems: Systems,
+    witness: Option<Witness>,
+    checks: Checks,
+    program: Box<dyn Program>,
+    inbox: Inbox,
+    /// What health checks hand back; the core says how many run at a time.
+    checked: (mpsc::UnboundedSender<CheckEnd>, mpsc::UnboundedReceiver<CheckEnd>),
+    sleep: Sleep,
+    alarm: Alarm,
+    hooks: (mpsc::UnboundedSender<HookEnd>, mpsc::UnboundedReceiver<HookEnd>),
+    /// Hooks that run, to end them before their time.
+    running: HashMap<u64, oneshot::Sender<()>>,
+    frames: (mpsc::Sender<Frame>, mpsc::Receiver<Frame>),
+    replies: HashMap<u64, oneshot::Sender<Vec<u8>>>,
+    connections: u64,
+    /// Who waits for `Output::Done`.
+    askers: HashMap<u64, oneshot::Sender<Result<String, String>>>,
+    asked: u64,
+    /// The last picture that was made for a script.
+    picture: Option<(Time, Arc<Status>)>,
+    /// Refreshes that were carried out and not yet told of.
+    refreshed: VecDeque<(u64, Vec<usize>)>,
+    /// When this node was asked to leave.
+    ending: Option<Time>,
+    left: bool,
+    /// Where another node with this one's id is.
+    refused: Option<SocketAddr>,
+}
+
+impl Drive {
+    pub(super) fn new(parts: Parts) -> Result<Self, Error> {
+        let Parts { node, config, port, listener, systems, witness, checks, program, inbox } = parts;
+        let alarm = Alarm::new().map_err(|source| Error::Kernel { doing: "make a timer", source })?;
+        Ok(Self {
+            node,
+            config,
+            port,
+            listener: Some(listener),
+            systems,
+            witness,
+            checks,
+            program,
+            inbox,
+            checked: mpsc::unbounded_channel(),
+            sleep: Sleep::default(),
+            alarm,
+            hooks: mpsc::unbounded_channel(),
+            running: HashMap::new(),
+            frames: mpsc::channel(32),
+            replies: HashMap::new(),
+            connections: 0,
+            askers: HashMap::new(),
+            asked: 0,
+            picture: None,
+            refreshed: VecDeque::new(),
+            ending: None,
+            left: false,
+            refused: None,
+        })
+    }
+
+    /// Runs until the node has left.
+    ///
+    /// A turn is: what is due by the clock, then what was waited for, then datagrams, but only so many.
+    /// So no flood of any kind delays what must be let go of in time.
+    pub(super) async fn run(mut self) -> Result<End, Error> {
+        if let Some(listener) = self.listener.take() {
+            let frames = self.frames.0.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = stream::serve(listener, frames.clone()) => {}
+                    // The loop is gone, and its port free again.
+                    () = frames.closed() => {}
+                }
+            });
+        }
+        let present = self.systems.observe().await.map_err(Error::Observe)?;
+        let leftovers: Vec<_> =
+            present.into_iter().filter(|(_, present)| *present).map(|(item, _)| item).collect();
+        self.node.leftovers(&leftovers, clock::now());
+
+        self.inbox.listen();
+        let mut buffer = [0; BUFFER];
+        let mut wake = Wake::Look;
+        self.feed(Input::Timeout);
+        loop {
+            self.look_at_the_clock()?;
+            match wake {
+                Wake::Wish(Wish::Abort) => return Ok(End::Aborted),
+                wake => self.take(wake),
+            }
+            let more = self.receive(&mut buffer);
+            if let Some(other) = self.refused {
+                return Err(Error::Refused { id: self.config.my().id.clone(), other });
+            }
+            if self.left {
+                self.program.left().await;
+                return Ok(End::Left);
+            }
+            self.program.turn(&self.node, clock::now());
+            self.alarm.set(self.next()).map_err(stopped)?;
+            wake = tokio::select! {
+                biased;
+                wish = self.inbox.wishes.next() => Wake::Wish(wish),
+                Some(end) = self.hooks.1.recv() => Wake::HookEnd(end),
+                (item, present) = self.systems.drift() => Wake::Drift(item, present),
+                nonce = answered(self.witness.as_ref()) => Wake::Witness(nonce.map_err(stopped)?),
+                Some(end) = self.checked.1.recv() => Wake::CheckEnd(end),
+                Some(frame) = self.frames.1.recv() => Wake::Frame(frame),
+                Some(ask) = self.inbox.asks.recv() => Wake::Ask(ask),
+                result = self.alarm.ring() => {
+                    result.map_err(stopped)?;
+                    Wake::Look
+                }
+                readable = self.port.readable(), if !more => {
+                    readable.map_err(stopped)?;
+                    Wake::Look
+                }
+                // The others of this thread get their turn, hooks among them.
+                () = tokio::task::yield_now(), if more => Wake::Look,
+            };
+        }
+    }
+
+    /// Hands in what is due, before anything that waited beside it.
+    fn look_at_the_clock(&mut self) -> Result<(), Error> {
+        let now = clock::now();
+        if self.node.poll_timeout().is_some_and(|due| due <= now) {
+            self.feed(Input::Timeout);
+        }
+        if self.deadline().is_some_and(|deadline| deadline <= now) && !self.left {
+            return Err(Error::Late);
+        }
+        Ok(())
+    }
+
+    /// When something is due.
+    fn next(&self) -> Option<Time> {
+        [self.node.poll_timeout(), self.deadline()].into_iter().flatten().min()
+    }
+
+    /// When a goodbye has taken too long.
+    fn deadline(&self) -> Option<Time> {
+        self.ending.map(|asked| asked + HANDOVER + self.config.timing.hook_timeout + GOODBYE)
+    }
+
+    fn take(&mut self, wake: Wake) {
+        match wake {
+            Wake::Look | Wake::Wish(Wish::Run | Wish::Abort) => {}
+            Wake::Wish(Wish::Leave) => {
+                self.ending.get_or_insert(clock::now());
+                self.feed(Input::Leave);
+            }
+            Wake::HookEnd(HookEnd { hook, result }) => {
+                self.running.remove(&hook);
+                self.feed(Input::HookDone { hook, result });
+            }
+            Wake::CheckEnd(CheckEnd { id, result }) => self.feed(Input::CheckDone { id, result }),
+            Wake::Drift(item, present) => self.feed(Input::Observed { item, present }),
+            Wake::Witness(nonce) => self.feed(Input::WitnessAnswered { nonce }),
+            Wake::Frame(frame) => self.frame(frame),
+            Wake::Ask(ask) => self.answer(ask),
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Status(asker, reply) => {
+                // Whoever asked may be gone.
+                let _ = reply.send(self.status(asker));
+            }
+            Ask::Do(asker, command, reply) => self.command(asker, command, reply),
+        }
+    }
+
+    fn status(&mut self, asker: Asker) -> Arc<Status> {
+        let now = clock::now();
+        match &self.picture {
+            Some((at, status)) if asker == Asker::Script && now.since(*at) < FRESH => Arc::clone(status),
+            _ => {
+                let status = Arc::new(self.node.status(now));
+                self.picture = Some((now, Arc::clone(&status)));
+                status
+            }
+        }
+    }
+
+    fn command(&mut self, asker: Asker, command: Command, reply: oneshot::Sender<Result<String, String>>) {
+        match asker {
+            Asker::Person => tracing::info!(?command, "an operator's word"),
+            Asker::Script => tracing::debug!(?command, "a script's word"),
+        }
+        // It changes the picture: whoever asks next must see it.
+        self.picture = None;
+        // Those who asked and went away get no answer.
+        self.askers.retain(|_, reply| !reply.is_closed());
+        self.asked += 1;
+        let asker = self.asked;
+        self.askers.insert(asker, reply);
+        self.feed(Input::Command { asker, command });
+    }
+
+    /// Takes datagrams, at most [`BATCH`]. True when there may be more.
+    fn receive(&mut self, buffer: &mut [u8]) -> bool {
+        for _ in 0..BATCH {
+            match self.port.try_recv(buffer) {
+                Some(Received::Datagram { from, len }) => {
+                    self.feed(Input::Datagram { from, data: &buffer[..len] });
+                }
+                Some(Received::Unreachable { addr }) => self.feed(Input::Unreachable { addr }),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn frame(&mut self, frame: Frame) {
+        match frame {
+            Frame::Request { data, reply } => {
+                self.replies.retain(|_, reply| !reply.is_closed());
+                self.connections += 1;
+                let conn = self.connections;
+                self.replies.insert(conn, reply);
+                self.feed(Input::StreamRequest { conn, data: &data });
+                // An answer comes at once or never; without one the connection closes.
+                self.replies.remove(&conn);
+            }
+            Frame::Reply(data) => self.feed(Input::StreamReply { data: &data }),
+        }
+    }
+
+    /// Hands in one input, and carries out all that follows from it.
+    fn feed(&mut self, input: Input<'_>) {
+        if let Some(by) = self.sleep.noticed() {
+            self.hand_in(Input::Suspended { by });
+        }
+        self.hand_in(input);
+    }
+
+    fn hand_in(&mut self, input: Input<'_>) {
+        self.node.handle(input, clock::now());
+        self.drain();
+        while let Some((id, gone)) = self.refreshed.pop_front() {
+            self.node.handle(Input::Refreshed { id, gone }, clock::now());
+            self.drain();
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            self.carry_out(output);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Datagram { to, data } => self.port.send_to(&data, to),
+            Output::Hook(call) => {
+                let hook = call.id;
+                let (cancel, cancelled) = oneshot::channel::<()>();
+                self.running.insert(hook, cancel);
+                let run = self.systems.run(call);
+                self.spawn_hook(hook, async move {
+                    tokio::select! {
+                        result = run => result,
+                        // Dropping the hook's future ends it.
+                        _ = cancelled => Err("ended: the lease to hold the item ends".to_owned()),
+                    }
+                });
+            }
+            Output::Hush { item } => self.systems.hush(item),
+            Output::Post(call) => self.spawn_hook(call.id, self.systems.post(call)),
+            Output::Cancel { hook } => {
+                if let Some(cancel) = self.running.remove(&hook) {
+                    // It may have ended just now.
+                    let _ = cancel.send(());
+                }
+            }
+            Output::Event(event) => self.tell(event),
+            Output::StoreGeneration(generation) => self.program.store_generation(generation),
+            Output::StoreKeys(keys) => self.program.store_keys(&keys),
+            Output::Stream { to, data } => {
+                tokio::spawn(stream::ask(to, data, self.frames.0.clone()));
+            }
+            Output::StreamReply { conn, data } => {
+                if let Some(reply) = self.replies.remove(&conn) {
+                    // The peer may be gone.
+                    let _ = reply.send(data);
+                }
+            }
+            Output::Check(call) => {
+                let run = self.checks.run(call);
+                let ends = self.checked.0.clone();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        // The loop may end meanwhile.
+                        result = run => drop(ends.send(CheckEnd { id: call.id, result })),
+                        () = ends.closed() => {}
+                    }
+                });
+            }
+            Output::Done { asker, result } => {
+                if let Some(reply) = self.askers.remove(&asker) {
+                    // The tool may be gone.
+                    let _ = reply.send(result);
+                }
+            }
+            Output::Left => self.left = true,
+            Output::Refresh(call) => {
+                let gone = self.systems.refresh(&call);
+                self.refreshed.push_back((call.id, gone));
+            }
+            Output::PingWitness { nonce } => {
+                if let Some(witness) = &self.witness {
+                    witness.ping(nonce);
+                }
+            }
+            Output::Refused { other } => self.refused = Some(other),
+        }
+    }
+
+    /// Runs a hook beside the loop, for as long as there is a loop.
+    fn spawn_hook(&self, hook: u64, run: impl Future<Output = Result<(), String>> + Send + 'static) {
+        let ends = self.hooks.0.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                // The loop is gone, and with it whoever would let go of what is brought up now.
+                () = ends.closed() => {}
+                result = run => drop(ends.send(HookEnd { hook, result })),
+            }
+        });
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.program.event(&event, &self.config, clock::now());
+        let events: &broadcast::Sender<Event> = &self.inbox.events;
+        if events.receiver_count() > 0 {
+            // The last of them may have gone just now.
+            let _ = events.send(event);
+        }
+    }
+}
+
+/// The kernel or the runtime does not let the loop go on.
+fn stopped(source: std::io::Error) -> Error {
+    Error::Kernel { doing: "wait for what happens", source }
+}
+
+/// The witness's next answer; never without a witness.
+async fn answered(witness: Option<&Witness>) -> std::io::Result<u16> {
+    match witness {
+        Some(witness) => witness.answered().await,
+        None => std::future::pending().await,
+    }
+}

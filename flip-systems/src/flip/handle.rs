@@ -1,0 +1,229 @@
+//! What others learn of a node at work, and tell it: they ask the loop, which answers between two inputs.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use flip_core::Command;
+use flip_core::config::Config;
+use flip_core::event::Event;
+use flip_core::status::Status;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::lua::Host;
+use crate::lua::host::Answer;
+
+/// Questions that wait for the loop; whoever asks more waits to ask.
+const WAITING: usize = 256;
+/// Events kept for a receiver that is slow; then it misses the oldest.
+pub const EVENTS: usize = 1024;
+
+/// Whose word it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asker {
+    Person,
+    Script,
+}
+
+/// What is asked of the loop.
+pub(super) enum Ask {
+    Status(Asker, oneshot::Sender<Arc<Status>>),
+    Do(Asker, Command, oneshot::Sender<Result<String, String>>),
+}
+
+/// What is to become of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wish {
+    Run,
+    Leave,
+    Abort,
+}
+
+/// The loop's end.
+pub(super) struct Inbox {
+    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) events: broadcast::Sender<Event>,
+    pub(super) wishes: Wishes,
+    listens: Arc<AtomicBool>,
+}
+
+impl Inbox {
+    /// From now on somebody answers.
+    pub(super) fn listen(&self) {
+        self.listens.store(true, Ordering::Release);
+    }
+}
+
+/// What handles want to become of the node: they cannot be kept waiting, so only the last wish counts.
+pub(super) struct Wishes(watch::Receiver<Wish>);
+
+impl Wishes {
+    /// The next wish. Cancel safe.
+    pub(super) async fn next(&mut self) -> Wish {
+        if self.0.changed().await.is_err() {
+            // All handles are gone, and nobody can wish any more.
+            std::future::pending::<()>().await;
+        }
+        *self.0.borrow_and_update()
+    }
+}
+
+/// Makes both ends.
+pub(super) fn pair(config: Arc<Config>) -> (Handle, Inbox) {
+    let (asks, inbox) = mpsc::channel(WAITING);
+    let (wishes, wished) = watch::channel(Wish::Run);
+    let events = broadcast::Sender::new(EVENTS);
+    let listens = Arc::new(AtomicBool::new(false));
+    let handle = Handle { config, asks, wishes, events: events.downgrade(), listens: Arc::clone(&listens) };
+    (handle, Inbox { asks: inbox, events, wishes: Wishes(wished), listens })
+}
+
+/// A node at work, for whoever asks it, steers it and ends it. Clones are the same node's; dropping all of them
+/// changes nothing.
+///
+/// Scripts of an [`Engine`](crate::lua::Engine) may have one as their [`Host`].
+#[derive(Clone, Debug)]
+pub struct Handle {
+    config: Arc<Config>,
+    asks: mpsc::Sender<Ask>,
+    wishes: watch::Sender<Wish>,
+    events: broadcast::WeakSender<Event>,
+    listens: Arc<AtomicBool>,
+}
+
+/// Why a command was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The node runs no more: it left, was aborted, or could not go on.
+    Ended,
+    /// The rules refuse it: why, and what to do, in one line for people.
+    Refused(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended => f.write_str("the daemon is ending"),
+            Self::Refused(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl Handle {
+    /// The config that the node runs: positions in events are positions in its lists.
+    #[must_use]
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// The picture as of now; none when the node runs no more. Asked before it runs, it waits.
+    pub async fn status(&self) -> Option<Arc<Status>> {
+        self.ask(|reply| Ask::Status(Asker::Person, reply)).await
+    }
+
+    /// Carries out a command, and says what was done.
+    ///
+    /// # Errors
+    /// When the rules refuse it, or the node runs no more.
+    pub async fn command(&self, command: Command) -> Result<String, Refusal> {
+        let answer = self.ask(|reply| Ask::Do(Asker::Person, command, reply)).await;
+        answer.ok_or(Refusal::Ended)?.map_err(Refusal::Refused)
+    }
+
+    /// Takes all items from a server, in planned moves, until [`Handle::undrain`].
+    ///
+    /// # Errors
+    /// As [`Handle::command`].
+    pub async fn drain(&self, server: &str) -> Result<String, Refusal> {
+        self.command(Command::Drain { server: server.to_owned() }).await
+    }
+
+    /// Lets a server have items again.
+    ///
+    /// # Errors
+    /// As [`Handle::command`].
+    pub async fn undrain(&self, server: &str) -> Result<String, Refusal> {
+        self.command(Command::Undrain { server: server.to_owned() }).await
+    }
+
+    /// What made hooks of an item fail on this node is mended: they are tried again at once.
+    ///
+    /// # Errors
+    /// As [`Handle::command`].
+    pub async fn retry(&self, item: &str) -> Result<String, Refusal> {
+        self.command(Command::Retry { item: item.to_owned() }).await
+    }
+
+    /// All events from now on. Whoever falls behind by more than [`EVENTS`] misses the oldest, and is told how
+    /// many (`RecvError::Lagged`); after the end of the node there are no more (`RecvError::Closed`).
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        match self.events.upgrade() {
+            Some(events) => events.subscribe(),
+            None => broadcast::channel(1).1,
+        }
+    }
+
+    /// Asks the node to leave: it hands over what it holds, lets go of it, says goodbye and ends. Wait for that
+    /// with [`Handle::ended`], or with what [`Flip::run`](super::Flip::run) gives back.
+    pub fn leave(&self) {
+        self.wish(Wish::Leave);
+    }
+
+    /// Ends the node at once, as if the machine had lost its power: no goodbye, and no `down` hooks. Its hooks
+    /// that run are dropped, and so are its systems. The others notice and take over.
+    pub fn abort(&self) {
+        self.wish(Wish::Abort);
+    }
+
+    /// Waits until the node runs no more.
+    pub async fn ended(&self) {
+        self.asks.closed().await;
+    }
+
+    fn wish(&self, wish: Wish) {
+        self.wishes.send_if_modified(|now| {
+            let more = wish > *now;
+            *now = wish.max(*now);
+            more
+        });
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(ask(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    fn ask_for_script<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(oneshot::Sender<T>) -> Ask + Send + 'static,
+    ) -> Answer<T> {
+        if !self.listens.load(Ordering::Acquire) {
+            return Box::pin(std::future::ready(Err("the daemon is not through with its start".to_owned())));
+        }
+        let handle = self.clone();
+        Box::pin(async move { handle.ask(ask).await.ok_or_else(|| "the daemon ends".to_owned()) })
+    }
+
+    fn tell(&self, command: Command) -> Answer<()> {
+        let answer = self.ask_for_script(|reply| Ask::Do(Asker::Script, command, reply));
+        Box::pin(async move { answer.await?.map(drop) })
+    }
+}
+
+impl Host for Handle {
+    fn status(&self) -> Answer<Arc<Status>> {
+        self.ask_for_script(|reply| Ask::Status(Asker::Script, reply))
+    }
+
+    fn set_fact(&self, key: String, value: Option<String>) -> Answer<()> {
+        self.tell(Command::SetFact { key, value })
+    }
+
+    fn set_active(&self, active: bool, reason: String) -> Answer<()> {
+        self.tell(Command::SetActive { active, reason })
+    }
+}

@@ -1,0 +1,179 @@
+//! Nodes in this process, on loopback: what a program that embeds one may rely on.
+
+use std::net::UdpSocket;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use flip_core::config::{Overrides, Source};
+use flip_core::event::Event;
+use flip_core::stored::StoredKeys;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::timeout;
+
+use super::*;
+use crate::Memory;
+
+/// Longer than anything here takes on a busy machine.
+const LONG: Duration = Duration::from_secs(30);
+
+/// One server on a free port of loopback, with one item in memory.
+fn alone(memory: &Memory) -> Builder {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let text = serde_json::json!({
+        "servers": {"a": {"ip": "127.0.0.1", "port": port, "systems": ["m"]}},
+        "cluster": {"system": {"m": {"alive": "memory_up", "down": "memory_down", "data": ["x"]}}},
+    });
+    let mut registry = Registry::default();
+    registry.register(memory.clone());
+    let source = Source { file: "test", text: &text.to_string() };
+    let overrides = Overrides { id: Some("a"), ..Overrides::default() };
+    Flip::from_text(&source, &overrides, registry).unwrap().0
+}
+
+fn on_runtime(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { timeout(LONG, test).await.expect("in time") });
+}
+
+/// Waits until the node says of its item that it is active.
+async fn active(events: &mut tokio::sync::broadcast::Receiver<Event>) {
+    use flip_core::event::ItemState;
+    while !matches!(events.recv().await.unwrap(), Event::Item { to: ItemState::Active, .. }) {}
+}
+
+#[test]
+fn a_node_is_spawned_asked_and_leaves() {
+    // Spawned, on a runtime of several threads: the loop may be sent.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let memory = Memory::default();
+    let builder = alone(&memory);
+    let test = async move {
+        let flip = builder.start().await.unwrap();
+        let node = flip.handle();
+        let mut events = node.events();
+        let run = tokio::spawn(flip.run());
+        active(&mut events).await;
+        assert_eq!(node.status().await.unwrap().items[0].wanted, ["a"]);
+        assert_eq!(memory.up().len(), 1);
+        let refused = node.drain("nobody").await.unwrap_err();
+        assert!(matches!(&refused, Refusal::Refused(why) if why.contains("nobody")), "{refused:?}");
+        node.drain("a").await.unwrap();
+        node.undrain("a").await.unwrap();
+        node.leave();
+        node.ended().await;
+        assert_eq!(run.await.unwrap().unwrap(), End::Left);
+        assert!(memory.up().is_empty(), "it let go of what it held");
+        assert_eq!(node.drain("a").await, Err(Refusal::Ended));
+        assert_eq!(node.status().await, None);
+        while let Ok(_) | Err(RecvError::Lagged(_)) = events.recv().await {}
+        assert_eq!(node.events().recv().await, Err(RecvError::Closed));
+    };
+    runtime.block_on(async { timeout(LONG, test).await.expect("in time") });
+}
+
+#[test]
+fn who_is_aborted_or_dropped_lets_go_of_nothing_and_its_ports_are_free() {
+    on_runtime(async {
+        let memory = Memory::default();
+        let builder = alone(&memory);
+        let config = Arc::clone(builder.handle().config());
+        for drop_it in [false, true] {
+            // The TCP port is let go of by a task, so it may take a moment.
+            let flip = loop {
+                let mut registry = Registry::default();
+                registry.register(memory.clone());
+                match Flip::builder(Arc::clone(&config)).registry(registry).start().await {
+                    Ok(flip) => break flip,
+                    Err(Error::Listen { .. }) => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            let node = flip.handle();
+            let mut events = node.events();
+            let run = tokio::spawn(flip.run());
+            active(&mut events).await;
+            if drop_it {
+                run.abort();
+            } else {
+                node.abort();
+                // Too late.
+                node.leave();
+                assert_eq!(run.await.unwrap().unwrap(), End::Aborted);
+            }
+            node.ended().await;
+            assert_eq!(memory.up().len(), 1, "it is where it was");
+        }
+    });
+}
+
+#[test]
+fn a_wish_from_before_the_start_counts() {
+    on_runtime(async {
+        let flip = alone(&Memory::default()).start().await.unwrap();
+        flip.handle().leave();
+        assert_eq!(flip.run().await.unwrap(), End::Left);
+    });
+}
+
+#[test]
+fn a_program_hears_of_events_turns_and_the_end() {
+    #[derive(Default)]
+    struct Seen {
+        started: Vec<u64>,
+        turns: u64,
+        left: bool,
+    }
+    struct Listens(Arc<Mutex<Seen>>);
+    impl Program for Listens {
+        fn event(&mut self, event: &Event, config: &Config, _: Time) {
+            assert_eq!(config.my().id, "a");
+            if let Event::Started { generation } = event {
+                self.0.lock().unwrap().started.push(*generation);
+            }
+        }
+        fn turn(&mut self, node: &Node, _: Time) {
+            assert_eq!(node.generation(), 77);
+            self.0.lock().unwrap().turns += 1;
+        }
+        fn store_keys(&mut self, _: &StoredKeys) {}
+        fn left(&mut self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(async { self.0.lock().unwrap().left = true })
+        }
+    }
+    on_runtime(async {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let builder = alone(&Memory::default()).generation(77).program(Listens(Arc::clone(&seen)));
+        let flip = builder.start().await.unwrap();
+        let node = flip.handle();
+        let mut events = node.events();
+        let leave = async {
+            active(&mut events).await;
+            node.leave();
+        };
+        let (end, ()) = tokio::join!(flip.run(), leave);
+        assert_eq!(end.unwrap(), End::Left);
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.started, [77]);
+        assert!(seen.turns > 0 && seen.left);
+    });
+}
+
+#[test]
+fn what_keeps_a_node_from_starting_is_said() {
+    on_runtime(async {
+        let memory = Memory::default();
+        let builder = alone(&memory);
+        let config = Arc::clone(builder.handle().config());
+        let first = builder.bind().await.unwrap();
+        let error = Flip::builder(config).start().await.err().unwrap();
+        assert!(matches!(error, Error::Bind(_)), "{error:?}");
+        assert!(error.to_string().contains("another process"), "{error}");
+        drop(first);
+
+        let text = r#"{"servers": {"a": "127.0.0.1"}, "cluster": {"system": {"s": {"alive": "mine_up", "data": ["x"]}}}}"#;
+        let source = Source { file: "f.json", text };
+        let error = Flip::from_text(&source, &Overrides::default(), Registry::default()).err().unwrap();
+        assert!(error.to_string().contains("mine_up") && error.to_string().contains("f.json"), "{error}");
+    });
+}

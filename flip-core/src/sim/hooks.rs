@@ -181,7 +181,8 @@ impl World {
         let ended = u64::MAX - id;
         hooks[item] = Some(Running { id: ended, announces: false });
         self.note(Some(index), || format!("ends the hook of item {item}"));
-        self.hosts[index].inbox.push_back(Mail::HookEnded { item, ended, id });
+        // The driver takes the ends of hooks before datagrams.
+        self.hosts[index].inbox.push_front(Mail::HookEnded { item, ended, id });
     }
 
     pub(super) fn begin_refresh(&mut self, index: usize, call: RefreshCall) {

@@ -43,6 +43,7 @@ as_root() {
 purpose() {
     case $1 in
         cc) echo "a C compiler and linker, to build Rust programs" ;;
+        c++) echo "a C++ compiler, to build the Lua that flip brings along" ;;
         nft) echo "nftables, to lose and delay packets in the network-namespace lab" ;;
         ip) echo "iproute2, to look at addresses from outside" ;;
         keepalived) echo "keepalived, to compare flip with it" ;;

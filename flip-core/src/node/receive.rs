@@ -93,7 +93,6 @@ impl Node {
                 self.member_up(server, now);
                 true
             }
-            Sign::Over if planted(Bug::OldVoiceCounts) => true,
             Sign::Over => {
                 mark!("view: a voice from a life that is over");
                 self.tell_what_is_known(server, server);

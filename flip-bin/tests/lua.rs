@@ -336,3 +336,50 @@ fn check_names_what_is_wrong_with_a_script() {
         assert!(said.contains(expected), "{extra}: {said}");
     }
 }
+
+/// A `post` script is told of whole plans, and a `check` script says whether a server is fit for an item.
+#[test]
+fn scripts_after_a_plan_and_for_health_checks() {
+    let post = "return { post = function(told)
+        local line = told.system
+        for _, change in ipairs(told.changes) do
+          line ..= ' ' .. change.item .. ' ' .. tostring(change.here) .. ' ' .. change.reason
+        end
+        flip.exec('tee', {'-a', '@/' .. flip.node .. '.posts'}, {stdin = line .. '\\n'})
+      end }";
+    let check = "return { check = function(item)
+        if pcall(flip.read, '@/' .. flip.node .. '.sick') then return false, item .. ' is sick' end
+      end }";
+    let (dir, local) = cluster(
+        &[
+            ("job", "return { alive = function() end, down = function() end }"),
+            ("tell", post),
+            ("well", check),
+        ],
+        json!({"cluster": {"system": {"items": {
+            "alive": "job", "down": "job", "post": "tell", "data": ["x"],
+            "checks": [{"type": "lua", "script": "well", "interval": 100, "timeout": 5000, "fall": 1}]
+        }}}}),
+    );
+    let on = |id: &'static str| move |status: &Status| matches!(status.items[0].holders.as_slice(), [one] if one.server == id && one.state == ItemState::Active);
+    let watch = local.watch(1).unwrap();
+    watch.until(LIMIT, on("a")).unwrap();
+    std::fs::write(dir.path().join("a.sick"), "").unwrap();
+    watch
+        .until(LIMIT, |status| {
+            let holders = &status.items[0].holders;
+            holders.iter().any(|holder| holder.server == "b" && holder.state == ItemState::Active)
+        })
+        .unwrap();
+    wait("a's log says why", || local.log(0).contains("items is sick"));
+    std::fs::remove_file(dir.path().join("a.sick")).unwrap();
+    watch.until(LIMIT, on("a")).unwrap();
+    let posts =
+        |id: &str| std::fs::read_to_string(dir.path().join(format!("{id}.posts"))).unwrap_or_default();
+    wait("a is told of all three plans", || posts("a").lines().count() == 3);
+    let told = posts("a");
+    let told: Vec<_> = told.lines().collect();
+    assert!(told[0].starts_with("items x true "), "{told:?}");
+    assert_eq!(told[1..], ["items x false health_check", "items x true failback"]);
+    wait("b of both of its own", || posts("b").lines().count() == 2);
+}

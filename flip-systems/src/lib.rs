@@ -105,12 +105,14 @@ pub mod check;
 pub mod clock;
 mod entropy;
 pub mod flip;
+mod group;
 pub mod interfaces;
 pub mod ip;
 pub mod lua;
 pub mod memory;
 mod netlink;
 pub mod post;
+mod roots;
 pub mod stream;
 #[expect(unsafe_code, reason = "the system calls that no safe crate wraps; each call has its proof")]
 mod sys;

@@ -4,33 +4,17 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use super::plain;
+use crate::group::Group;
 
 /// Most bytes of its output that are looked at for a reason.
 const OUTPUT: usize = 4096;
 /// How long to wait for output that is still in the pipe when the program has ended. Its children may keep
 /// the pipe open for ever.
 const DRAIN: Duration = Duration::from_millis(100);
-
-/// Ends a program and all that it started when the run is over before it is.
-struct Group {
-    child: Child,
-    /// Also the number of its process group; none once it was waited for, when the number may be another's.
-    pid: Option<Pid>,
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(pid) = self.pid {
-            // It may have ended by itself just now.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-    }
-}
 
 /// Runs it without a shell, in a process group of its own.
 pub(super) async fn run(
@@ -50,8 +34,7 @@ pub(super) async fn run(
         .spawn()
         .map_err(|error| format!("cannot run {command}: {}", plain(&error)))?;
     let mut stderr = child.stderr.take();
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let mut group = Group { child, pid };
+    let mut group = Group::of(&child);
     let mut output = Vec::new();
     let read = async {
         if let Some(pipe) = &mut stderr {
@@ -67,11 +50,11 @@ pub(super) async fn run(
     let mut reading = true;
     let status = loop {
         tokio::select! {
-            status = group.child.wait() => break status,
+            status = child.wait() => break status,
             () = &mut read, if reading => reading = false,
         }
     };
-    group.pid = None;
+    group.reaped();
     if reading {
         let _elapsed = tokio::time::timeout(DRAIN, &mut read).await;
     }

@@ -1,6 +1,6 @@
 //! TLS for checks: rustls with ring, and certificates that are verified unless the config says otherwise.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use flip_core::config::checks::Tls;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -11,6 +11,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use crate::roots;
 
 /// Speaks TLS over a connection to `host`.
 pub(super) async fn wrap(stream: TcpStream, host: &str, tls: &Tls) -> Result<TlsStream<TcpStream>, String> {
@@ -32,7 +34,8 @@ fn client(tls: &Tls) -> Result<ClientConfig, String> {
     } else {
         let roots = match &tls.ca_file {
             Some(file) => Arc::new(read(file)?),
-            None => system_roots()?,
+            None => roots::trusted()
+                .ok_or("this host trusts no certificates: install ca-certificates, or set `ca_file`")?,
         };
         builder.with_root_certificates(roots).with_no_client_auth()
     };
@@ -52,20 +55,6 @@ fn read(file: &str) -> Result<RootCertStore, String> {
         return Err(refused(&"there is none"));
     }
     Ok(roots)
-}
-
-/// The certificates that this host trusts, read once.
-fn system_roots() -> Result<Arc<RootCertStore>, String> {
-    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
-    if let Some(roots) = ROOTS.get() {
-        return Ok(Arc::clone(roots));
-    }
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return Err("this host trusts no certificates: install ca-certificates, or set `ca_file`".to_owned());
-    }
-    Ok(Arc::clone(ROOTS.get_or_init(|| Arc::new(roots))))
 }
 
 /// Takes any certificate; only what the server signs with it must be right.

@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
+use crate::group::Group;
 use crate::lua::limits;
 
 /// How long the outputs of a process that ended may stay open in what it left running.
@@ -30,18 +30,6 @@ pub(in crate::lua) struct Ended {
     pub(in crate::lua) stderr: Vec<u8>,
 }
 
-/// Ends a whole process group when it is dropped before its leader was waited for.
-struct Group(Option<Pid>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(leader) = self.0 {
-            // All of it may be gone already. The leader is not reaped yet, so the number is still its own.
-            let _ = kill_process_group(leader, Signal::KILL);
-        }
-    }
-}
-
 /// Runs a process to its end. Dropping the future ends the process and all that it started.
 pub(in crate::lua) async fn run(run: Run) -> Result<Ended, String> {
     let name = run.command.to_string_lossy().into_owned();
@@ -55,8 +43,7 @@ pub(in crate::lua) async fn run(run: Run) -> Result<Ended, String> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("exec: cannot run {name}: {error}"))?;
-    let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let mut group = Group(leader);
+    let mut group = Group::of(&child);
     let (stdin, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let work = async {
@@ -76,7 +63,7 @@ pub(in crate::lua) async fn run(run: Run) -> Result<Ended, String> {
                 Some(child.wait().await)
             }
             status = child.wait() => {
-                group.0 = None;
+                group.reaped();
                 // What it left running may hold the outputs open.
                 if let Ok(read) = tokio::time::timeout(LINGER, read).await {
                     read?;
@@ -96,7 +83,7 @@ pub(in crate::lua) async fn run(run: Run) -> Result<Ended, String> {
         Ok(Err(error)) => return Err(format!("exec: {name}: {error}")),
         Err(_) => return Err(format!("exec: {name} took longer than {:?} and was ended", run.timeout)),
     };
-    group.0 = None;
+    group.reaped();
     use std::os::unix::process::ExitStatusExt;
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     Ok(Ended { code, stdout, stderr })

@@ -9,13 +9,14 @@ use hyper::client::conn::http1;
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::lua::limits;
+use crate::roots;
 
 /// What is asked.
 pub(in crate::lua) struct Ask {
@@ -115,24 +116,20 @@ async fn speak(
     }
 }
 
-/// The certificates of this host's store, read once.
+/// TLS as the certificates of this host's store allow it, made once.
 async fn client() -> Result<Arc<ClientConfig>, String> {
     static CLIENT: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     if let Some(client) = CLIENT.get() {
         return Ok(Arc::clone(client));
     }
     let made = tokio::task::spawn_blocking(|| {
-        let found = rustls_native_certs::load_native_certs();
-        let mut roots = RootCertStore::empty();
-        let (added, _) = roots.add_parsable_certificates(found.certs);
-        if added == 0 {
-            return Err("TLS: this host has no root certificates (install ca-certificates)".to_owned());
-        }
+        let roots =
+            roots::trusted().ok_or("TLS: this host has no root certificates (install ca-certificates)")?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let client = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| format!("TLS: {error}"))?;
-        Ok(Arc::new(client.with_root_certificates(roots).with_no_client_auth()))
+        Ok::<_, String>(Arc::new(client.with_root_certificates(roots).with_no_client_auth()))
     });
     let made = made.await.map_err(|error| error.to_string())??;
     Ok(Arc::clone(CLIENT.get_or_init(|| made)))

@@ -1,5 +1,7 @@
 //! Runs every example of `docs/lua.md`, and looks whether every function of the API has one.
 
+mod net;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -9,6 +11,7 @@ use std::time::Duration;
 use flip_core::status::Status;
 use flip_systems::lua::host::{Answer, Line};
 use flip_systems::lua::{Call, Engine, Hook, Host, Log, Plugins, Said, Script, Scripts, Setup};
+use net::ip;
 use serde_json::json;
 
 const PAGE: &str = include_str!("../../docs/lua.md");
@@ -200,23 +203,7 @@ fn the_examples_do_what_the_page_says() {
 
 #[test]
 fn addresses_come_and_go() {
-    if !rustix::process::geteuid().is_root() {
-        assert!(
-            std::env::var_os("FLIP_REQUIRE_ROOT").is_none_or(|v| v != "1"),
-            "FLIP_REQUIRE_ROOT=1, and this is not root"
-        );
-        eprintln!("SKIPPED: needs root (network namespaces)");
-        return;
-    }
-    let ip = |arguments: &str| {
-        let out = std::process::Command::new("ip").args(arguments.split(' ')).output().unwrap();
-        assert!(out.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8(out.stdout).unwrap()
-    };
-    let thread = std::thread::spawn(move || {
-        // SAFETY: unshare concerns the calling thread only, and takes no pointer.
-        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-        assert_eq!(result, 0, "unshare: {}", std::io::Error::last_os_error());
+    net::unshared(|| {
         ip("link set lo up");
         let (mut addresses, _): (Vec<_>, Vec<_>) =
             examples().into_iter().partition(|e| e.code.contains("flip.ip."));
@@ -229,7 +216,4 @@ fn addresses_come_and_go() {
         addresses[0].code = "return pcall(flip.ip.add, '192.0.2.9', 'no0') == false".to_owned();
         run(&addresses);
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }

@@ -1,5 +1,7 @@
 //! The scripts that ship, against a server that plays the cloud's API and records what it got.
 
+mod net;
+
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use std::time::Duration;
 
 use flip_systems::lua::script::{self, Form};
 use flip_systems::lua::{Call, Engine, Hook, Said, Scripts, Setup};
+use net::ip;
 use serde_json::{Value, json};
 
 fn dir() -> PathBuf {
@@ -223,23 +226,7 @@ fn cron_leader_makes_and_removes_its_mark() {
 
 #[test]
 fn addresses_by_script_are_those_of_the_native_handler() {
-    if !rustix::process::geteuid().is_root() {
-        assert!(
-            std::env::var_os("FLIP_REQUIRE_ROOT").is_none_or(|v| v != "1"),
-            "FLIP_REQUIRE_ROOT=1, and this is not root"
-        );
-        eprintln!("SKIPPED: needs root (network namespaces)");
-        return;
-    }
-    let ip = |arguments: &str| {
-        let out = std::process::Command::new("ip").args(arguments.split(' ')).output().unwrap();
-        assert!(out.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8(out.stdout).unwrap()
-    };
-    let thread = std::thread::spawn(move || {
-        // SAFETY: unshare concerns the calling thread only, and takes no pointer.
-        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-        assert_eq!(result, 0, "unshare: {}", std::io::Error::last_os_error());
+    net::unshared(|| {
         ip("link add v0 type veth peer name v1");
         ip("link set v0 up");
         ip("link set v1 up");
@@ -257,7 +244,4 @@ fn addresses_by_script_are_those_of_the_native_handler() {
         let error = run(&engine, "ip_up", Hook::Alive, "10.9.0.5", &json!({"interface": "no0"})).unwrap_err();
         assert!(error.contains("no0"), "{error}");
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }

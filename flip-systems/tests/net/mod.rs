@@ -23,12 +23,22 @@ use tokio::time::timeout;
 pub const V4: &str = "10.9.0.5";
 pub const V6: &str = "2001:db8:9::5";
 
-/// Runs `test` on a thread in a network of its own.
+/// Runs `test` on a thread in a network of its own, with a cable between `v0` and `v1`.
 pub fn in_namespace<F, T>(test: F)
 where
     F: FnOnce() -> T + Send + 'static,
     T: Future<Output = ()>,
 {
+    unshared(|| {
+        ip("link set lo up");
+        cable();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { timeout(Duration::from_secs(30), test()).await.expect("the test hangs") });
+    });
+}
+
+/// Runs `test` on a thread in an empty network of its own.
+pub fn unshared(test: impl FnOnce() + Send + 'static) {
     if !rustix::process::geteuid().is_root() {
         assert!(
             std::env::var_os("FLIP_REQUIRE_ROOT").is_none_or(|v| v != "1"),
@@ -37,14 +47,11 @@ where
         eprintln!("SKIPPED: needs root (network namespaces)");
         return;
     }
-    let thread = std::thread::spawn(|| {
+    let thread = std::thread::spawn(move || {
         // SAFETY: unshare concerns the calling thread only, and takes no pointer.
         let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
         assert_eq!(result, 0, "unshare: {}", std::io::Error::last_os_error());
-        ip("link set lo up");
-        cable();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { timeout(Duration::from_secs(30), test()).await.expect("the test hangs") });
+        test();
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
@@ -57,10 +64,12 @@ pub fn cable() {
     ip("link set v1 up");
 }
 
-pub fn ip(arguments: &str) {
+/// Runs iproute2; what it prints.
+pub fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("iproute2 is installed");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {error}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 pub fn ip_json(arguments: &str) -> Value {

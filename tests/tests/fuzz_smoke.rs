@@ -1,15 +1,24 @@
 //! The fuzz targets without a fuzzer: each runs over its corpus, and over mutations of it drawn from a
-//! fixed seed, for five seconds. `scripts/dev/fuzz` goes deeper.
+//! fixed seed, for `FLIP_FUZZ_SECONDS` (default 5; continuous integration takes 30). `scripts/dev/fuzz` goes
+//! deeper.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 
-/// Six targets, thirty seconds.
-const EACH: Duration = Duration::from_secs(5);
+/// How long each target runs.
+fn span() -> Duration {
+    let seconds = std::env::var("FLIP_FUZZ_SECONDS").ok().map_or(5, |text| {
+        text.parse().unwrap_or_else(|_| panic!("FLIP_FUZZ_SECONDS={text}: expected a number of seconds"))
+    });
+    Duration::from_secs(seconds)
+}
+
 /// Longest input, in bytes.
 const LONGEST: usize = 4096;
 
@@ -61,30 +70,61 @@ fn mutate(corpus: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
     data
 }
 
-#[test]
-fn no_input_breaks_a_target() {
-    std::panic::set_hook(Box::new(|_| {}));
-    let mut failed = Vec::new();
-    for (name, target) in targets::TARGETS {
-        let corpus = corpus(name);
-        assert!(!corpus.is_empty(), "{name} has no corpus");
-        let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
-        let (start, mut runs) = (Instant::now(), 0);
-        let mut inputs = corpus.clone().into_iter();
-        while start.elapsed() < EACH {
-            let data = inputs.next().unwrap_or_else(|| mutate(&corpus, &mut dice));
-            runs += 1;
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target(&data))) {
-                let what = panic.downcast_ref::<String>().cloned();
-                let what = what.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-                let hex: String = data.iter().map(|byte| format!("{byte:02x}")).collect();
-                failed.push(format!("{name}, run {runs}: {}\n{hex}", what.unwrap_or_default()));
-                break;
-            }
-        }
-        println!("{name}: {runs} inputs");
-        assert!(runs > corpus.len(), "{name}: only {runs} inputs in {EACH:?}");
-    }
-    drop(std::panic::take_hook());
-    assert!(failed.is_empty(), "{}", failed.join("\n"));
+thread_local! {
+    /// What a target's panic says is in the test's own message, with the input.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
 }
+
+fn quietly(run: impl FnOnce()) -> std::thread::Result<()> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                loud(info);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    QUIET.set(false);
+    result
+}
+
+fn no_input_breaks(name: &str) {
+    let (_, target) = targets::TARGETS.iter().find(|(known, _)| *known == name).expect("a target");
+    let corpus = corpus(name);
+    assert!(!corpus.is_empty(), "{name} has no corpus");
+    let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
+    let (start, span, mut runs) = (Instant::now(), span(), 0);
+    let mut inputs = corpus.clone().into_iter();
+    while start.elapsed() < span {
+        let data = inputs.next().unwrap_or_else(|| mutate(&corpus, &mut dice));
+        runs += 1;
+        if let Err(panic) = quietly(|| target(&data)) {
+            let what = panic.downcast_ref::<String>().cloned();
+            let what = what.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            let hex: String = data.iter().map(|byte| format!("{byte:02x}")).collect();
+            panic!("{name}, run {runs}: {}\n{hex}", what.unwrap_or_default());
+        }
+    }
+    println!("{name}: {runs} inputs");
+    assert!(runs > corpus.len(), "{name}: only {runs} inputs in {span:?}");
+}
+
+macro_rules! smoke {
+    ($($target:ident)*) => {
+        $(#[test]
+        fn $target() {
+            no_input_breaks(stringify!($target));
+        })*
+
+        #[test]
+        fn every_target_is_here() {
+            let here = [$(stringify!($target)),*];
+            assert_eq!(targets::TARGETS.map(|(name, _)| name), here);
+        }
+    };
+}
+
+smoke!(packet body frame config state_file item_values);

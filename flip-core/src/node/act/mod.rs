@@ -167,6 +167,11 @@ impl Items {
         self.queue.look_at_all();
     }
 
+    /// An item is to be looked at again.
+    pub(in crate::node) fn look_at(&mut self, at: ItemRef) {
+        self.queue.look_at(at);
+    }
+
     /// The items that are not in standby here.
     pub(in crate::node) fn held(&self, config: &Config) -> BTreeMap<ItemId, (ItemState, Time)> {
         self.each()

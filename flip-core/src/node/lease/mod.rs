@@ -232,6 +232,10 @@ impl Node {
             let may = self.may_hold(at, now);
             self.note_held(position, may);
             let state = self.item_state(at).0;
+            if state == ItemState::Standby && may {
+                // It waited for other hooks, and meanwhile for its lease to be renewed.
+                self.items.look_at(at);
+            }
             if !matches!(state, ItemState::Active | ItemState::Acquiring) {
                 continue;
             }

@@ -253,7 +253,7 @@ impl World {
     /// P1: nobody votes who has not been in contact with a quorum since it suspects the subject.
     fn check_own_contact(&mut self, host: usize, server: usize) {
         // Exception X4: a pause that no clock of the host knows of.
-        if self.hosts[host].excuse.is_some_and(|(until, by)| by == "X4" && until >= self.now) {
+        if self.hosts[host].unaware_until.is_some_and(|until| until >= self.now) {
             return;
         }
         let opened = self.checker.opened.get(&(host, server)).copied().unwrap_or(self.now);
@@ -388,7 +388,7 @@ impl World {
     /// P5: nothing is taken by somebody who cannot have seen a quorum.
     fn check_contact(&mut self, index: usize, item: usize) {
         let host = &self.hosts[index];
-        if host.excuse.is_some_and(|(until, by)| by == "X4" && until >= self.now) {
+        if host.unaware_until.is_some_and(|until| until >= self.now) {
             return;
         }
         if !self.checker.all_probe {

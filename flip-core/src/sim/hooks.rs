@@ -102,8 +102,7 @@ impl World {
             return;
         }
         if host.asleep.is_some() {
-            let at = self.now + Duration::from_millis(50);
-            self.queue.push(at, Happening::Effect { host: index, id, item, up });
+            self.hosts[index].held_up.push((id, item, up));
         } else if up {
             self.install(index, item, None);
             // Nobody is there to take it down again.

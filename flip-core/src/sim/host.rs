@@ -80,6 +80,10 @@ pub(super) struct Host {
     pub(super) refreshed: VecDeque<(u64, Vec<usize>)>,
     /// Time asleep that the daemon has not been told.
     pub(super) slept: Option<Duration>,
+    /// Until when it may act on what it believed before a pause that none of its clocks knows of (exception X4).
+    pub(super) unaware_until: Option<Time>,
+    /// What programs do once the machine runs again, in order: hook, item, whether it comes.
+    pub(super) held_up: Vec<((u64, u64), usize, bool)>,
     /// The earliest wake-up that is planned.
     pub(super) wake_at: Option<Time>,
     /// Where the next system call stops, and for how long.
@@ -151,6 +155,8 @@ impl Host {
             doing: None,
             refreshed: VecDeque::new(),
             slept: None,
+            unaware_until: None,
+            held_up: Vec::new(),
             wake_at: None,
             trap: None,
             addresses: vec![None; items],

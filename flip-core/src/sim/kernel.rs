@@ -130,6 +130,7 @@ impl World {
         } else if sleep.hidden {
             host.clock.lose(now, slept);
             // Exception X4: no clock of this machine knows of the pause.
+            self.hosts[index].unaware_until = Some(now + self.lease + LATENESS);
             self.excuse(index, self.lease + LATENESS, "X4");
         } else {
             let known = host.clock.local(now).since(host.clock.local(sleep.since));
@@ -163,6 +164,10 @@ impl World {
             self.hosts[index].kept_down = Some(token);
             let at = now + Duration::from_millis(300);
             self.queue.push(at, Happening::Start { host: index, token });
+        }
+        // Programs run on before their daemon hears that they have ended.
+        for (id, item, up) in std::mem::take(&mut self.hosts[index].held_up) {
+            self.effect(index, id, item, up);
         }
         self.pump(index);
     }

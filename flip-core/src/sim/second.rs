@@ -29,6 +29,8 @@ pub(super) struct Second {
     server: usize,
     addr: SocketAddr,
     since: Time,
+    /// Who had heard of the first one just before.
+    known_by: Vec<usize>,
     /// None when it is over.
     node: Option<Box<Node>>,
     /// Somebody said that there are two, and where.
@@ -59,7 +61,14 @@ impl World {
         }
         self.note(None, || format!("a second daemon runs as n{server}, at {addr}"));
         let since = self.now;
-        self.seconds.push(Second { host, server, addr, since, node: Some(node), said: false });
+        // In large clusters not everybody hears everybody, and gossip tells.
+        let known_by = (0..self.hosts.len())
+            .filter(|other| match self.hosts[*other].heard.get(server) {
+                Some(heard) => heard.is_some_and(|at| since.since(at) < KNOWN_AFTER),
+                None => true,
+            })
+            .collect();
+        self.seconds.push(Second { host, server, addr, since, known_by, node: Some(node), said: false });
         self.queue.push(self.now + REFUSED_WITHIN, Happening::JudgeSecond(number));
         self.feed_second(number, Input::Timeout);
     }
@@ -157,10 +166,11 @@ impl World {
         }
     }
 
-    /// Whether somebody is in reach of a second daemon.
+    /// Whether somebody is in reach of a second daemon who knows that there is a first one. Who has not heard of
+    /// that one for a while, across a cut or under another key, cannot tell.
     fn is_told(&self, number: usize) -> bool {
-        let Second { host, server, since, .. } = self.seconds[number];
-        (0..self.hosts.len()).any(|other| {
+        let Second { host, server, since, ref known_by, .. } = self.seconds[number];
+        known_by.iter().any(|&other| {
             other != server
                 && self.hosts[other].healthy_since.is_some_and(|at| at <= since)
                 && self.checker.runs_since(other).is_some_and(|at| since.since(at) >= KNOWN_AFTER)

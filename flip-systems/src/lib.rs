@@ -88,6 +88,7 @@
 //!   [`Systems::observe`] and [`Systems::drift`] tell it what is really there.
 //! - [`ip`] puts virtual addresses on interfaces over netlink and announces them by ARP and NDP.
 //! - [`lua`] runs scripts as hooks, each call in a closed state of its own, on threads of their own.
+//! - [`privileges`] gives up what a daemon does not need of root's powers.
 //! - [`memory`] remembers what is up and touches nothing, for demonstrations and tests.
 //! - [`UdpPort`] sends and receives datagrams, and hears that nobody listens at the other end.
 //! - [`stream`] exchanges frames over TCP, for what is too long for a datagram.
@@ -112,6 +113,7 @@ pub mod lua;
 pub mod memory;
 mod netlink;
 pub mod post;
+pub mod privileges;
 mod roots;
 pub mod stream;
 #[expect(unsafe_code, reason = "the system calls that no safe crate wraps; each call has its proof")]

@@ -281,9 +281,7 @@ impl Systems {
     /// # Errors
     /// As [`Systems::open`].
     pub fn open_with(registry: &Registry, config: &Config) -> Result<Self, OpenError> {
-        let my_host = config.my().addr.ip();
-        let siblings =
-            config.servers[..config.me].iter().filter(|server| server.addr.ip() == my_host).count();
+        let siblings = config.siblings();
         let mut posts = BTreeMap::new();
         let mut assigned: BTreeMap<usize, Vec<Assigned<'_>>> = BTreeMap::new();
         let mut systems: BTreeMap<usize, (Arc<dyn System>, usize)> = BTreeMap::new();

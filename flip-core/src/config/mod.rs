@@ -5,8 +5,8 @@
 //!
 //! [`load`] takes a text through these steps, and every step reports all it finds with its place:
 //! `raw` (JSON with places; `syntax` when it is none) → `written` (types and ranges of single values) →
-//! `resolve` (references, defaults, merged settings; `handlers`, `hooks`, `ip`, `policy`, `checks` and `key` for their
-//! parts) →
+//! `resolve` (references, defaults, merged settings; `handlers`, `hooks`, `ip`, `policy`, `checks`, `privileges` and `key`
+//! for their parts) →
 //! [`Config`].
 
 pub mod bounds;
@@ -19,6 +19,7 @@ mod ip;
 mod key;
 mod nearest;
 mod policy;
+pub mod privileges;
 mod problem;
 mod raw;
 mod read;
@@ -38,6 +39,7 @@ use std::time::Duration;
 pub use checks::{Check, CheckKind, WhenAllFail};
 pub use hooks::{Hooks, OnExit};
 pub use ip::parse_vip;
+pub use privileges::{Capability, Keep, Privileges};
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
 pub use scripts::{LuaConfig, Script, ScriptFound, ScriptNames, script_names};
@@ -80,6 +82,8 @@ pub struct Config {
     pub witness: Option<IpAddr>,
     /// What scripts may use, and which plugins run.
     pub lua: LuaConfig,
+    /// As whom the daemon runs and what it keeps (`user`, `privileges`).
+    pub privileges: Privileges,
 }
 
 /// The default of `lease`.
@@ -315,6 +319,13 @@ impl Config {
     #[must_use]
     pub fn my(&self) -> &Server {
         &self.servers[self.me]
+    }
+
+    /// How many servers before this one in the list have its IP address, and so share its host.
+    #[must_use]
+    pub fn siblings(&self) -> usize {
+        let host = self.my().addr.ip();
+        self.servers[..self.me].iter().filter(|server| server.addr.ip() == host).count()
     }
 
     /// Who votes when the config names nobody.

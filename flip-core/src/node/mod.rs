@@ -17,6 +17,7 @@ mod keys;
 mod lease;
 mod marks;
 mod probing;
+mod ready;
 mod receive;
 mod report;
 mod sessions;
@@ -346,6 +347,12 @@ impl Node {
     #[must_use]
     pub const fn view(&self) -> &View {
         &self.view
+    }
+
+    /// True since it was asked to leave.
+    #[must_use]
+    pub const fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
     }
 
     /// True when this node sees enough live voters to take items.

@@ -210,7 +210,7 @@ impl Drive {
 
     /// When something is due.
     fn next(&self) -> Option<Time> {
-        [self.node.poll_timeout(), self.deadline()].into_iter().flatten().min()
+        [self.node.poll_timeout(), self.deadline(), self.program.due()].into_iter().flatten().min()
     }
 
     /// When a goodbye has taken too long.
@@ -252,7 +252,9 @@ impl Drive {
         match &self.picture {
             Some((at, status)) if asker == Asker::Script && now.since(*at) < FRESH => Arc::clone(status),
             _ => {
-                let status = Arc::new(self.node.status(now));
+                let mut status = self.node.status(now);
+                self.program.picture(&mut status);
+                let status = Arc::new(status);
                 self.picture = Some((now, Arc::clone(&status)));
                 status
             }

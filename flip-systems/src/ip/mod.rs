@@ -26,6 +26,7 @@ mod address;
 mod lifetime;
 mod loose;
 mod monitor;
+mod release;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,6 +51,7 @@ pub use self::address::PROTOCOL;
 use self::address::{Bound, Maker};
 use self::lifetime::Installed;
 pub(crate) use self::loose::Loose;
+pub use self::release::{Removed, release};
 use self::monitor::Monitor;
 use crate::interfaces::{Link, address_of, missing};
 use crate::netlink::{Netlink, messages};

@@ -54,6 +54,7 @@ fn config(handlers: &[(&str, &str)]) -> Config {
         lease: LEASE,
         witness: None,
         lua: Default::default(),
+        privileges: Default::default(),
     }
 }
 

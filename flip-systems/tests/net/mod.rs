@@ -137,6 +137,7 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
         lease: LEASE,
         witness: None,
         lua: Default::default(),
+        privileges: Default::default(),
     }
 }
 

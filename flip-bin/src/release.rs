@@ -33,7 +33,10 @@ pub fn run(args: &ReleaseArgs) -> Outcome {
             // somebody has mended the config. No daemon runs with it either.
             Err(Refused(text)) => {
                 writeln!(io::stderr(), "{text}")?;
-                writeln!(io::stderr(), "warning: the config cannot be used: releasing for every daemon of flip")?;
+                writeln!(
+                    io::stderr(),
+                    "warning: the config cannot be used: releasing for every daemon of flip"
+                )?;
             }
         }
     }
@@ -82,7 +85,8 @@ fn runs(what: &str) -> Failure {
 /// The folders of all servers whose daemons ever used this state dir.
 fn every_server(state_dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(state_dir).into_iter().flatten().flatten();
-    let mut dirs: Vec<_> = entries.map(|entry| entry.path()).filter(|dir| dir.join("lock").exists()).collect();
+    let mut dirs: Vec<_> =
+        entries.map(|entry| entry.path()).filter(|dir| dir.join("lock").exists()).collect();
     dirs.sort();
     dirs
 }

@@ -238,7 +238,7 @@ fn what_is_wrong_with_the_user_is_said_with_its_remedy() {
         let config = json!({ "user": user, "servers": { "a": { "ip": "127.0.0.1" } } });
         fs::write(&file, config.to_string()).unwrap();
         let mut command = Command::new(flip());
-        command.arg("--config").arg(&file).arg("--state-dir").arg(dir.join("state"));
+        command.arg("--config").arg(&file).args(["--id", "a", "--state-dir"]).arg(dir.join("state"));
         let out = command.stdin(Stdio::null()).output().unwrap();
         (out.status.code(), String::from_utf8(out.stderr).unwrap())
     };

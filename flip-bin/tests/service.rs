@@ -132,7 +132,10 @@ fn who_finds_nobody_says_so_and_keeps_no_machine_from_booting() {
     let ready = started.elapsed();
     // It has looked for the others: servers that were never seen are given a second.
     assert!(ready >= Duration::from_secs(1), "ready after {ready:?}");
-    assert!(words.contains(&"STATUS=holds 0 items; 1 of 3 servers up, NO QUORUM (needs 2)".to_owned()), "{words:?}");
+    assert!(
+        words.contains(&"STATUS=holds 0 items; 1 of 3 servers up, NO QUORUM (needs 2)".to_owned()),
+        "{words:?}"
+    );
 }
 
 fn unit() -> PathBuf {

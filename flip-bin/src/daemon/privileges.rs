@@ -46,7 +46,9 @@ pub fn log(status: &PrivilegeStatus) {
         Some(why) if capabilities.len() > 4 => {
             tracing::info!(%user, "kept all privileges, because {why}");
         }
-        _ => tracing::info!(%user, capabilities = %capabilities.join(" "), no_new_privileges, "privileges kept"),
+        _ => {
+            tracing::info!(%user, capabilities = %capabilities.join(" "), no_new_privileges, "privileges kept")
+        }
     }
 }
 

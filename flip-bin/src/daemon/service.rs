@@ -113,7 +113,9 @@ mod tests {
         let hidden = format!("flip-test-{}", std::process::id());
         let by_path = UnixDatagram::bind(&path).unwrap();
         let by_name = SocketAddr::from_abstract_name(&hidden).and_then(|at| UnixDatagram::bind_addr(&at));
-        for (socket, name) in [(by_path, path.into_os_string()), (by_name.unwrap(), format!("@{hidden}").into())] {
+        for (socket, name) in
+            [(by_path, path.into_os_string()), (by_name.unwrap(), format!("@{hidden}").into())]
+        {
             let mut service = Service::open(&name, None).unwrap();
             service.tell(&[
                 Notice::Ready,

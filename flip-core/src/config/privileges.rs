@@ -190,8 +190,7 @@ pub(super) fn read(fields: &Fields, problems: &mut Problems) -> WrittenPrivilege
     let user = fields.get("user").and_then(|node| read_user(node, problems));
     let keep = fields.get("privileges").and_then(|node| node.one_of(&Keep::NAMES, problems));
     if let (Some(user), Some(keep)) = (&user, keep.as_ref().filter(|keep| keep.value == Keep::All)) {
-        let message =
-            format!("the daemon becomes `{}`, which has no privileges to keep", clip(&user.value));
+        let message = format!("the daemon becomes `{}`, which has no privileges to keep", clip(&user.value));
         problems.error_help(&keep.at, message, "remove `user`, or set \"privileges\": \"least\"");
     }
     WrittenPrivileges { user, keep }

@@ -22,7 +22,8 @@ fn plan(keys: &str, systems: &str, id: &str) -> Plan {
     loaded.unwrap_or_else(|problems| panic!("{}", render(&problems))).config.privilege_plan()
 }
 
-const IP: &str = r#""alive": "ip_up", "down": "ip_down", "config": {"interface": "eth0"}, "data": ["10.0.0.9"]"#;
+const IP: &str =
+    r#""alive": "ip_up", "down": "ip_down", "config": {"interface": "eth0"}, "data": ["10.0.0.9"]"#;
 const MEMORY: &str = r#""alive": "memory_up", "down": "memory_down", "data": ["x"]"#;
 const SCRIPT: &str = r#""alive": "job_up", "down": "job_down", "data": ["x"]"#;
 
@@ -53,8 +54,14 @@ fn what_runs_programs_of_others_is_named() {
     let table = [
         (SCRIPT.to_owned(), Some("system s runs the script job_up")),
         (format!(r#"{MEMORY}, "post": "after""#), Some("system s runs the script after")),
-        (check(r#""type": "exec", "command": "/bin/true""#), Some("a health check of system s runs /bin/true")),
-        (check(r#""type": "lua", "script": "look""#), Some("a health check of system s runs the script look")),
+        (
+            check(r#""type": "exec", "command": "/bin/true""#),
+            Some("a health check of system s runs /bin/true"),
+        ),
+        (
+            check(r#""type": "lua", "script": "look""#),
+            Some("a health check of system s runs the script look"),
+        ),
         (check(r#""type": "tcp", "host": "10.0.0.1", "port": 80"#), None),
         (IP.to_owned(), None),
     ];

@@ -102,6 +102,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod bus;
 pub mod check;
 pub mod clock;
 mod entropy;
@@ -115,6 +116,7 @@ mod netlink;
 pub mod post;
 pub mod privileges;
 mod roots;
+mod sockdiag;
 pub mod stream;
 #[expect(unsafe_code, reason = "the system calls that no safe crate wraps; each call has its proof")]
 mod sys;
@@ -122,6 +124,7 @@ pub mod system;
 pub mod udp;
 pub mod witness;
 
+pub use bus::{Bus, Said, topic};
 pub use check::{Checks, Scripts};
 pub use entropy::entropy;
 pub use flip::{Flip, Handle};

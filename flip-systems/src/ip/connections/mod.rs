@@ -154,6 +154,7 @@ impl Connections {
     /// Another server said something about [`topic::CONNECTIONS`].
     pub(super) fn heard(&self, from: usize, data: &[u8]) {
         let Some(page) = Page::read(data).filter(|page| self.is_shared(page.address)) else { return };
+        tracing::debug!(address = %page.address, clients = page.clients.len(), from, "heard who is connected");
         lock(&self.0.table).hear(from, page, clock::now());
     }
 

@@ -114,7 +114,7 @@ mod tests {
     fn lists_are_told_when_they_differ_and_again_after_a_while() {
         let mut shares = Shares::new(7);
         let at = |seconds: u64| Time::from_millis(seconds * 1000);
-        assert_eq!(shares.look(here(&[(1, 2), (2, 0)]), at(0)), []);
+        assert!(shares.look(here(&[(1, 2), (2, 0)]), at(0)).is_empty());
         assert_eq!(said(&mut shares), [(address(1), 1, 2), (address(2), 1, 0)]);
         shares.look(here(&[(1, 2), (2, 0)]), at(2));
         assert_eq!(said(&mut shares), []);
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(shares.look(many.clone(), Time::ZERO), [address(1)]);
         let told: usize = said(&mut shares).iter().map(|(.., count)| count).sum();
         assert_eq!(told, CONNECTIONS * 2);
-        assert_eq!(shares.look(many, Time::from_millis(60_000)), []);
+        assert!(shares.look(many, Time::from_millis(60_000)).is_empty());
     }
 
     #[test]

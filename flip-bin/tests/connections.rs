@@ -172,7 +172,11 @@ fn with_kill_connections_a_planned_move_resets_clients_at_once() {
         let (other, _) = connect(&cluster, host_ip(Who::Host(0)).into());
         drain(&cluster, 0);
         assert_eq!(learns(&client, LIMIT), Some(ErrorKind::ConnectionReset), "{address}");
-        assert_eq!(learns(&served, LIMIT), Some(ErrorKind::ConnectionAborted), "the service's end of {address}");
+        assert_eq!(
+            learns(&served, LIMIT),
+            Some(ErrorKind::ConnectionAborted),
+            "the service's end of {address}"
+        );
         cluster.wait_settled(LIMIT).unwrap();
         let (_, greeted) = connect(&cluster, address);
         assert_ne!(greeted, 0, "{address}");

@@ -240,7 +240,10 @@ fn filter(addresses: &[IpAddr], end: End) -> Vec<u8> {
         let no = u16::try_from(length + 4).unwrap_or(u16::MAX);
         one.extend([*code, u8::try_from(length).unwrap_or(u8::MAX)]);
         one.extend(no.to_ne_bytes());
-        one.extend([u8::try_from(family).unwrap_or_default(), u8::try_from(octets.len() * 8).unwrap_or(u8::MAX)]);
+        one.extend([
+            u8::try_from(family).unwrap_or_default(),
+            u8::try_from(octets.len() * 8).unwrap_or(u8::MAX),
+        ]);
         one.extend([0; 2]);
         // Any port.
         one.extend((-1i32).to_ne_bytes());
@@ -265,7 +268,9 @@ fn read(body: &[u8]) -> Option<Found> {
     let address = |at: usize| -> Option<IpAddr> {
         match i32::from(family) {
             libc::AF_INET => Some(Ipv4Addr::from(*id[at..].first_chunk::<4>()?).into()),
-            libc::AF_INET6 => Some(IpAddr::from(Ipv6Addr::from(*id[at..].first_chunk::<16>()?)).to_canonical()),
+            libc::AF_INET6 => {
+                Some(IpAddr::from(Ipv6Addr::from(*id[at..].first_chunk::<16>()?)).to_canonical())
+            }
             _ => None,
         }
     };

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 pub use checks::{Check, CheckKind, WhenAllFail};
 pub use hooks::{Hooks, OnExit};
-pub use ip::parse_vip;
+pub use ip::{AUTO, Interface, IpItem, IpPart, parse_vip};
 pub use privileges::{Capability, Keep, Privileges};
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
@@ -52,7 +52,11 @@ use crate::id::{CheckRef, ItemId, ShortId};
 pub const HANDLERS: [(&str, &str); 2] = [("ip_up", "ip_down"), ("memory_up", "memory_down")];
 
 /// The settings that an ip system reads from its `config`.
-pub const IP_CONFIG_KEYS: [&str; 1] = ["interface"];
+pub const IP_CONFIG_KEYS: [&str; 3] = ["interface", IP_KILL_CONNECTIONS, IP_TICKLE];
+/// The setting of an ip system that ends TCP connections to an address before it leaves; `true` or `false`.
+pub const IP_KILL_CONNECTIONS: &str = "kill_connections";
+/// The setting of an ip system that lets the clients of an address's former holder know; `true` or `false`.
+pub const IP_TICKLE: &str = "tickle";
 
 /// A cluster as one node sees it: everything that the rules need to know, nothing to be validated.
 #[derive(Clone, Debug)]
@@ -170,10 +174,12 @@ impl Release {
 /// One entry of a system's `data`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// The text in the config.
+    /// What it is called: its `name` or the text in the config; of a group without a name, its first address.
     pub name: String,
     /// Its cluster-wide id.
     pub id: ItemId,
+    /// Position of the server that is its home by wish (`prefer`).
+    pub prefer: Option<usize>,
     /// The system's `isolated`, or its own.
     pub isolated: Isolated,
     /// What tells whether a server is fit to hold this item, beside the checks of its system.
@@ -182,6 +188,32 @@ pub struct Item {
     pub when_all_fail: WhenAllFail,
     /// The whole entry where it is an object that says more than its name: settings for its hooks.
     pub own: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Its addresses, in an ip system.
+    pub ip: Option<IpItem>,
+}
+
+impl Item {
+    /// An item that says nothing but its name.
+    #[must_use]
+    pub fn plain(system: &str, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            id: ItemId::of(system, name),
+            prefer: None,
+            isolated: Isolated::default(),
+            checks: Vec::new(),
+            when_all_fail: WhenAllFail::default(),
+            own: None,
+            ip: None,
+        }
+    }
+
+    /// Whether people who say `text` mean this item: by its name, or by one of its addresses.
+    #[must_use]
+    pub fn is_called(&self, text: &str) -> bool {
+        let has = |ip: &IpItem| parse_vip(text).is_ok_and(|net| ip.has(net.addr()));
+        self.name == text || self.ip.as_ref().is_some_and(has)
+    }
 }
 
 /// How the items of a system are placed.

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use flip_core::config::{IP_KILL_CONNECTIONS, IP_TICKLE};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::AbortHandle;
@@ -35,7 +36,7 @@ use self::table::Table;
 use crate::bus::{Bus, topic};
 use crate::clock;
 use crate::sockdiag::{self, End, Found, SockDiag};
-use crate::system::capability_missing;
+use crate::system::{Assigned, capability_missing};
 
 /// When a client is told, and by which number: one of the two is out of place whatever the client expects. The
 /// first may come before the neighbours know the new holder.
@@ -53,6 +54,23 @@ pub(super) struct Wanted {
     pub(super) kill: BTreeSet<IpAddr>,
     /// Those with `tickle`.
     pub(super) tickle: BTreeSet<IpAddr>,
+}
+
+/// What the settings of these systems want.
+pub(super) fn wanted(systems: &[Assigned<'_>]) -> Wanted {
+    let mut wanted = Wanted::default();
+    for Assigned { system, .. } in systems {
+        let says = |key| system.config.get(key).and_then(serde_json::Value::as_bool) == Some(true);
+        let ips = system.items.iter().filter_map(|item| item.ip.as_ref());
+        let addresses: BTreeSet<_> = ips.flat_map(|ip| &ip.parts).map(|part| part.net.addr()).collect();
+        if says(IP_KILL_CONNECTIONS) {
+            wanted.kill.extend(&addresses);
+        }
+        if says(IP_TICKLE) {
+            wanted.tickle.extend(&addresses);
+        }
+    }
+    wanted
 }
 
 /// The connections of all addresses of one daemon.

@@ -95,7 +95,8 @@ impl Page {
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let (header, mut rest) = bytes.split_first_chunk::<HEADER>()?;
         let [FORMAT, family, page, pages, ..] = *header else { return None };
-        let number = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let number =
+            |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let ip = |rest: &mut &[u8]| -> Option<IpAddr> {
             match family {
                 4 => {

@@ -229,6 +229,30 @@ fn a_daemon_that_touches_nothing_keeps_nothing_and_says_so() {
 }
 
 #[test]
+fn a_port_for_the_privileged_is_named_with_its_remedy() {
+    if !root_or_skip("a_port_for_the_privileged_is_named_with_its_remedy") {
+        return;
+    }
+    let lab = Lab::new(1).unwrap();
+    let dir = open_dir();
+    let file = dir.path().join("cluster.json");
+    let config = json!({ "servers": { "a": { "ip": host_ip(Who::Host(0)), "port": 1022 } } });
+    fs::write(&file, config.to_string()).unwrap();
+    let mut command = lab.command(Who::Host(0), "setpriv").unwrap();
+    command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]).arg(flip());
+    command.arg("--config").arg(&file).args(["--id", "a", "--state-dir"]).arg(dir.path().join("state"));
+    let log = fs::File::create(dir.path().join("log")).unwrap();
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    let Ok(mut daemon) = lab.spawn(command) else {
+        eprintln!("SKIPPED a_port_for_the_privileged_is_named_with_its_remedy: needs setpriv");
+        return;
+    };
+    assert_eq!(daemon.wait(LIMIT).unwrap().code(), Some(1));
+    let log = fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(log.contains("below 1024") && log.contains("AmbientCapabilities=CAP_NET_BIND_SERVICE"), "{log}");
+}
+
+#[test]
 fn what_is_wrong_with_the_user_is_said_with_its_remedy() {
     if !root_or_skip("what_is_wrong_with_the_user_is_said_with_its_remedy") {
         return;

@@ -25,7 +25,7 @@ const URGENT: Duration = Duration::from_millis(50);
 /// Below this a port is for the privileged, unless `net.ipv4.ip_unprivileged_port_start` says otherwise.
 const PRIVILEGED_PORTS: u16 = 1024;
 
-/// What the config says of the daemon's privileges.
+/// What the config says of the daemon's privileges. A program that embeds a node sees to its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Privileges {
     /// Name or number of the user that the daemon becomes (`user`); none to stay.

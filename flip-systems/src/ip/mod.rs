@@ -307,7 +307,7 @@ impl World {
         let task = tokio::spawn(monitor.run(Arc::downgrade(&world)));
         // The cells are fresh, so this can't fail.
         drop(world.monitor.set(task.abort_handle()));
-        if let Some(connections) = world.connections.clone() {
+        if let Some(connections) = world.connections.clone().filter(Connections::shares) {
             let mut life = [0; 4];
             crate::entropy(&mut life).map_err(kernel("get random bytes"))?;
             let weak = Arc::downgrade(&world);

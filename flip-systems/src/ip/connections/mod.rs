@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use flip_core::config::{IP_KILL_CONNECTIONS, IP_TICKLE};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use self::page::{Client, Page};
@@ -42,7 +43,7 @@ use crate::system::{Assigned, capability_missing};
 /// first may come before the neighbours know the new holder.
 const ROUNDS: [(Duration, u32); 3] =
     [(Duration::ZERO, 0), (Duration::from_secs(1), 1 << 31), (Duration::from_secs(3), 0)];
-/// Clients that are told at once, and the pause after them: 2,000 a second.
+/// Clients that are told at once, and the pause after them: 2,000 a second, of all addresses together.
 const BURST: (usize, Duration) = (20, Duration::from_millis(10));
 /// How often what connects meanwhile is looked for again.
 const KILL_ROUNDS: usize = 3;
@@ -85,6 +86,8 @@ struct Inner {
     /// IPv4 and IPv6.
     raw: [Option<Socket>; 2],
     telling: Mutex<BTreeMap<IpAddr, AbortHandle>>,
+    /// Who has it sends.
+    turn: Semaphore,
     /// What was said once.
     said: [AtomicBool; 3],
 }
@@ -117,6 +120,7 @@ impl Connections {
             table: Mutex::default(),
             raw: [None, None],
             telling: Mutex::default(),
+            turn: Semaphore::new(1),
             said: Default::default(),
         };
         match SockDiag::open() {
@@ -134,6 +138,11 @@ impl Connections {
         Some(Self(Arc::new(inner)))
     }
 
+    /// Whether clients of any address are told of.
+    pub(super) fn shares(&self) -> bool {
+        !self.0.wanted.tickle.is_empty()
+    }
+
     /// Whether clients of this address are told of.
     pub(super) fn is_shared(&self, address: IpAddr) -> bool {
         self.0.wanted.tickle.contains(&address)
@@ -147,7 +156,10 @@ impl Connections {
             let Some(addresses) = here() else { return };
             let inner = Arc::clone(&self.0);
             // Many connections take longer to list than the loop may be held up.
-            let listed = tokio::task::spawn_blocking(move || inner.clients(addresses)).await;
+            let listed = match addresses.is_empty() {
+                true => Ok(Some(BTreeMap::new())),
+                false => tokio::task::spawn_blocking(move || inner.clients(addresses)).await,
+            };
             // A list that could not be had is not an empty one.
             if let Ok(Some(lists)) = listed {
                 for address in shares.look(lists, clock::now()) {
@@ -256,6 +268,8 @@ impl Inner {
         for (after, sequence) in ROUNDS {
             tokio::time::sleep_until(start + after).await;
             for some in clients.chunks(BURST.0) {
+                // Of many addresses that come together, one after the other. It is never closed.
+                let _turn = self.turn.acquire().await;
                 some.iter().for_each(|client| self.tickle(address, index, *client, sequence));
                 tokio::time::sleep(BURST.1).await;
             }

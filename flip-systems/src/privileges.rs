@@ -198,6 +198,7 @@ fn set_of(capabilities: &[Capability]) -> CapabilitySet {
         Capability::NetRaw => CapabilitySet::NET_RAW,
         Capability::NetBindService => CapabilitySet::NET_BIND_SERVICE,
         Capability::SysNice => CapabilitySet::SYS_NICE,
+        Capability::DacReadSearch => CapabilitySet::DAC_READ_SEARCH,
     };
     capabilities.iter().map(one).collect()
 }

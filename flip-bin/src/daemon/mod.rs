@@ -64,7 +64,12 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
     }
     privileges::log(&privileges);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let host = Host { dir, privileges, service: service::Service::from_environment()? };
+    // Whoever is to be told may be gone; what the daemon holds matters more.
+    let service = service::Service::from_environment().unwrap_or_else(|error| {
+        tracing::warn!("{error:#}; running without");
+        None
+    });
+    let host = Host { dir, privileges, service };
     let result = runtime.block_on(start(args, Arc::new(config), scripts, host));
     // Tasks that still run are dropped, and the last lines of the log written.
     runtime.shutdown_background();

@@ -63,6 +63,8 @@ pub enum Capability {
     NetBindService,
     /// Real-time priority.
     SysNice,
+    /// Reading what belongs to others.
+    DacReadSearch,
 }
 
 impl fmt::Display for Capability {
@@ -72,6 +74,7 @@ impl fmt::Display for Capability {
             Self::NetRaw => "CAP_NET_RAW",
             Self::NetBindService => "CAP_NET_BIND_SERVICE",
             Self::SysNice => "CAP_SYS_NICE",
+            Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
         })
     }
 }
@@ -104,7 +107,7 @@ impl Config {
             Keep::Least => false,
             Keep::All => true,
         };
-        let keep = (!all).then(|| self.needed());
+        let keep = (!all).then(|| self.needed(user.is_none()));
         let pass_on = match (&keep, &programs) {
             (Some(keep), Some(_)) => {
                 let network = |one: &&Capability| matches!(one, Capability::NetAdmin | Capability::NetRaw);
@@ -121,18 +124,21 @@ impl Config {
         self.timing.probe_interval <= URGENT
     }
 
-    /// What this server's daemon cannot do without, ascending.
-    fn needed(&self) -> Vec<Capability> {
+    /// What this server's daemon cannot do without, ascending. Whether it stays root: then it reads the files that
+    /// checks name whoever owns them, as root always did; another user reads its own.
+    fn needed(&self, root: bool) -> Vec<Capability> {
         let ip = self.my_systems().any(|system| system.alive == HANDLERS[0].0);
         // Scripts handle addresses by `flip.address`.
         let addresses = ip || self.script().is_some();
         let pings = self.witness.is_some()
             || self.my_checks().any(|(_, check)| matches!(check.kind, CheckKind::Ping { .. }));
+        let files = self.my_checks().any(|(_, check)| check.kind.names_file());
         [
             (addresses, Capability::NetAdmin),
             (addresses || pings, Capability::NetRaw),
             (self.my().addr.port() < PRIVILEGED_PORTS, Capability::NetBindService),
             (self.is_urgent(), Capability::SysNice),
+            (root && files, Capability::DacReadSearch),
         ]
         .into_iter()
         .filter_map(|(needed, one)| needed.then_some(one))

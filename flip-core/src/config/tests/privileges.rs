@@ -97,6 +97,13 @@ fn the_table_of_the_module_holds() {
         assert_eq!((plan.keep.as_deref(), &plan.pass_on[..]), (kept, passed), "{case}");
         assert_eq!(plan.no_new_privileges, no_new, "{case}");
     }
+    // Root reads the files that checks name whoever owns them; another user its own.
+    let check = format!(
+        r#"{MEMORY}, "checks": [{{"type": "postgres", "user": "flip", "password_file": "/etc/flip/password"}}]"#
+    );
+    for (user, keep) in [("", &[Capability::DacReadSearch][..]), (r#""user": "flip","#, &[])] {
+        assert_eq!(plan(user, &check, "a").keep.as_deref(), Some(keep), "{user}");
+    }
     // Real-time priority and low ports are the daemon's alone.
     let plan = plan(r#""privileges": "least", "profile": "turbo","#, SCRIPT, "low");
     assert_eq!(plan.keep.as_deref(), Some(&[NetAdmin, NetRaw, NetBindService, SysNice][..]));

@@ -19,7 +19,6 @@ const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_DUMP_INTR: u16 = 0x10;
 const HEADER: usize = 16;
 
 /// Operations of a filter, and the attribute that carries it (linux/inet_diag.h).
@@ -134,7 +133,7 @@ impl SockDiag {
         self.send(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, &body)?;
         loop {
             self.receive()?;
-            for Message { kind, sequence, body, .. } in messages(&self.buffer) {
+            for Message { kind, sequence, body } in messages(&self.buffer) {
                 if sequence == self.sequence && kind == NLMSG_ERROR {
                     return match code(body) {
                         0 | libc::ENOENT | libc::ESTALE => Ok(()),
@@ -149,16 +148,17 @@ impl SockDiag {
         self.send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, body)?;
         loop {
             self.receive()?;
-            for Message { kind, flags, sequence, body } in messages(&self.buffer) {
+            for Message { kind, sequence, body } in messages(&self.buffer) {
                 if sequence != self.sequence {
                     continue;
                 }
                 match kind {
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => return Err(io::Error::from_raw_os_error(code(body))),
+                    // A listing that failed in the middle ends with an error as well.
+                    NLMSG_DONE if code(body) <= 0 || body.len() < 4 => return Ok(()),
+                    NLMSG_DONE | NLMSG_ERROR => return Err(io::Error::from_raw_os_error(code(body))),
                     // Connections come and go while they are listed; those that stayed are all there.
                     SOCK_DIAG_BY_FAMILY if found.len() < FOUND => found.extend(read(body)),
-                    _ => debug_assert_eq!(flags & !NLM_F_DUMP_INTR & NLM_F_ACK, 0),
+                    _ => {}
                 }
             }
         }
@@ -279,7 +279,6 @@ fn read(body: &[u8]) -> Option<Found> {
 
 struct Message<'a> {
     kind: u16,
-    flags: u16,
     sequence: u32,
     body: &'a [u8],
 }
@@ -292,7 +291,6 @@ fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(Message {
             kind: u16::from_ne_bytes([message[4], message[5]]),
-            flags: u16::from_ne_bytes([message[6], message[7]]),
             sequence: u32::from_ne_bytes([message[8], message[9], message[10], message[11]]),
             body: &message[HEADER..],
         })

@@ -94,6 +94,12 @@ pub enum Command {
     ///
     /// For when their cause is mended. Exit code: 0 done, 1 refused, 2 no daemon.
     Retry(ItemArgs),
+    /// Removes the addresses that a daemon left on this host, which was killed.
+    ///
+    /// `ExecStopPost=` of the service runs it after any kind of death. It goes by the marks that flip's addresses
+    /// carry, asks nobody, and is refused while a daemon runs, be it one that is stopped and answers nobody.
+    /// Exit code: 0 nothing of flip is left, 1 something could not be removed, 3 a daemon runs.
+    Release(ReleaseArgs),
     /// Shows and changes the keys of a running cluster: add a new one, use it, remove the old one.
     ///
     /// Each step waits until every server that is up has confirmed it, and nothing is refused meanwhile.
@@ -121,6 +127,22 @@ pub enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    /// The cluster's config: releases for this server's daemon alone. Without it, or where it cannot be used,
+    /// for every daemon of flip on this host.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Which of the config's servers this is. Default: the config's `id`, else the host name.
+    #[arg(long, value_name = "ID", requires = "config")]
+    pub id: Option<String>,
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Releases although a daemon runs, which will put its addresses back.
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]

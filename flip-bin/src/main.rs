@@ -11,6 +11,7 @@ mod hook;
 mod key;
 mod operate;
 mod paths;
+mod release;
 mod scripts;
 mod simulate;
 mod status;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Some(Command::Undrain(args)) => operate::undrain(args),
         Some(Command::Retry(args)) => operate::retry(args),
         Some(Command::ConfirmReleased(args)) => operate::confirm_released(args),
+        Some(Command::Release(args)) => release::run(&args),
         Some(Command::Key { command }) => key::run(command),
         Some(Command::Hook { command: HookCommand::Run(args) }) => hook::run(&args),
         Some(Command::Demo(args)) => demo::run(&args),

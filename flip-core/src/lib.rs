@@ -99,6 +99,7 @@ pub mod quorum;
 pub mod sim;
 pub mod status;
 pub mod stored;
+pub mod supervise;
 pub mod swim;
 pub mod time;
 pub mod timer;

@@ -31,6 +31,9 @@ pub struct Status {
     /// The keys of the cluster, in the order in which they were added.
     #[serde(default)]
     pub keys: Vec<KeyStatus>,
+    /// As whom the answering daemon runs, and what it may do; none where a program embeds the node.
+    #[serde(default)]
+    pub privileges: Option<PrivilegeStatus>,
     /// Datagrams sent since the start.
     pub sent_datagrams: u64,
     /// Payload bytes sent since the start.
@@ -48,6 +51,19 @@ pub struct KeyStatus {
     pub in_config: bool,
     /// Ids of the servers that are known to have it.
     pub servers: Vec<String>,
+}
+
+/// What a daemon may do on its host.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct PrivilegeStatus {
+    /// As whom it runs.
+    pub user: String,
+    /// Its capabilities, by the names of capabilities(7).
+    pub capabilities: Vec<String>,
+    /// Whether nothing that it starts can have more.
+    pub no_new_privileges: bool,
+    /// Why it kept everything; none where it gave up what it does not need.
+    pub kept_everything: Option<String>,
 }
 
 /// One server.

@@ -45,6 +45,7 @@ pub fn config(ids: &str, me: &str) -> Config {
         lease: LEASE,
         witness: None,
         lua: crate::config::LuaConfig::default(),
+        privileges: crate::config::Privileges::default(),
     };
     config.voters = config.default_voters();
     config

@@ -88,6 +88,7 @@
 //!   [`Systems::observe`] and [`Systems::drift`] tell it what is really there.
 //! - [`ip`] puts virtual addresses on interfaces over netlink and announces them by ARP and NDP.
 //! - [`lua`] runs scripts as hooks, each call in a closed state of its own, on threads of their own.
+//! - [`privileges`] gives up what a daemon does not need of root's powers.
 //! - [`memory`] remembers what is up and touches nothing, for demonstrations and tests.
 //! - [`UdpPort`] sends and receives datagrams, and hears that nobody listens at the other end.
 //! - [`stream`] exchanges frames over TCP, for what is too long for a datagram.
@@ -101,6 +102,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod bus;
 pub mod check;
 pub mod clock;
 mod entropy;
@@ -112,7 +114,9 @@ pub mod lua;
 pub mod memory;
 mod netlink;
 pub mod post;
+pub mod privileges;
 mod roots;
+mod sockdiag;
 pub mod stream;
 #[expect(unsafe_code, reason = "the system calls that no safe crate wraps; each call has its proof")]
 mod sys;
@@ -120,6 +124,7 @@ pub mod system;
 pub mod udp;
 pub mod witness;
 
+pub use bus::{Bus, Said, topic};
 pub use check::{Checks, Scripts};
 pub use entropy::entropy;
 pub use flip::{Flip, Handle};

@@ -128,6 +128,10 @@ impl fmt::Display for BindError {
         match self.source.kind() {
             io::ErrorKind::AddrInUse => f.write_str(": another process, perhaps another flip, does"),
             io::ErrorKind::AddrNotAvailable => f.write_str(": no interface of this machine has this address"),
+            io::ErrorKind::PermissionDenied if self.addr.port() < 1024 => f.write_str(
+                ": a port below 1024 needs CAP_NET_BIND_SERVICE: run flip as root, or give it the capability \
+                 (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE), or configure a higher port",
+            ),
             _ => Ok(()),
         }
     }

@@ -107,6 +107,7 @@ pub fn configs(count: usize, timing: &Timing) -> anyhow::Result<Vec<Config>> {
             lease: LEASE,
             witness: None,
             lua: Default::default(),
+            privileges: Default::default(),
         })
         .collect())
 }
@@ -233,6 +234,7 @@ impl Driver {
             | Output::Refresh(_)
             | Output::PingWitness { .. }
             | Output::Done { .. }
+            | Output::Heard { .. }
             | Output::StoreKeys(_)
             | Output::Refused { .. } => {}
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flip_core::config::Config;
 use flip_core::event::Event;
-use flip_core::status::Status;
+use flip_core::status::{PrivilegeStatus, Status};
 use flip_core::stored::StoredKeys;
 use flip_core::{Node, Time};
 use flip_systems::flip::Program;
@@ -14,14 +14,25 @@ use flip_systems::lua::Plugins;
 use tokio::sync::watch;
 
 use super::log::Log;
+use super::service::Service;
 use super::state::State;
 use super::told;
 
-pub struct Around {
-    state: State,
-    plugins: Option<Plugins>,
+/// How long the process may take to end, once the node has left.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// What it is made of.
+pub struct Given {
+    pub state: State,
+    pub plugins: Option<Plugins>,
     /// How long plugins may take to end.
-    limit: Duration,
+    pub limit: Duration,
+    pub privileges: PrivilegeStatus,
+    pub service: Option<Service>,
+}
+
+pub struct Around {
+    given: Given,
     changes: watch::Sender<Arc<str>>,
     /// What watchers were shown last, without what changes by itself.
     shown: Option<Status>,
@@ -30,15 +41,15 @@ pub struct Around {
 
 impl Around {
     /// Also gives what tells of changes of the status, a line each.
-    pub fn new(state: State, plugins: Option<Plugins>, limit: Duration) -> (Self, watch::Receiver<Arc<str>>) {
+    pub fn new(given: Given) -> (Self, watch::Receiver<Arc<str>>) {
         let (changes, watched) = watch::channel(Arc::from(""));
-        (Self { state, plugins, limit, changes, shown: None, log: Log::default() }, watched)
+        (Self { given, changes, shown: None, log: Log::default() }, watched)
     }
 }
 
 impl Program for Around {
     fn event(&mut self, event: &Event, config: &Config, now: Time) {
-        if let Some(plugins) = &mut self.plugins
+        if let Some(plugins) = &mut self.given.plugins
             && let Some(told) = told::to_plugins(event, config)
         {
             plugins.tell(&told);
@@ -48,7 +59,7 @@ impl Program for Around {
 
     // A disk that is full must not take down what is held: the daemon runs on, and says what is at stake.
     fn store_generation(&mut self, generation: u64) {
-        if let Err(error) = self.state.store(generation) {
+        if let Err(error) = self.given.state.store(generation) {
             tracing::error!(
                 "{error:#}; running on: the next start relies on the clock, so make room, and let the clock \
                  not go back"
@@ -57,7 +68,7 @@ impl Program for Around {
     }
 
     fn store_keys(&mut self, keys: &StoredKeys) {
-        if let Err(error) = self.state.store_keys(keys) {
+        if let Err(error) = self.given.state.store_keys(keys) {
             tracing::error!(
                 "{error:#}; running on: after a restart this server would not know the new key, so make room \
                  and repeat the change of keys"
@@ -65,14 +76,26 @@ impl Program for Around {
         }
     }
 
-    /// Tells watchers when something but ages and counters is different from what they were shown.
+    fn due(&self) -> Option<Time> {
+        self.given.service.as_ref().map(Service::due)
+    }
+
+    fn picture(&self, status: &mut Status) {
+        status.privileges = Some(self.given.privileges.clone());
+    }
+
+    /// Feeds the service manager, and tells watchers when something but ages and counters is different from what they were shown.
     fn turn(&mut self, node: &Node, now: Time) {
+        if let Some(service) = &mut self.given.service {
+            service.turn(node, now);
+        }
         // One receiver is the server's own.
         if self.changes.receiver_count() <= 1 {
             self.shown = None;
             return;
         }
-        let status = node.status(now);
+        let mut status = node.status(now);
+        self.picture(&mut status);
         let still = still(status.clone());
         if self.shown.as_ref() == Some(&still) {
             return;
@@ -85,9 +108,12 @@ impl Program for Around {
     }
 
     fn left(&mut self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        let limit = self.limit;
+        let limit = self.given.limit;
         Box::pin(async move {
-            if let Some(plugins) = &mut self.plugins {
+            if let Some(plugins) = &mut self.given.plugins {
+                if let Some(service) = &mut self.given.service {
+                    service.extend(limit + ENDING);
+                }
                 // Whoever is not through by then is ended with the process.
                 let _ = tokio::time::timeout(limit, plugins.stop()).await;
             }

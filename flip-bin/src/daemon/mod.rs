@@ -3,11 +3,13 @@
 //!
 //! ```text
 //!  signals ─────► Handle ─┐              ┌─► Around: log, plugins, state dir
-//!  tools ─► Socket ───────┴─► Flip ──────┴─► Around: status for those who watch
+//!  tools ─► Socket ───────┴─► Flip ──────┴─► Around: status for those who watch, Service
 //! ```
 
 mod around;
 mod log;
+mod privileges;
+mod service;
 pub mod socket;
 mod state;
 mod told;
@@ -22,6 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use flip_core::Time;
 use flip_core::config::{Config, LogLevel};
+use flip_core::status::PrivilegeStatus;
 use flip_systems::flip::{End, Error, Flip};
 use flip_systems::lua::{Engine, Limits, LuaChecks, Plugins, Scripts, Setup};
 use flip_systems::{Registry, clock};
@@ -32,9 +35,6 @@ use crate::cli::{ConfigArgs, DaemonArgs, LogFormat};
 use crate::config::{self, Read, Refused};
 use crate::{Failure, Outcome, paths};
 use socket::Socket;
-
-/// Profiles that probe at least this often need the processor before others.
-const URGENT: Duration = Duration::from_millis(50);
 
 /// A supervisor may signal a process and its group: signals that come together are one wish.
 const SAME_WISH: Duration = Duration::from_millis(500);
@@ -51,6 +51,10 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
             return Ok(ExitCode::from(2));
         }
     };
+    let state_dir = paths::state_dir(&args.state)?;
+    let dir = paths::server_dir(&state_dir, &config.my().id);
+    // Before there is another thread, which would keep everything.
+    let privileges = privileges::give_up(&config, [&state_dir, &dir])?;
     let level = args.log_level.map_or(config.log_level, LogLevel::from);
     let log = log::start(args.log, level);
     match args.log {
@@ -58,16 +62,31 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
         LogFormat::Text => {}
         LogFormat::Json => warnings.iter().for_each(log::warning),
     }
+    privileges::log(&privileges);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(start(args, Arc::new(config), scripts));
+    // Whoever is to be told may be gone; what the daemon holds matters more.
+    let service = service::Service::from_environment().unwrap_or_else(|error| {
+        tracing::warn!("{error:#}; running without");
+        None
+    });
+    let host = Host { dir, privileges, service };
+    let result = runtime.block_on(start(args, Arc::new(config), scripts, host));
     // Tasks that still run are dropped, and the last lines of the log written.
     runtime.shutdown_background();
     drop(log);
     result
 }
 
-async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts) -> Outcome {
-    let dir = paths::server_dir(&paths::state_dir(&args.state)?, &config.my().id);
+/// What the daemon was given by its host.
+struct Host {
+    /// This server's folder of the state dir.
+    dir: PathBuf,
+    privileges: PrivilegeStatus,
+    service: Option<service::Service>,
+}
+
+async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts, host: Host) -> Outcome {
+    let Host { dir, privileges, service } = host;
     let state = state::State::open(&dir)?;
     let mut builder = Flip::builder(Arc::clone(&config)).bind().await?;
     let socket = socket::Socket::bind(&args.state.socket.unwrap_or_else(|| dir.join(paths::SOCKET)))?;
@@ -84,10 +103,11 @@ async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts) -> Outco
         builder = builder.registry(registry).checks(Arc::new(LuaChecks::new(engine, Arc::clone(&config))));
     }
     builder = builder.generation(state.next_generation()?).keys(state.keys()?);
-    if config.timing.probe_interval <= URGENT {
+    if config.is_urgent() {
         raise_priority();
     }
-    let (around, changes) = around::Around::new(state, plugins, config.timing.hook_timeout);
+    let given = around::Given { state, plugins, limit: config.timing.hook_timeout, privileges, service };
+    let (around, changes) = around::Around::new(given);
     let flip = builder.program(around).start().await?;
     serve(flip, socket, changes).await
 }
@@ -148,7 +168,5 @@ pub fn setup(config: &Config, scripts: Scripts) -> Setup {
     let mut limits = Limits { unsafe_lua: config.lua.unsafe_lua, ..Limits::default() };
     limits.memory = config.lua.memory_mib.map_or(limits.memory, |mib| (mib as usize) << 20);
     limits.steps = config.lua.steps.unwrap_or(limits.steps);
-    let my_host = config.my().addr.ip();
-    let siblings = config.servers[..config.me].iter().filter(|server| server.addr.ip() == my_host).count();
-    Setup { siblings, scripts, limits, ..Setup::new(&config.my().id) }
+    Setup { siblings: config.siblings(), scripts, limits, ..Setup::new(&config.my().id) }
 }

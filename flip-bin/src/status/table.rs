@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use flip_core::event::ItemState;
-use flip_core::status::{CheckHealth, ItemStatus, MemberState, MemberStatus, Status};
+use flip_core::status::{CheckHealth, ItemStatus, MemberState, MemberStatus, PrivilegeStatus, Status};
 
 const GREEN: &str = "32";
 const YELLOW: &str = "33";
@@ -55,7 +55,20 @@ pub fn render(status: &Status, older: Duration, colour: bool) -> String {
             let _ = writeln!(out, "{} {hint}", painted("hint:", Some(YELLOW), colour));
         }
     }
+    if let Some(privileges) = &status.privileges {
+        let _ = writeln!(out, "\n{}", runs_as(privileges));
+    }
     out
+}
+
+/// As whom the daemon runs, and what it may do.
+fn runs_as(privileges: &PrivilegeStatus) -> String {
+    let PrivilegeStatus { user, capabilities, kept_everything, .. } = privileges;
+    match kept_everything {
+        Some(why) if !capabilities.is_empty() => format!("runs as {user} with all its privileges: {why}"),
+        _ if capabilities.is_empty() => format!("runs as {user} without privileges"),
+        _ => format!("runs as {user} with {}", capabilities.join(", ")),
+    }
 }
 
 fn head(names: &[&str]) -> Vec<Cell> {
@@ -364,6 +377,7 @@ mod tests {
             hints: vec!["datagrams from 192.0.2.9 do not open".to_owned()],
             keys: Vec::new(),
             sent_datagrams: 0,
+            privileges: None,
             sent_bytes: 0,
         };
         let expected = "\

@@ -5,8 +5,8 @@
 //!
 //! [`load`] takes a text through these steps, and every step reports all it finds with its place:
 //! `raw` (JSON with places; `syntax` when it is none) → `written` (types and ranges of single values) →
-//! `resolve` (references, defaults, merged settings; `handlers`, `hooks`, `ip`, `policy`, `checks` and `key` for their
-//! parts) →
+//! `resolve` (references, defaults, merged settings; `handlers`, `hooks`, `ip`, `policy`, `checks`, `privileges` and `key`
+//! for their parts) →
 //! [`Config`].
 
 pub mod bounds;
@@ -19,6 +19,7 @@ mod ip;
 mod key;
 mod nearest;
 mod policy;
+pub mod privileges;
 mod problem;
 mod raw;
 mod read;
@@ -38,6 +39,7 @@ use std::time::Duration;
 pub use checks::{Check, CheckKind, WhenAllFail};
 pub use hooks::{Hooks, OnExit};
 pub use ip::{AUTO, Interface, IpItem, IpPart, parse_vip};
+pub use privileges::{Capability, Keep, Privileges};
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
 pub use scripts::{LuaConfig, Script, ScriptFound, ScriptNames, script_names};
@@ -50,7 +52,11 @@ use crate::id::{CheckRef, ItemId, ShortId};
 pub const HANDLERS: [(&str, &str); 2] = [("ip_up", "ip_down"), ("memory_up", "memory_down")];
 
 /// The settings that an ip system reads from its `config`.
-pub const IP_CONFIG_KEYS: [&str; 1] = ["interface"];
+pub const IP_CONFIG_KEYS: [&str; 3] = ["interface", IP_KILL_CONNECTIONS, IP_TICKLE];
+/// The setting of an ip system that ends TCP connections to an address before it leaves; `true` or `false`.
+pub const IP_KILL_CONNECTIONS: &str = "kill_connections";
+/// The setting of an ip system that lets the clients of an address's former holder know; `true` or `false`.
+pub const IP_TICKLE: &str = "tickle";
 
 /// A cluster as one node sees it: everything that the rules need to know, nothing to be validated.
 #[derive(Clone, Debug)]
@@ -80,6 +86,8 @@ pub struct Config {
     pub witness: Option<IpAddr>,
     /// What scripts may use, and which plugins run.
     pub lua: LuaConfig,
+    /// As whom the daemon runs and what it keeps (`user`, `privileges`).
+    pub privileges: Privileges,
 }
 
 /// The default of `lease`.
@@ -343,6 +351,13 @@ impl Config {
     #[must_use]
     pub fn my(&self) -> &Server {
         &self.servers[self.me]
+    }
+
+    /// How many servers before this one in the list have its IP address, and so share its host.
+    #[must_use]
+    pub fn siblings(&self) -> usize {
+        let host = self.my().addr.ip();
+        self.servers[..self.me].iter().filter(|server| server.addr.ip() == host).count()
     }
 
     /// Who votes when the config names nobody.

@@ -101,6 +101,7 @@ pub(super) fn resolve(
         lease: written.lease.as_ref().map_or(LEASE, |given| given.value),
         witness: written.witness.as_ref().map(|given| given.value.to_canonical()),
         lua: written.lua.resolve(),
+        privileges: written.privileges.resolve(),
     })
 }
 

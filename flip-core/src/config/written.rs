@@ -8,6 +8,7 @@ use jsonc_parser::ast::Value;
 
 use super::bounds;
 use super::hooks::{self, WrittenHooks};
+use super::privileges::{self, WrittenPrivileges};
 use super::problem::Problems;
 use super::raw::{self, Entry, Fields, Node, clip};
 use super::scripts::{self, WrittenLua};
@@ -39,6 +40,8 @@ const KEYS: &[&str] = &[
     "lua_memory",
     "lua_steps",
     "plugins",
+    "user",
+    "privileges",
 ];
 const SERVER_KEYS: &[&str] = &["ip", "port", "systems", "system", "priority", "config"];
 const CLUSTER_KEYS: &[&str] =
@@ -110,6 +113,7 @@ pub(super) struct Written {
     pub hooks: WrittenHooks,
     pub systems: Vec<WrittenSystem>,
     pub lua: WrittenLua,
+    pub privileges: WrittenPrivileges,
 }
 
 /// An entry of `servers`.
@@ -183,6 +187,7 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
     });
     let servers = read_servers(root, fields.get("servers"), problems);
     let lua = scripts::read(&fields, problems);
+    let privileges = privileges::read(&fields, problems);
     let (config, hooks, systems) =
         fields.get("cluster").map(|n| read_cluster(n, problems)).unwrap_or_default();
     Some(Written {
@@ -222,6 +227,7 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
         script_uses: scripts::uses(root),
         systems,
         lua,
+        privileges,
     })
 }
 

@@ -6,6 +6,7 @@
 
 mod act;
 mod admit;
+mod aside;
 mod bodies;
 mod cases;
 mod damping;
@@ -17,6 +18,7 @@ mod keys;
 mod lease;
 mod marks;
 mod probing;
+mod ready;
 mod receive;
 mod report;
 mod sessions;
@@ -298,6 +300,7 @@ impl Node {
             Input::Refreshed { id, gone } => self.on_refreshed(id, &gone, now),
             Input::WitnessAnswered { nonce } => self.witness.answered(nonce),
             Input::CheckDone { id, result } => self.on_check_done(id, result, now),
+            Input::Say { to, topic, data } => self.say(to, topic, data),
             Input::Command { asker, command } => self.on_command(asker, &command, now),
         }
         self.drain_swim(now);
@@ -346,6 +349,12 @@ impl Node {
     #[must_use]
     pub const fn view(&self) -> &View {
         &self.view
+    }
+
+    /// True since it was asked to leave.
+    #[must_use]
+    pub const fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
     }
 
     /// True when this node sees enough live voters to take items.

@@ -198,3 +198,50 @@ fn digests_go_along() {
     net.run(5 * SECOND, None);
     assert!(net.streams > before, "somebody noticed the difference and asked for the state");
 }
+
+#[test]
+fn a_node_is_ready_when_it_knows_of_everybody_and_holds_what_falls_to_it() {
+    let mut config = testing::config("abc", "a");
+    config.systems[0].items = testing::items(1);
+    let start = |n: u8| Start { generation: 1, seed: [n; 32], keys: None };
+    let now = Time::from_millis(1000);
+    let mut alone = Node::new(Arc::new(config), start(1), now);
+    // Nobody else is there: it says so when it has looked for them, and does not wait for ever.
+    let mut ready = now;
+    while !alone.seen(ready).ready {
+        ready = alone.poll_timeout().expect("it looks for the others");
+        alone.handle(Input::Timeout, ready);
+        while alone.poll_output().is_some() {}
+    }
+    let waited = ready.since(now);
+    assert!(waited > SECOND && waited < SECOND * 3, "{waited:?}");
+    let seen = alone.seen(ready);
+    assert!(seen.isolated && seen.up == 1 && seen.servers == 3 && seen.held == 0, "{seen:?}");
+    assert!(!seen.leaving && !alone.is_leaving());
+
+    // With the others it waits for none of this.
+    let mut net = Net::new("abc");
+    net.run(Duration::from_millis(300), None);
+    let seen = net.nodes[0].seen(net.now);
+    assert!(seen.ready && !seen.isolated && seen.up == 3, "{seen:?}");
+
+    // What falls to it at once must be there, or have been tried for long enough.
+    let mut config = testing::config("a", "a");
+    config.systems[0].items = testing::items(2);
+    let mut node = Node::new(Arc::new(config), start(2), now);
+    node.handle(Input::Timeout, now);
+    let mut calls = Vec::new();
+    while let Some(output) = node.poll_output() {
+        if let Output::Hook(call) = output {
+            calls.push(call.id);
+        }
+    }
+    assert_eq!(calls.len(), 2);
+    assert!(!node.seen(now).ready);
+    let later = now + SECOND * 5;
+    node.handle(Input::HookDone { hook: calls[0], result: Ok(()) }, later);
+    assert!(!node.seen(later).ready && node.seen(later).held == 1);
+    assert!(node.seen(now + SECOND * 20).ready, "a hook that does not end keeps nobody waiting for ever");
+    node.handle(Input::HookDone { hook: calls[1], result: Ok(()) }, later);
+    assert!(node.seen(later).ready && node.seen(later).held == 2);
+}

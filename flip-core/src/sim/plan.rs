@@ -171,6 +171,7 @@ impl Plan {
             lease: Duration::from_millis(self.lease_ms),
             witness: self.witness.then(|| [10, 255, 0, 1].into()),
             lua: crate::config::LuaConfig::default(),
+            privileges: crate::config::Privileges::default(),
         }
     }
 }

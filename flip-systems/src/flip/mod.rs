@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use flip_core::config::{self, Config, Overrides, Problem, Script, ScriptFound, Source};
 use flip_core::event::Event;
+use flip_core::status::Status;
 use flip_core::stored::StoredKeys;
 use flip_core::{Node, Start, Time};
 use tokio::net::TcpListener;
@@ -60,6 +61,16 @@ pub trait Program: Send {
     /// A turn of the loop is over: nothing is left to be done, and the loop is about to wait.
     fn turn(&mut self, node: &Node, now: Time) {
         let _ = (node, now);
+    }
+
+    /// When the program wants a turn, whatever the node has to do; none when it does not care.
+    fn due(&self) -> Option<Time> {
+        None
+    }
+
+    /// Adds to a picture of the node what only the program knows.
+    fn picture(&self, status: &mut Status) {
+        let _ = status;
     }
 
     /// The node has left; [`Flip::run`] ends after this.

@@ -487,7 +487,7 @@ fn explain_delete(net: IpNet, interface: &str, error: &io::Error) -> String {
 /// Sees to it that deleting an address with a prefix does not take the host's other addresses of
 /// that network along, as Linux does by default when it was the first of them
 /// (Documentation/networking/ip-sysctl.rst, promote_secondaries).
-fn promote_secondaries(interface: &str) {
+pub(super) fn promote_secondaries(interface: &str) {
     let path = format!("/proc/sys/net/ipv4/conf/{interface}/promote_secondaries");
     if fs::read_to_string(&path).is_ok_and(|text| text.trim() == "0") {
         match fs::write(&path, "1") {

@@ -20,6 +20,9 @@
 //! **Lifetimes.** The kernel itself takes an address away whose lifetime ends, whether this process
 //! lives or not; see the module `lifetime`.
 //!
+//! **Connections** to an address that comes or goes are dealt with beside, where the config wants it; see the
+//! module `connections`.
+//!
 //! **Drift.** Notices only say that something may have changed; what is reported comes from the
 //! kernel's list, read under the lock that hooks hold too. So own changes are never reported, in
 //! whatever order notices arrive.
@@ -27,10 +30,12 @@
 pub mod announce;
 
 mod address;
+mod connections;
 mod lifetime;
 mod loose;
 mod monitor;
 mod plan;
+mod release;
 
 use std::fs;
 use std::future::ready;
@@ -40,6 +45,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use flip_core::config::{Interface, IpItem};
+use flip_core::event::Reason;
 use flip_core::id::ItemRef;
 use flip_core::{Lifetime, Time};
 use ipnet::IpNet;
@@ -52,15 +58,18 @@ use tokio::time::Instant;
 
 pub use self::address::PROTOCOL;
 use self::address::{Bound, Maker};
+use self::connections::Connections;
 use self::lifetime::Installed;
 pub(crate) use self::loose::Loose;
 use self::monitor::Monitor;
 use self::plan::{Links, Wanted};
+pub use self::release::{Removed, release};
+use crate::bus::topic;
 use crate::interfaces::{Link, address_of};
 use crate::netlink::{Netlink, messages};
 use crate::sys;
 use crate::system::{
-    Assigned, Context, Drift, Handler, HookFuture, Leftover, ObserveFuture, OpenError, Opened, System,
+    Assigned, Bus, Context, Drift, Handler, HookFuture, Leftover, ObserveFuture, OpenError, Opened, System,
 };
 
 /// The handler of `ip_up` and `ip_down`.
@@ -76,7 +85,12 @@ impl Handler for Ip {
         "ip_down"
     }
 
-    fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>) -> Result<Opened, OpenError> {
+    fn open(
+        &self,
+        systems: &[Assigned<'_>],
+        drift: &Arc<Drift>,
+        bus: &Arc<Bus>,
+    ) -> Result<Opened, OpenError> {
         let mut holdings = Holdings::default();
         let mut starts = Vec::new();
         let siblings = systems.first().map_or(0, |assigned| assigned.siblings);
@@ -93,7 +107,9 @@ impl Handler for Ip {
         }
         // What no config knows belongs to no system: one that wants order here is enough.
         let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
-        let (world, leftovers) = World::open(holdings, address::mark(siblings), remove, Arc::clone(drift))?;
+        let connections = Connections::open(connections::wanted(systems), Arc::clone(bus));
+        let (world, leftovers) =
+            World::open(holdings, address::mark(siblings), remove, Arc::clone(drift), connections)?;
         let systems = starts
             .into_iter()
             .zip(systems)
@@ -138,8 +154,24 @@ impl System for IpSystem {
         self.world.refresh(&items, lifetime).into_iter().map(|item| item - self.first).collect()
     }
 
-    fn down(&self, item: usize, _: &Context) -> HookFuture {
-        self.hook(item, |world, item| world.down(item))
+    fn down(&self, item: usize, context: &Context) -> HookFuture {
+        let connections = self.world.connections.as_ref().filter(|_| item < self.count);
+        let Some(connections) = connections.cloned() else {
+            return self.hook(item, |world, item| world.down(item));
+        };
+        let addresses = connections.to_kill(self.world.lock().addresses_of(self.first + item));
+        // A lease ends when it ends: nothing comes before.
+        let before = (context.reason != Reason::LeaseLost).then(|| KILL.min(context.timeout / 2));
+        let down = self.hook(item, |world, item| world.down(item));
+        Box::pin(async move {
+            if let Some(limit) = before {
+                connections.kill(addresses.clone(), limit).await;
+            }
+            let result = down.await;
+            // What came meanwhile. The address is gone, and nobody waits for this.
+            tokio::spawn(async move { connections.kill(addresses, KILL).await });
+            result
+        })
     }
 
     fn announce(&self, item: usize, _: &Context) -> HookFuture {
@@ -148,7 +180,18 @@ impl System for IpSystem {
 
     fn hush(&self, item: usize) {
         if item < self.count {
-            self.world.lock().items[self.first + item].stop_announcing();
+            let mut state = self.world.lock();
+            state.items[self.first + item].stop_announcing();
+            self.world.leaves(&state, self.first + item);
+        }
+    }
+
+    fn heard(&self, from: usize, topic: u8, data: &[u8]) {
+        // All systems hear it, and share what they know.
+        if let Some(connections) = self.world.connections.as_ref().filter(|_| self.first == 0)
+            && topic == topic::CONNECTIONS
+        {
+            connections.heard(from, data);
         }
     }
 
@@ -168,6 +211,9 @@ pub(crate) struct World {
     /// Sends frames; receives nothing, because its protocol is 0 (packet(7)).
     raw: Socket,
     monitor: OnceLock<AbortHandle>,
+    /// None where nobody wants anything done with them.
+    connections: Option<Connections>,
+    sharing: OnceLock<AbortHandle>,
 }
 
 struct State {
@@ -226,8 +272,8 @@ struct Burst {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if let Some(monitor) = self.monitor.get() {
-            monitor.abort();
+        for task in [&self.monitor, &self.sharing].into_iter().filter_map(OnceLock::get) {
+            task.abort();
         }
         self.lock().items.iter_mut().for_each(Held::stop_announcing);
     }
@@ -239,6 +285,7 @@ impl World {
         mark: u8,
         remove: bool,
         drift: Arc<Drift>,
+        connections: Option<Connections>,
     ) -> Result<(Arc<Self>, Vec<Leftover>), OpenError> {
         let kernel = |doing| move |source| OpenError::Kernel { doing, source };
         let raw = raw_socket()?;
@@ -249,10 +296,25 @@ impl World {
         state.load_links().map_err(kernel("list the interfaces"))?;
         let leftovers = state.sort_leftovers(remove).map_err(kernel("list the addresses"))?;
         state.warn_of_missing_links();
-        let world = Arc::new(Self { state: Mutex::new(state), drift, raw, monitor: OnceLock::new() });
+        let world = Arc::new(Self {
+            state: Mutex::new(state),
+            drift,
+            raw,
+            monitor: OnceLock::new(),
+            connections,
+            sharing: OnceLock::new(),
+        });
         let task = tokio::spawn(monitor.run(Arc::downgrade(&world)));
-        // The cell is fresh, so this can't fail.
+        // The cells are fresh, so this can't fail.
         drop(world.monitor.set(task.abort_handle()));
+        if let Some(connections) = world.connections.clone().filter(Connections::shares) {
+            let mut life = [0; 4];
+            crate::entropy(&mut life).map_err(kernel("get random bytes"))?;
+            let weak = Arc::downgrade(&world);
+            let here = move || weak.upgrade().map(|world| world.shared());
+            let task = tokio::spawn(connections.share(u32::from_ne_bytes(life), here));
+            drop(world.sharing.set(task.abort_handle()));
+        }
         Ok((world, leftovers))
     }
 
@@ -266,12 +328,34 @@ impl World {
         self.drift.forget(state.items[item].at);
         state.install(item, lifetime)?;
         self.start_announcing(&mut state, item);
+        if let Some(connections) = &self.connections {
+            // After the announcement, so that answers come here.
+            for part in &state.parts[state.items[item].parts.clone()] {
+                connections.took(part.net.addr(), state.link_of(part).map_or(0, |link| link.index));
+            }
+        }
         Ok(())
+    }
+
+    /// The item is about to go: nobody is told any more that it came.
+    fn leaves(&self, state: &State, item: usize) {
+        if let Some(connections) = &self.connections {
+            state.addresses_of(item).for_each(|address| connections.leaves(address));
+        }
+    }
+
+    /// The addresses that are here and whose connections others are told of.
+    fn shared(&self) -> Vec<IpAddr> {
+        let Some(connections) = &self.connections else { return Vec::new() };
+        let state = self.lock();
+        let here = state.parts.iter().filter(|part| part.present).map(|part| part.net.addr());
+        here.filter(|address| connections.is_shared(*address)).collect()
     }
 
     fn down(self: &Arc<Self>, item: usize) -> Result<(), String> {
         let mut state = self.lock();
         self.drift.forget(state.items[item].at);
+        self.leaves(&state, item);
         state.remove(item)
     }
 
@@ -429,6 +513,8 @@ impl World {
     }
 }
 
+/// How long ending connections may keep an address from leaving.
+const KILL: std::time::Duration = std::time::Duration::from_secs(1);
 /// An announcement that comes later than this after its time is left out.
 const LATE: std::time::Duration = std::time::Duration::from_millis(500);
 /// The socket for frames, for those who may have one and may change addresses.
@@ -498,6 +584,10 @@ impl Part {
 }
 
 impl State {
+    fn addresses_of(&self, item: usize) -> impl Iterator<Item = IpAddr> {
+        self.parts[self.items[item].parts.clone()].iter().map(|part| part.net.addr())
+    }
+
     fn new(netlink: Netlink, mark: u8, holdings: Holdings) -> Self {
         let Holdings { items, parts } = holdings;
         Self { netlink, mark, links: Links::new(), items, parts, bursts: 0, warned: None }

@@ -130,6 +130,7 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
         lease: LEASE,
         witness: None,
         lua: Default::default(),
+        privileges: Default::default(),
     }
 }
 

@@ -78,6 +78,17 @@ pub enum CheckKind {
     },
 }
 
+impl CheckKind {
+    /// Whether it reads a file at each run.
+    pub(super) fn names_file(&self) -> bool {
+        match self {
+            Self::Http(http) => http.tls.as_ref().is_some_and(|tls| tls.ca_file.is_some()),
+            Self::Postgres { login, .. } | Self::Pgbouncer { login, .. } => login.password_file.is_some(),
+            Self::Tcp(_) | Self::Exec { .. } | Self::Lua { .. } | Self::Ping { .. } => false,
+        }
+    }
+}
+
 /// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {

@@ -1,6 +1,7 @@
 //! Whole files in, working types or rendered problems out.
 
 mod original;
+mod privileges;
 mod problems;
 mod values;
 

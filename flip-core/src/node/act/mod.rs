@@ -180,6 +180,17 @@ impl Items {
             .collect()
     }
 
+    /// The states of all items of the config here.
+    pub(in crate::node) fn states(&self) -> impl Iterator<Item = ItemState> {
+        self.items.iter().flatten().map(|item| item.state)
+    }
+
+    /// Whether all that is wanted at present was placed and tried.
+    pub(in crate::node) fn at_rest(&self) -> bool {
+        let untried = |item: &Item| item.state == ItemState::Acquiring && item.failures == 0;
+        self.placed && !self.stale && self.hooks.is_empty() && !self.items.iter().flatten().any(untried)
+    }
+
     /// Since when an item is to be taken from a live holder.
     pub(in crate::node) fn asked(&mut self, at: ItemRef) -> &mut Option<Time> {
         &mut self.at_mut(at).asked

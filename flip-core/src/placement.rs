@@ -15,12 +15,21 @@ pub type Holders = Vec<usize>;
 /// servers or is replicated.
 #[must_use]
 pub fn homes(config: &Config, system: usize) -> Vec<usize> {
-    let members = members(config, system);
-    let spec = &config.systems[system];
-    if members.is_empty() || spec.kind == SystemKind::Replicate {
+    let dealers = dealers(config, system);
+    if dealers.is_empty() {
         return Vec::new();
     }
-    (0..spec.items.len()).map(|item| members[item % members.len()]).collect()
+    (0..config.systems[system].items.len()).map(|item| dealers[item % dealers.len()]).collect()
+}
+
+/// The servers over which the items of `system` are dealt in turn, so that `dealers[item % dealers.len()]` is the
+/// home of an item; empty where there are no homes.
+#[must_use]
+pub fn dealers(config: &Config, system: usize) -> Vec<usize> {
+    match config.systems[system].kind {
+        SystemKind::Shard => members(config, system),
+        SystemKind::Replicate => Vec::new(),
+    }
 }
 
 /// The servers of a system by priority, then by listed order.

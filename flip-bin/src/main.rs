@@ -11,7 +11,6 @@ mod hook;
 mod key;
 mod operate;
 mod paths;
-mod scripts;
 mod simulate;
 mod status;
 
@@ -46,6 +45,7 @@ fn main() -> ExitCode {
         Some(Command::Drain(args)) => operate::drain(args),
         Some(Command::Undrain(args)) => operate::undrain(args),
         Some(Command::Retry(args)) => operate::retry(args),
+        Some(Command::Reload(args)) => operate::reload(&args),
         Some(Command::ConfirmReleased(args)) => operate::confirm_released(args),
         Some(Command::Key { command }) => key::run(command),
         Some(Command::Hook { command: HookCommand::Run(args) }) => hook::run(&args),

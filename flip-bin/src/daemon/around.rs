@@ -1,7 +1,7 @@
 //! What the daemon does for its node: log, plugins, state dir, and the status for those who watch it.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flip_core::config::Config;
@@ -19,7 +19,7 @@ use super::told;
 
 pub struct Around {
     state: State,
-    plugins: Option<Plugins>,
+    plugins: Option<Arc<Mutex<Plugins>>>,
     /// How long plugins may take to end.
     limit: Duration,
     changes: watch::Sender<Arc<str>>,
@@ -30,7 +30,11 @@ pub struct Around {
 
 impl Around {
     /// Also gives what tells of changes of the status, a line each.
-    pub fn new(state: State, plugins: Option<Plugins>, limit: Duration) -> (Self, watch::Receiver<Arc<str>>) {
+    pub fn new(
+        state: State,
+        plugins: Option<Arc<Mutex<Plugins>>>,
+        limit: Duration,
+    ) -> (Self, watch::Receiver<Arc<str>>) {
         let (changes, watched) = watch::channel(Arc::from(""));
         (Self { state, plugins, limit, changes, shown: None, log: Log::default() }, watched)
     }
@@ -38,10 +42,10 @@ impl Around {
 
 impl Program for Around {
     fn event(&mut self, event: &Event, config: &Config, now: Time) {
-        if let Some(plugins) = &mut self.plugins
+        if let Some(plugins) = &self.plugins
             && let Some(told) = told::to_plugins(event, config)
         {
-            plugins.tell(&told);
+            lock(plugins).tell(&told);
         }
         self.log.event(event, config, now);
     }
@@ -87,12 +91,18 @@ impl Program for Around {
     fn left(&mut self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         let limit = self.limit;
         Box::pin(async move {
-            if let Some(plugins) = &mut self.plugins {
+            if let Some(plugins) = &self.plugins {
+                let stopped = lock(plugins).stop();
                 // Whoever is not through by then is ended with the process.
-                let _ = tokio::time::timeout(limit, plugins.stop()).await;
+                let _ = tokio::time::timeout(limit, stopped).await;
             }
         })
     }
+}
+
+fn lock(plugins: &Mutex<Plugins>) -> MutexGuard<'_, Plugins> {
+    // No code panics between two changes that belong together.
+    plugins.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A status without what changes by itself: ages, counters and estimates.

@@ -114,12 +114,12 @@ pub mod lua;
 pub mod memory;
 mod netlink;
 pub mod post;
-mod roots;
 pub mod stream;
 #[expect(unsafe_code, reason = "the system calls that no safe crate wraps; each call has its proof")]
 mod sys;
 pub mod system;
 pub mod tasks;
+mod tls;
 pub mod udp;
 pub mod witness;
 

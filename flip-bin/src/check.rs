@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use crate::Outcome;
 use crate::cli::CheckArgs;
-use crate::config::{self, Read, Refused};
+use crate::config::{self, Refused};
+use flip_systems::files::Read;
 
 pub fn run(args: &CheckArgs) -> Outcome {
     match config::read(&args.config) {
@@ -13,7 +14,7 @@ pub fn run(args: &CheckArgs) -> Outcome {
             writeln!(std::io::stderr(), "{text}")?;
             Ok(ExitCode::from(2))
         }
-        Ok(Read { config, warnings, scripts }) => {
+        Ok(Read { config, warnings, scripts, .. }) => {
             if !warnings.is_empty() {
                 config::print(&warnings);
             }

@@ -100,6 +100,12 @@ pub enum Command {
     /// carry, asks nobody, and is refused while a daemon runs, be it one that is stopped and answers nobody.
     /// Exit code: 0 nothing of flip is left, 1 something could not be removed, 3 a daemon runs.
     Release(ReleaseArgs),
+    /// Reads the scripts again, and stops and starts the plugins that changed.
+    ///
+    /// All are compiled and checked first: if one cannot be used, everything stays as it is, and it is named
+    /// with file and line. Hooks that run end with the version that they began with. Other changes of the config
+    /// need a restart. SIGHUP does the same. Exit code: 0 done, 1 refused, 2 no daemon.
+    Reload(AskArgs),
     /// Shows and changes the keys of a running cluster: add a new one, use it, remove the old one.
     ///
     /// Each step waits until every server that is up has confirmed it, and nothing is refused meanwhile.
@@ -197,10 +203,12 @@ pub struct AskArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum HookCommand {
-    /// Runs one hook of a Lua script here and now, outside any cluster, and shows its log, result and time.
+    /// Runs one hook here and now, outside any cluster, and shows its log, result and time.
     ///
-    /// In the same sandbox as in the daemon, with the settings of this server. What it does to this host it
-    /// does. Exit code: 0 success, 1 the hook failed, 2 it could not run.
+    /// A script in the same sandbox as in the daemon, a native handler as it is, both with the settings of this
+    /// server. What it does to this host it does: ip_up puts the address on the interface, without a lifetime,
+    /// and needs the rights for it. `check` runs the function of a script, or the `checks` of the config where the
+    /// handlers are native. Exit code: 0 success, 1 the hook failed, 2 it could not run.
     Run(HookRunArgs),
 }
 

@@ -12,7 +12,6 @@ mod key;
 mod operate;
 mod paths;
 mod release;
-mod scripts;
 mod simulate;
 mod status;
 
@@ -47,6 +46,7 @@ fn main() -> ExitCode {
         Some(Command::Drain(args)) => operate::drain(args),
         Some(Command::Undrain(args)) => operate::undrain(args),
         Some(Command::Retry(args)) => operate::retry(args),
+        Some(Command::Reload(args)) => operate::reload(&args),
         Some(Command::ConfirmReleased(args)) => operate::confirm_released(args),
         Some(Command::Release(args)) => release::run(&args),
         Some(Command::Key { command }) => key::run(command),

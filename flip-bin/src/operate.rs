@@ -1,4 +1,4 @@
-//! What operators tell a cluster: `flip drain`, `flip undrain`, `flip confirm-released`, `flip retry`.
+//! What operators tell a cluster: `flip drain`, `flip undrain`, `flip confirm-released`, `flip retry`, `flip reload`.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -14,6 +14,8 @@ use crate::{Failure, Outcome, paths};
 
 /// Longer than the daemon waits for its own loop, so that it is the daemon who says so.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Longer than the daemon gives its plugins to stop and to start.
+const RELOAD: Duration = Duration::from_secs(90);
 const REFUSED: u8 = 1;
 /// The exit code when there is no daemon.
 pub const NO_DAEMON: u8 = 2;
@@ -34,6 +36,10 @@ pub fn retry(args: ItemArgs) -> Outcome {
     wish(&args.daemon, |_| Ok(Wish::Retry(args.item)))
 }
 
+pub fn reload(args: &AskArgs) -> Outcome {
+    ask_for(args, RELOAD, |_| Ok(Wish::Reload))
+}
+
 fn server(args: ServerArgs, what: fn(String) -> Wish) -> Outcome {
     wish(&args.daemon, |socket| {
         Ok(what(match args.server {
@@ -45,10 +51,14 @@ fn server(args: ServerArgs, what: fn(String) -> Wish) -> Outcome {
 
 /// Tells the daemon, and people what came of it.
 pub fn wish(args: &AskArgs, what: impl FnOnce(&Path) -> anyhow::Result<Wish>) -> Outcome {
+    ask_for(args, LIMIT, what)
+}
+
+fn ask_for(args: &AskArgs, limit: Duration, what: impl FnOnce(&Path) -> anyhow::Result<Wish>) -> Outcome {
     let no_daemon = |error| Failure { code: NO_DAEMON, error };
     let socket = paths::find_socket(&args.state, args.id.as_deref()).map_err(no_daemon)?;
     let wish = what(&socket).map_err(no_daemon)?;
-    let line = exchange(&socket, Request::Do(wish)).map_err(no_daemon)?;
+    let line = exchange_within(&socket, Request::Do(wish), limit).map_err(no_daemon)?;
     let outcome = serde_json::from_str(&line).context("the daemon speaks another version of flip");
     match outcome.map_err(no_daemon)? {
         socket::Outcome::Done(done) => {
@@ -61,8 +71,12 @@ pub fn wish(args: &AskArgs, what: impl FnOnce(&Path) -> anyhow::Result<Wish>) ->
 
 /// One question, one line.
 pub fn exchange(socket: &Path, request: Request) -> anyhow::Result<String> {
+    exchange_within(socket, request, LIMIT)
+}
+
+fn exchange_within(socket: &Path, request: Request, limit: Duration) -> anyhow::Result<String> {
     let stream = ask(socket, request)?;
-    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(limit))?;
     let mut line = String::new();
     let read = BufReader::new(stream).read_line(&mut line);
     let read = read.with_context(|| format!("the daemon at {} does not answer", socket.display()))?;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use flip_core::event::ItemState;
 use flip_core::link::LinkState;
-use flip_core::status::Status;
+use flip_core::status::{CheckHealth, Status};
 use flip_tests::cluster::{Cluster, ClusterSpec};
 use flip_tests::lab::{Lab, Process, Who, host_ip, root_or_skip, vip};
-use flip_tests::postgres::{self, PORT, Pooler, Postgres, postgres_or_skip};
+use flip_tests::postgres::{self, Certificate, PORT, Pooler, Postgres, postgres_or_skip};
 use flip_tests::probe::wait_held;
 use serde_json::{Value, json};
 
@@ -134,6 +134,89 @@ fn a_database_that_hangs_is_as_good_as_dead() {
         let count: u32 = database.ask(asked).unwrap().parse().unwrap();
         assert!(count <= 4, "{count} queries go on");
     }
+}
+
+/// An authority's certificate, and what a server of this name gets from it.
+fn certificates(name: &str) -> (String, [String; 2]) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let authority = params.self_signed(&key).unwrap().pem();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate().unwrap();
+    let server = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    (authority, [server.pem(), key.serialize_pem()])
+}
+
+#[test]
+fn databases_are_asked_over_tls_and_from_the_address_that_is_set() {
+    const NAME: &str = "databases_are_asked_over_tls_and_from_the_address_that_is_set";
+    if !root_or_skip(NAME) || !postgres_or_skip(NAME) {
+        return;
+    }
+    const OWN: &str = "10.77.0.1";
+    const OTHER: &str = "10.77.0.50";
+    let dir = tempfile::tempdir().unwrap();
+    let (authority, [certificate, key]) = certificates("db.test");
+    let (right, wrong) = (dir.path().join("right.pem"), dir.path().join("wrong.pem"));
+    std::fs::write(&right, authority).unwrap();
+    std::fs::write(&wrong, certificates("db.test").0).unwrap();
+    // Each fails where it is not as it should be, by a division by zero.
+    let encrypted = "SELECT 1 / (SELECT ssl::int FROM pg_stat_ssl WHERE pid = pg_backend_pid())";
+    let from = |ip: &str| format!("SELECT 1 / (inet_client_addr() = inet '{ip}')::int");
+    let verify = |ca: &Path, name: &str| json!({"type": "postgres", "host": OWN, "tls": "verify", "ca_file": ca, "tls_name": name});
+    let pooler = |tls: &str| json!({"type": "pgbouncer", "host": OWN, "tls": tls, "pool": "app"});
+    // What is asked, and a part of what is said, or nothing where all is well.
+    let table = [
+        (json!({"type": "postgres", "host": OWN, "tls": "off"}), Some("no pg_hba.conf entry")),
+        (json!({"type": "postgres", "host": OWN, "tls": "prefer", "query": encrypted}), None),
+        (
+            json!({"type": "postgres", "host": OWN, "tls": "require", "query": encrypted, "role": "primary"}),
+            None,
+        ),
+        (verify(&right, "db.test"), None),
+        (verify(&wrong, "db.test"), Some("invalid peer certificate")),
+        (verify(&right, "other.test"), Some("invalid peer certificate")),
+        (
+            json!({"type": "postgres", "host": OWN, "tls": "require", "source": OTHER, "query": from(OTHER)}),
+            None,
+        ),
+        (
+            json!({"type": "postgres", "host": OTHER, "tls": "require", "source": "server", "query": from(OWN)}),
+            None,
+        ),
+        (
+            json!({"type": "postgres", "host": OTHER, "tls": "require", "query": from(OWN)}),
+            Some("division by zero"),
+        ),
+        (pooler("require"), None),
+        (pooler("off"), Some("cannot log in")),
+    ];
+    let mut cluster = prepare(&table.each_ref().map(|(check, _)| check.clone()));
+    let lab = cluster.lab().clone();
+    lab.add_address(Who::Host(0), OTHER.parse().unwrap()).unwrap();
+    let certificate = Certificate { certificate: &certificate, key: &key };
+    let _database = Postgres::encrypted(&lab, Who::Host(0), &certificate).unwrap();
+    let _pooler = Pooler::encrypted(&lab, Who::Host(0), &certificate).unwrap();
+    launch(&mut cluster);
+    let through =
+        |status: &Status| status.items.iter().all(|item| item.checks[0].health != CheckHealth::Unproven);
+    let status = cluster.wait_for(0, LIMIT, through).unwrap();
+    for (item, (check, expected)) in status.items.iter().zip(&table) {
+        let [found] = item.checks.as_slice() else { panic!("one check: {item:?}") };
+        match expected {
+            None => assert_eq!(found.health, CheckHealth::Healthy, "{check}: {found:?}"),
+            Some(part) => {
+                assert_eq!(found.health, CheckHealth::Unhealthy, "{check}: {found:?}");
+                assert!(found.error.as_ref().is_some_and(|error| error.contains(part)), "{check}: {found:?}");
+            }
+        }
+    }
+    // The other server has no such address.
+    let status = cluster.wait_for(1, LIMIT, through).unwrap();
+    let error = status.items[6].checks[0].error.clone().unwrap_or_default();
+    assert!(error.contains("10.77.0.50 is no address to connect from here"), "{error}");
 }
 
 /// `python3 -m http.server` in an empty folder: it answers 200 at /, and 404 elsewhere.

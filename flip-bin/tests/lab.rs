@@ -370,3 +370,38 @@ fn the_demo_tells_its_story() {
         }
     }
 }
+
+#[test]
+fn a_native_hook_by_hand_binds_for_real() {
+    if !root_or_skip("a_native_hook_by_hand_binds_for_real") {
+        return;
+    }
+    let cluster = Cluster::prepare(ClusterSpec::new(1, 2, "fast"), flip()).unwrap();
+    let lab = cluster.lab();
+    let hook = |action: &str, n: usize| {
+        let mut command = lab.command(Who::Host(0), flip().to_str().unwrap()).unwrap();
+        command.args(["hook", "run", "--id", "h0", "--config"]).arg(cluster.config_path());
+        command.args(["ip", action, &vip(n).to_string()]);
+        let out = command.output().unwrap();
+        (out.status.code(), String::from_utf8([out.stdout, out.stderr].concat()).unwrap())
+    };
+    let held = |n: usize| cluster.real_holders(vip(n)).unwrap();
+    for n in [0, 1] {
+        let (code, said) = hook("alive", n);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(&format!("ip alive {}: ok in ", vip(n))), "{said}");
+        assert_eq!(held(n), BTreeSet::from([0]), "it stays when the command is through");
+    }
+    let (code, said) = hook("down", 0);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!((held(0), held(1)), (BTreeSet::new(), BTreeSet::from([0])), "the other one is left alone");
+    assert_eq!(hook("down", 0).0, Some(0), "safe to repeat");
+    // What cannot work is told, and is a failure of the hook.
+    let config = cluster.spec().config();
+    let mut wrong = config.clone();
+    wrong["cluster"]["system"]["ip"]["config"]["interface"] = "nowhere0".into();
+    cluster.set_config(&wrong).unwrap();
+    let (code, said) = hook("alive", 0);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("ip alive") && said.contains("nowhere0"), "{said}");
+}

@@ -234,7 +234,8 @@ fn hooks_by_hand_have_an_exit_code() {
         "servers": {"a": {"ip": "127.0.0.1", "systems": ["s", "native"]}},
         "cluster": {"system": {
             "s": {"alive": "s", "down": "s", "data": ["good", "bad", "slow", {"name": "table", "port": 7}]},
-            "native": {"alive": "memory_up", "down": "memory_down", "data": ["m"]}}},
+            "native": {"alive": "memory_up", "down": "memory_down", "data": ["m", {"name": "n", "checks": [
+                {"type": "exec", "command": "/bin/true"}, {"type": "exec", "command": "/bin/false"}]}]}}},
     });
     std::fs::write(&file, config.to_string()).unwrap();
     std::fs::create_dir(dir.path().join("scripts")).unwrap();
@@ -260,11 +261,21 @@ fn hooks_by_hand_have_an_exit_code() {
     let (code, said) = hook(&["s", "alive", "slow"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("scripts/s.lua:4: took longer than 300ms and was stopped"), "{said}");
+    for action in ["alive", "down"] {
+        let (code, said) = hook(&["native", action, "m"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains(&format!("native {action} m: ok in ")), "{said}");
+    }
+    let (code, said) = hook(&["native", "check", "n"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("native check n: exec /bin/true: ok in "), "{said}");
+    assert!(said.contains("native check n: exec /bin/false: failed in "), "{said}");
+    assert!(said.contains("\n  /bin/false ended with exit code 1\n"), "{said}");
     for (args, expected) in [
         (["s", "check", "good"], "has no function `check`"),
         (["s", "alive", "none"], "has no item none"),
         (["t", "alive", "good"], "no system t; there are: s, native"),
-        (["native", "alive", "m"], "native handlers memory_up and memory_down"),
+        (["native", "check", "m"], "m of system native has no `checks` in the config"),
     ] {
         let (code, said) = hook(&args);
         assert_eq!(code, Some(2), "{said}");

@@ -126,6 +126,11 @@ pub enum Event {
         /// What the handler said.
         error: String,
     },
+    /// The scripts of this node were read again, because somebody asked for it.
+    Reloaded {
+        /// What changed; or why everything is as it was, with file and line.
+        result: Result<String, String>,
+    },
     /// A held item was announced again, because a former holder let go or the network healed.
     Reannounced {
         /// Which item.

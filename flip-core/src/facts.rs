@@ -128,6 +128,11 @@ impl Facts {
         Some(self.replace(server, new))
     }
 
+    /// Puts what a server states into the place of what it stated before, without a look at what that changes.
+    pub fn put(&mut self, server: usize, stated: Stated) {
+        self.servers[server] = stated;
+    }
+
     /// Replaces what is known of a server.
     pub fn replace(&mut self, server: usize, stated: Stated) -> Changes {
         let old = std::mem::replace(&mut self.servers[server], stated);

@@ -138,6 +138,12 @@ pub enum Command {
         /// The item's name.
         item: String,
     },
+    /// The driver has read its scripts again, and this is what came of it: everybody who listens to events
+    /// hears of it.
+    Reloaded {
+        /// What changed; or why everything is as it was, with file and line.
+        result: Result<String, String>,
+    },
     /// Adds a key to the ring of the whole cluster. It opens from then on and seals nothing yet.
     KeyAdd {
         /// The key.

@@ -2,22 +2,19 @@
 //!
 //! `cargo run -p flip-systems --example embed`
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::error::Error;
-use std::future::ready;
+use std::future::pending;
 use std::net::UdpSocket;
-use std::sync::{Arc, Mutex};
 
-use flip_core::config::{Overrides, Source};
-use flip_systems::flip::{Flip, Handle};
-use flip_systems::system::{Context, HookFuture, ObserveFuture};
-use flip_systems::{Registry, System};
+use flip_systems::{Flip, Handle, Registry};
+use serde_json::json;
 use tokio::sync::watch;
 
 /// Who runs which job: positions of jobs, and names of nodes.
 pub type Board = BTreeSet<(usize, &'static str)>;
 
-/// A job that runs. A real one would be a task that ends when this is dropped.
+/// A job at work: on the board until it is dropped, because it moves away or its node is lost.
 struct Job(usize, &'static str, watch::Sender<Board>);
 
 impl Drop for Job {
@@ -26,58 +23,26 @@ impl Drop for Job {
     }
 }
 
-/// The jobs of one node. They are dropped with it, so they end with it.
-struct Jobs {
-    node: &'static str,
-    board: watch::Sender<Board>,
-    running: Arc<Mutex<BTreeMap<usize, Job>>>,
-}
-
-impl System for Jobs {
-    fn alive(&self, job: usize, _: &Context) -> HookFuture {
-        let (node, board, running) = (self.node, self.board.clone(), Arc::clone(&self.running));
-        Box::pin(async move {
-            board.send_if_modified(|board| board.insert((job, node)));
-            running.lock().unwrap().entry(job).or_insert_with(|| Job(job, node, board));
-            Ok(())
-        })
-    }
-
-    fn down(&self, job: usize, _: &Context) -> HookFuture {
-        let running = Arc::clone(&self.running);
-        Box::pin(async move {
-            drop(running.lock().unwrap().remove(&job));
-            Ok(())
-        })
-    }
-
-    fn observe(&self) -> ObserveFuture {
-        let here = self.running.lock().unwrap().keys().copied().collect();
-        Box::pin(ready(Ok(here)))
-    }
-}
-
+/// Starts a node. A real job would do something where these wait for ever.
 async fn start(
-    node: &'static str,
-    text: &str,
-    board: watch::Sender<Board>,
+    id: &'static str,
+    config: &str,
+    board: &watch::Sender<Board>,
 ) -> Result<Handle, Box<dyn Error>> {
-    let mut registry = Registry::default();
-    registry.register_with("job_up", "job_down", move |_| Jobs {
-        node,
-        board: board.clone(),
-        running: Arc::default(),
+    let (mut registry, board) = (Registry::default(), board.clone());
+    registry.register_tasks("job", move |task| {
+        board.send_if_modified(|board| board.insert((task.position, id)));
+        let job = Job(task.position, id, board.clone());
+        async move {
+            let _job = job;
+            pending().await
+        }
     });
-    let overrides = Overrides { id: Some(node), ..Overrides::default() };
-    let (builder, _warnings) = Flip::from_text(&Source { file: "jobs.json", text }, &overrides, registry)?;
-    let flip = builder.start().await?;
-    let handle = flip.handle();
-    tokio::spawn(flip.run());
-    Ok(handle)
+    Ok(Flip::node(id, config, registry)?.spawn().await?)
 }
 
 /// Waits until each of ten jobs runs once, and each of `nodes` runs some; gives what it saw.
-async fn all_run(board: &watch::Sender<Board>, nodes: &[&'static str]) -> Result<Board, Box<dyn Error>> {
+async fn all_run(board: &watch::Sender<Board>, nodes: &[&str]) -> Result<Board, Box<dyn Error>> {
     let wanted = |board: &Board| {
         let jobs: BTreeSet<_> = board.iter().map(|(job, _)| *job).collect();
         let on: BTreeSet<_> = board.iter().map(|(_, node)| *node).collect();
@@ -88,31 +53,25 @@ async fn all_run(board: &watch::Sender<Board>, nodes: &[&'static str]) -> Result
 
 /// Gives what ran where with three nodes, and after one of them was lost.
 pub async fn run() -> Result<(Board, Board), Box<dyn Error>> {
-    // Three ports that are free now, and so most likely in a moment.
-    let sockets = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0"));
-    let mut ports = Vec::new();
-    for socket in sockets {
-        ports.push(socket?.local_addr()?.port());
-    }
-    let names: Vec<_> = (0..10).map(|job| format!("job {job}")).collect();
-    let text = serde_json::json!({
+    let free =
+        [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?];
+    let server = |n: usize| {
+        free[n].local_addr().map(|to| json!({"ip": to.ip(), "port": to.port(), "systems": ["job"]}))
+    };
+    let config = json!({
         "profile": "fast",
-        "servers": {
-            "a": {"ip": "127.0.0.1", "port": ports[0], "systems": ["job"]},
-            "b": {"ip": "127.0.0.1", "port": ports[1], "systems": ["job"]},
-            "c": {"ip": "127.0.0.1", "port": ports[2], "systems": ["job"]},
-        },
-        // By default the handlers of a system are those that begin with its name: job_up, job_down.
-        "cluster": {"system": {"job": {"type": "shard", "data": names}}},
+        "servers": {"a": server(0)?, "b": server(1)?, "c": server(2)?},
+        "cluster": {"system": {"job": {"data": ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]}}},
     });
-    let text = text.to_string();
-    let board = watch::Sender::new(Board::new());
-    let a = start("a", &text, board.clone()).await?;
-    let b = start("b", &text, board.clone()).await?;
-    let c = start("c", &text, board.clone()).await?;
+    drop(free);
+    let (config, board) = (config.to_string(), watch::Sender::new(Board::new()));
+    let [a, b, c] = [
+        start("a", &config, &board).await?,
+        start("b", &config, &board).await?,
+        start("c", &config, &board).await?,
+    ];
     let before = all_run(&board, &["a", "b", "c"]).await?;
-    // As if its machine had lost its power: nobody is told.
-    b.abort();
+    b.abort(); // As if its machine had lost its power: nobody is told.
     let after = all_run(&board, &["a", "c"]).await?;
     for node in [a, c] {
         node.leave();
@@ -124,12 +83,6 @@ pub async fn run() -> Result<(Board, Board), Box<dyn Error>> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let (before, after) = run().await?;
-    for (what, board) in [("three nodes", before), ("b is lost", after)] {
-        println!("{what}:");
-        for node in ["a", "b", "c"] {
-            let jobs: Vec<_> = board.iter().filter(|(_, on)| *on == node).map(|(job, _)| *job).collect();
-            println!("  {node}: {jobs:?}");
-        }
-    }
+    println!("three nodes: {before:?}\nb is lost:   {after:?}");
     Ok(())
 }

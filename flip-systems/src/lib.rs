@@ -78,14 +78,15 @@
 //! # }
 //! ```
 //!
-//! [`flip`] says what a program may add, `examples/embed.rs` loses one node of three. The daemon is such a
-//! program too.
+//! [`flip`] says what a program may add. Where a piece is just a future that runs, [`Registry::register_tasks`] needs no
+//! [`System`]: `examples/embed.rs` does so, and loses one node of three. The daemon is such a program too.
 //!
 //! # What is here
 //!
 //! - [`Flip`] drives a node, [`Handle`] asks it, steers it and ends it.
 //! - [`Systems`] runs hooks: [`Systems::run`] takes the `HookCall`s that a node puts out,
 //!   [`Systems::observe`] and [`Systems::drift`] tell it what is really there.
+//! - [`tasks`] runs futures as items, [`files`] reads a config with what lies beside it.
 //! - [`ip`] puts virtual addresses on interfaces over netlink and announces them by ARP and NDP.
 //! - [`lua`] runs scripts as hooks, each call in a closed state of its own, on threads of their own.
 //! - [`privileges`] gives up what a daemon does not need of root's powers.
@@ -106,6 +107,7 @@ pub mod bus;
 pub mod check;
 pub mod clock;
 mod entropy;
+pub mod files;
 pub mod flip;
 mod group;
 pub mod interfaces;
@@ -121,6 +123,8 @@ pub mod stream;
 #[expect(unsafe_code, reason = "the system calls that no safe crate wraps; each call has its proof")]
 mod sys;
 pub mod system;
+pub mod tasks;
+mod tls;
 pub mod udp;
 pub mod witness;
 

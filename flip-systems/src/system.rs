@@ -18,6 +18,7 @@ use crate::ip::Ip;
 use crate::lua::{Engine, LuaPost, LuaSystem};
 use crate::memory::Memory;
 use crate::post::{Post, PostOf};
+use crate::tasks::{Task, Tasks};
 
 /// A hook at work. It does nothing before it is polled; `Err` carries one line for people.
 pub type HookFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -158,6 +159,19 @@ impl Registry {
         self.register(Made { alive: alive.to_owned(), down: down.to_owned(), make });
     }
 
+    /// Adds a system whose items are tasks: each is a future that runs where its item is placed, and is dropped
+    /// when the item goes. `name` is the system's in the config; `<name>_up` and `<name>_down` are its handlers.
+    ///
+    /// `down` ends when the future is gone. One that ends by itself, or panics, is started again after a pause
+    /// ([`tasks::RESTART`](crate::tasks::RESTART)). All run on the runtime of the node, so they must not block.
+    pub fn register_tasks<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        name: &str,
+        make: impl Fn(Task) -> F + Send + Sync + 'static,
+    ) {
+        self.register(Tasks::new(name, make));
+    }
+
     /// Names that no handler has are looked for among the scripts of this engine.
     pub fn scripts(&mut self, engine: Arc<Engine>) {
         self.lua = Some(engine);
@@ -202,8 +216,8 @@ impl Registry {
         self.handlers.iter().map(|h| (h.alive(), h.down()))
     }
 
-    /// All names that a config may use, whatever for.
-    pub(crate) fn known(&self) -> impl Iterator<Item = &str> {
+    /// All names that a config may use, whatever for, without its scripts.
+    pub fn known(&self) -> impl Iterator<Item = &str> {
         let pairs = self.names().flat_map(|(alive, down)| [alive, down]);
         pairs.chain(self.posts.keys().map(String::as_str))
     }

@@ -1,8 +1,10 @@
 //! Checks against real servers on the loopback: what is fine, what is not, and what is said about it.
 
+mod tls;
+
 use std::convert::Infallible;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +22,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -212,37 +212,34 @@ fn http_names_what_is_no_http() {
     });
 }
 
-fn pem(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
-}
-
 #[test]
 fn tls_is_verified_unless_the_config_says_otherwise() {
     on_runtime(async {
-        let certificate = CertificateDer::from_pem_file(pem("cert.pem")).unwrap();
-        let key = PrivateKeyDer::from_pem_file(pem("key.pem")).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let server = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
-        let port = http_server(Some(Arc::new(server))).await;
-        let ca_file = Some(pem("cert.pem").to_str().unwrap().to_owned());
+        let dir = tempfile::tempdir().unwrap();
+        let (right, wrong) = (tls::Authority::new(), tls::Authority::new());
+        let right_file = Some(right.write(&dir.path().join("right.pem")));
+        let wrong_file = Some(wrong.write(&dir.path().join("wrong.pem")));
+        let port = http_server(Some(right.server(&["check.test"]))).await;
         let ask = |name: Option<&str>, ca_file: Option<String>, verify| {
             let tls = Tls { name: name.map(str::to_owned), ca_file, verify };
             asked(Http { tls: Some(tls), body_equals: Some("all is well".into()), ..http(port, "/health") })
         };
-        assert_eq!(ask(Some("check.test"), ca_file.clone(), true).await, Ok(()));
+        assert_eq!(ask(Some("check.test"), right_file.clone(), true).await, Ok(()));
         assert_eq!(ask(None, None, false).await, Ok(()));
-        let wrong = ask(Some("other.test"), ca_file.clone(), true).await.unwrap_err();
-        assert!(wrong.starts_with("no TLS with other.test: invalid peer certificate"), "{wrong}");
+        let refused = "invalid peer certificate";
+        let wrong = ask(Some("check.test"), wrong_file, true).await.unwrap_err();
+        assert!(wrong.starts_with(&format!("no TLS with check.test: {refused}")), "{wrong}");
+        let other = ask(Some("other.test"), right_file.clone(), true).await.unwrap_err();
+        assert!(other.starts_with(&format!("no TLS with other.test: {refused}")), "{other}");
+        let unnamed = ask(None, right_file, true).await.unwrap_err();
+        assert!(unnamed.starts_with(&format!("no TLS with 127.0.0.1: {refused}")), "{unnamed}");
         let unknown = ask(Some("check.test"), None, true).await.unwrap_err();
         assert!(unknown.contains("certificate"), "{unknown}");
         let missing = ask(Some("check.test"), Some("/nowhere.pem".into()), true).await.unwrap_err();
         assert!(missing.starts_with("cannot use the certificates of /nowhere.pem"), "{missing}");
-        let none = ask(Some("check.test"), Some(pem("key.pem").to_str().unwrap().into()), true).await;
+        let empty = dir.path().join("empty.pem");
+        std::fs::write(&empty, "").unwrap();
+        let none = ask(Some("check.test"), Some(empty.to_str().unwrap().into()), true).await;
         assert!(none.unwrap_err().ends_with("there is none"));
         let plain = http_server(None).await;
         let tls = Some(Tls { name: None, ca_file: None, verify: false });

@@ -170,16 +170,10 @@ fn run(examples: &[Example]) {
             assert_eq!(*lines.0.lock().unwrap(), Vec::<String>::new(), "the plugin on line {}", example.line);
             continue;
         }
-        let report = runtime.block_on(engine.call(Call {
-            script: Arc::clone(engine.script(&name).unwrap()),
-            hook: Hook::Alive,
-            system: "jobs".to_owned(),
-            item: "reports".to_owned(),
-            own: None,
-            config: Arc::new(json!({"port": 80}).as_object().unwrap().clone()),
-            reason: "start".to_owned(),
-            timeout: Duration::from_secs(20),
-        }));
+        let script = engine.script(&name).unwrap();
+        let config = Arc::new(json!({"port": 80}).as_object().unwrap().clone());
+        let report = runtime
+            .block_on(engine.call(Call { config, ..Call::new(&script, Hook::Alive, "jobs", "reports") }));
         assert_eq!(report.result, Ok(Said::Yes), "the example on line {}", example.line);
         if let Some(output) = &example.output {
             assert_eq!(lines.0.lock().unwrap().join("\n"), *output, "the example on line {}", example.line);

@@ -41,15 +41,13 @@ impl Bench {
     fn run(&self, name: &str, hook: Hook, item: &Value, config: &Value) -> Report {
         let own = item.as_object().cloned();
         let name_of = |own: &serde_json::Map<String, Value>| own["name"].as_str().unwrap().to_owned();
+        let item = own.as_ref().map_or_else(|| item.as_str().unwrap().to_owned(), name_of);
+        let script = self.engine.script(name).unwrap();
         self.runtime.block_on(self.engine.call(Call {
-            script: Arc::clone(self.engine.script(name).unwrap()),
-            hook,
-            system: "jobs".to_owned(),
-            item: own.as_ref().map_or_else(|| item.as_str().unwrap().to_owned(), name_of),
             own,
             config: Arc::new(config.as_object().unwrap().clone()),
             reason: "failback".to_owned(),
-            timeout: Duration::from_secs(20),
+            ..Call::new(&script, hook, "jobs", &item)
         }))
     }
 
@@ -159,20 +157,9 @@ fn each_call_has_a_state_of_its_own() {
 fn many_calls_at_once_wait_beside_each_other() {
     let bench = Bench::new(&[("waits", "flip.sleep(100)")]);
     let start = std::time::Instant::now();
-    let calls: Vec<_> = (0..50)
-        .map(|_| {
-            bench.engine.call(Call {
-                script: Arc::clone(bench.engine.script("waits").unwrap()),
-                hook: Hook::Alive,
-                system: "s".to_owned(),
-                item: "x".to_owned(),
-                own: None,
-                config: Arc::default(),
-                reason: "start".to_owned(),
-                timeout: Duration::from_secs(20),
-            })
-        })
-        .collect();
+    let script = bench.engine.script("waits").unwrap();
+    let calls: Vec<_> =
+        (0..50).map(|_| bench.engine.call(Call::new(&script, Hook::Alive, "s", "x"))).collect();
     bench.runtime.block_on(async {
         for call in calls {
             assert_eq!(call.await.result, Ok(Said::Yes));
@@ -222,16 +209,8 @@ fn unsafe_lua_opens_the_library_and_keeps_the_limits() {
     let engine = Engine::new(Setup { scripts, limits, ..Setup::new("web1") }).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let run = |name: &str| {
-        runtime.block_on(engine.call(Call {
-            script: Arc::clone(engine.script(name).unwrap()),
-            hook: Hook::Alive,
-            system: "s".to_owned(),
-            item: "x".to_owned(),
-            own: None,
-            config: Arc::default(),
-            reason: "start".to_owned(),
-            timeout: Duration::from_secs(20),
-        }))
+        let script = engine.script(name).unwrap();
+        runtime.block_on(engine.call(Call::new(&script, Hook::Alive, "s", "x")))
     };
     assert_eq!(run("opened").result, Ok(Said::Yes));
     let error = run("spins").result.unwrap_err();

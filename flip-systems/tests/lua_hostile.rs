@@ -1,7 +1,6 @@
 //! Hostile scripts: each is stopped at its deadline by the sandbox's own account, none takes more memory than
 //! its limit, none gets out.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flip_systems::lua::{Call, Engine, Hook, Limits, Report, Said, Script, Scripts, Setup};
@@ -166,16 +165,8 @@ fn engine(limits: Limits) -> Engine {
 }
 
 fn call(engine: &Engine, name: &str) -> Call {
-    Call {
-        script: Arc::clone(engine.script(name).expect("a script of the list")),
-        hook: Hook::Alive,
-        system: "s".to_owned(),
-        item: "x".to_owned(),
-        own: None,
-        config: Arc::default(),
-        reason: "start".to_owned(),
-        timeout: TIMEOUT,
-    }
+    let script = engine.script(name).expect("a script of the list");
+    Call { timeout: TIMEOUT, ..Call::new(&script, Hook::Alive, "s", "x") }
 }
 
 fn check(name: &str, end: End, report: &Report) -> Result<(), String> {

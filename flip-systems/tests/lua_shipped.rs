@@ -7,7 +7,6 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
 
 use flip_systems::lua::script::{self, Form};
 use flip_systems::lua::{Call, Engine, Hook, Said, Scripts, Setup};
@@ -36,14 +35,9 @@ fn engine() -> Engine {
 fn run(engine: &Engine, name: &str, hook: Hook, item: &str, config: &Value) -> Result<Said, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let call = Call {
-        script: Arc::clone(engine.script(name).unwrap()),
-        hook,
-        system: "s".to_owned(),
-        item: item.to_owned(),
-        own: None,
         config: Arc::new(config.as_object().unwrap().clone()),
         reason: "member_down".to_owned(),
-        timeout: Duration::from_secs(20),
+        ..Call::new(&engine.script(name).unwrap(), hook, "s", item)
     };
     runtime.block_on(engine.call(call)).result
 }

@@ -57,6 +57,31 @@ pub struct Postgres {
     who: Who,
     dir: PathBuf,
     process: Option<Process>,
+    /// Whether it speaks TLS.
+    tls: bool,
+}
+
+/// What a server proves its name with: PEM texts.
+#[derive(Clone, Copy, Debug)]
+pub struct Certificate<'a> {
+    /// The certificate.
+    pub certificate: &'a str,
+    /// Its private key.
+    pub key: &'a str,
+}
+
+impl Certificate<'_> {
+    /// Writes both to files that nobody but the servers can read.
+    fn write(&self, dir: &Path) -> anyhow::Result<[String; 2]> {
+        let write = |name: &str, text: &str| {
+            let path = dir.join(name);
+            fs::write(&path, text)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            chown(&path, Some(NOBODY), Some(NOBODY))?;
+            Ok::<_, anyhow::Error>(path.display().to_string())
+        };
+        Ok([write("server.crt", self.certificate)?, write("server.key", self.key)?])
+    }
 }
 
 impl Postgres {
@@ -76,6 +101,21 @@ impl Postgres {
         Ok(server)
     }
 
+    /// Makes and starts a server that takes writes, and whom nobody may ask over the network without TLS.
+    ///
+    /// # Errors
+    /// What its programs say.
+    pub fn encrypted(lab: &Lab, who: Who, certificate: &Certificate<'_>) -> anyhow::Result<Self> {
+        let mut server = Self::new(lab, who)?;
+        let data = server.data();
+        server.run("initdb", &["-D", &data, "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8"])?;
+        fs::write(format!("{data}/pg_hba.conf"), "local all all trust\nhostssl all all 0.0.0.0/0 trust\n")?;
+        certificate.write(&server.dir)?;
+        server.tls = true;
+        server.start()?;
+        Ok(server)
+    }
+
     /// Makes and starts a standby of the server at this address.
     ///
     /// # Errors
@@ -91,7 +131,7 @@ impl Postgres {
 
     fn new(lab: &Lab, who: Who) -> anyhow::Result<Self> {
         ensure!(programs().is_some(), "there is no PostgreSQL");
-        Ok(Self { lab: lab.clone(), who, dir: folder("postgres")?, process: None })
+        Ok(Self { lab: lab.clone(), who, dir: folder("postgres")?, process: None, tls: false })
     }
 
     fn data(&self) -> String {
@@ -108,6 +148,12 @@ impl Postgres {
         command.args(["-D", &self.data(), "-k", &self.dir.display().to_string()]);
         for setting in ["listen_addresses=*", "fsync=off", "shared_buffers=16MB", "max_connections=30"] {
             command.args(["-c", setting]);
+        }
+        if self.tls {
+            for (setting, file) in [("ssl_cert_file", "server.crt"), ("ssl_key_file", "server.key")] {
+                command.args(["-c", &format!("{setting}={}", self.dir.join(file).display())]);
+            }
+            command.args(["-c", "ssl=on"]);
         }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.process = Some(self.lab.spawn(command)?);
@@ -185,7 +231,29 @@ impl Pooler {
     /// # Errors
     /// When it does not.
     pub fn start(lab: &Lab, who: Who) -> anyhow::Result<Self> {
+        Self::begin(lab, who, None)
+    }
+
+    /// Starts one whom nobody may ask without TLS, before a server that is the same, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn encrypted(lab: &Lab, who: Who, certificate: &Certificate<'_>) -> anyhow::Result<Self> {
+        Self::begin(lab, who, Some(certificate))
+    }
+
+    fn begin(lab: &Lab, who: Who, certificate: Option<&Certificate<'_>>) -> anyhow::Result<Self> {
         let dir = folder("pgbouncer")?;
+        let tls = match certificate {
+            None => String::new(),
+            Some(certificate) => {
+                let [certificate, key] = certificate.write(&dir)?;
+                format!(
+                    "client_tls_sslmode = require\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n\
+                     server_tls_sslmode = require\n"
+                )
+            }
+        };
         let (users, config) = (dir.join("users"), dir.join("pgbouncer.ini"));
         fs::write(&users, "\"pgbouncer\" \"\"\n\"postgres\" \"\"\n")?;
         fs::write(
@@ -193,7 +261,7 @@ impl Pooler {
             format!(
                 "[databases]\napp = host=127.0.0.1 port={PORT} dbname=postgres user=postgres\n[pgbouncer]\n\
                  listen_addr = *\nlisten_port = {POOLER_PORT}\nauth_type = trust\nauth_file = {}\n\
-                 admin_users = pgbouncer\nunix_socket_dir =\nserver_login_retry = 1\n",
+                 admin_users = pgbouncer\nunix_socket_dir =\nserver_login_retry = 1\n{tls}",
                 users.display()
             ),
         )?;

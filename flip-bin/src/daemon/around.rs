@@ -1,7 +1,7 @@
 //! What the daemon does for its node: log, plugins, state dir, and the status for those who watch it.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flip_core::config::Config;
@@ -24,7 +24,7 @@ const ENDING: Duration = Duration::from_secs(5);
 /// What it is made of.
 pub struct Given {
     pub state: State,
-    pub plugins: Option<Plugins>,
+    pub plugins: Option<Arc<Mutex<Plugins>>>,
     /// How long plugins may take to end.
     pub limit: Duration,
     pub privileges: PrivilegeStatus,
@@ -49,10 +49,10 @@ impl Around {
 
 impl Program for Around {
     fn event(&mut self, event: &Event, config: &Config, now: Time) {
-        if let Some(plugins) = &mut self.given.plugins
+        if let Some(plugins) = &self.given.plugins
             && let Some(told) = told::to_plugins(event, config)
         {
-            plugins.tell(&told);
+            lock(plugins).tell(&told);
         }
         self.log.event(event, config, now);
     }
@@ -110,15 +110,21 @@ impl Program for Around {
     fn left(&mut self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         let limit = self.given.limit;
         Box::pin(async move {
-            if let Some(plugins) = &mut self.given.plugins {
+            if let Some(plugins) = &self.given.plugins {
                 if let Some(service) = &mut self.given.service {
                     service.extend(limit + ENDING);
                 }
+                let stopped = lock(plugins).stop();
                 // Whoever is not through by then is ended with the process.
-                let _ = tokio::time::timeout(limit, plugins.stop()).await;
+                let _ = tokio::time::timeout(limit, stopped).await;
             }
         })
     }
+}
+
+fn lock(plugins: &Mutex<Plugins>) -> MutexGuard<'_, Plugins> {
+    // No code panics between two changes that belong together.
+    plugins.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A status without what changes by itself: ages, counters and estimates.

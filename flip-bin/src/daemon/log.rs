@@ -168,6 +168,8 @@ fn event(event: &Event, config: &Config) {
         Event::PostFailed { system, error } => {
             warn!(system = config.systems[*system].name, %error, "post hook failed");
         }
+        Event::Reloaded { result: Ok(what) } => info!("scripts read again: {what}"),
+        Event::Reloaded { result: Err(why) } => error!("scripts not read again: {why}"),
         Event::Reannounced { item } => {
             let (system, item) = names(config, *item);
             info!(system, item, "announced again");

@@ -9,6 +9,7 @@
 mod around;
 mod log;
 mod privileges;
+mod reload;
 mod service;
 pub mod socket;
 mod state;
@@ -18,22 +19,24 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use flip_core::Time;
 use flip_core::config::{Config, LogLevel};
 use flip_core::status::PrivilegeStatus;
+use flip_systems::clock;
+use flip_systems::files::{Files, Read};
 use flip_systems::flip::{End, Error, Flip};
-use flip_systems::lua::{Engine, Limits, LuaChecks, Plugins, Scripts, Setup};
-use flip_systems::{Registry, clock};
+use flip_systems::lua::{Plugins, Scripts};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::{ConfigArgs, DaemonArgs, LogFormat};
-use crate::config::{self, Read, Refused};
+use crate::config::{self, Refused};
 use crate::{Failure, Outcome, paths};
+use reload::Reload;
 use socket::Socket;
 
 /// A supervisor may signal a process and its group: signals that come together are one wish.
@@ -44,7 +47,7 @@ const REFUSED: u8 = 3;
 
 pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
     let from = ConfigArgs { config, id: args.id.clone() };
-    let Read { config, warnings, scripts } = match config::read(&from) {
+    let Read { config, warnings, scripts, files } = match config::read(&from) {
         Ok(read) => read,
         Err(Refused(text)) => {
             writeln!(std::io::stderr(), "{text}")?;
@@ -70,7 +73,7 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
         None
     });
     let host = Host { dir, privileges, service };
-    let result = runtime.block_on(start(args, Arc::new(config), scripts, host));
+    let result = runtime.block_on(start(args, Arc::new(config), scripts, files, host));
     // Tasks that still run are dropped, and the last lines of the log written.
     runtime.shutdown_background();
     drop(log);
@@ -85,31 +88,29 @@ struct Host {
     service: Option<service::Service>,
 }
 
-async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts, host: Host) -> Outcome {
+async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts, files: Files, host: Host) -> Outcome {
     let Host { dir, privileges, service } = host;
     let state = state::State::open(&dir)?;
-    let mut builder = Flip::builder(Arc::clone(&config)).bind().await?;
+    let builder = Flip::builder(Arc::clone(&config)).bind().await?;
     let socket = socket::Socket::bind(&args.state.socket.unwrap_or_else(|| dir.join(paths::SOCKET)))?;
-    let mut plugins = None;
-    if !scripts.is_empty() {
-        let setup = Setup { host: Arc::new(builder.handle()), account: false, ..setup(&config, scripts) };
-        let engine = Arc::new(Engine::new(setup).context("cannot start the threads of scripts")?);
-        if !config.lua.plugins.is_empty() {
-            let started = Plugins::start(&engine, &config.lua.plugins, config.timing.hook_timeout);
-            plugins = Some(started.map_err(|name| anyhow::anyhow!("there is no script {name}"))?);
+    let builder = builder.scripts(scripts)?;
+    let engine = builder.engine().cloned();
+    let plugins = match &engine {
+        Some(engine) if !config.lua.plugins.is_empty() => {
+            let started = Plugins::start(engine, &config.lua.plugins, config.timing.hook_timeout);
+            Some(Arc::new(Mutex::new(started.map_err(|name| anyhow!("there is no script {name}"))?)))
         }
-        let mut registry = Registry::default();
-        registry.scripts(Arc::clone(&engine));
-        builder = builder.registry(registry).checks(Arc::new(LuaChecks::new(engine, Arc::clone(&config))));
-    }
-    builder = builder.generation(state.next_generation()?).keys(state.keys()?);
+        _ => None,
+    };
+    let builder = builder.generation(state.next_generation()?).keys(state.keys()?);
     if config.is_urgent() {
         raise_priority();
     }
+    let reload = Arc::new(Reload::new(files, engine, plugins.clone(), builder.handle()));
     let given = around::Given { state, plugins, limit: config.timing.hook_timeout, privileges, service };
     let (around, changes) = around::Around::new(given);
     let flip = builder.program(around).start().await?;
-    serve(flip, socket, changes).await
+    serve(flip, socket, reload, changes).await
 }
 
 fn raise_priority() {
@@ -121,12 +122,17 @@ fn raise_priority() {
 }
 
 /// Runs the node until it has left or a second signal ends it.
-async fn serve(flip: Flip, mut socket: Socket, changes: watch::Receiver<Arc<str>>) -> Outcome {
+async fn serve(
+    flip: Flip,
+    mut socket: Socket,
+    reload: Arc<Reload>,
+    changes: watch::Receiver<Arc<str>>,
+) -> Outcome {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let node = flip.handle();
-    tokio::spawn(socket.serve(node.clone(), changes));
+    tokio::spawn(socket.serve(node.clone(), Arc::clone(&reload), changes));
     let mut asked: Option<Time> = None;
     let mut run = pin!(flip.run());
     loop {
@@ -143,9 +149,10 @@ async fn serve(flip: Flip, mut socket: Socket, changes: watch::Receiver<Arc<str>
                     return Err(anyhow!("asked twice to end: items may be left behind on this host").into());
                 }
             },
-            // Unheard it would end the daemon without a goodbye, and leave the addresses behind.
             Some(()) = hangup.recv() => {
-                tracing::warn!("SIGHUP changes nothing: restart the daemon to use another config");
+                let reload = Arc::clone(&reload);
+                // The log says what came of it.
+                tokio::spawn(async move { drop(reload.run().await) });
             }
             end = &mut run => return match end {
                 Ok(End::Left | End::Aborted) => Ok(ExitCode::SUCCESS),
@@ -161,12 +168,4 @@ async fn either(one: &mut Signal, other: &mut Signal) -> Option<()> {
         received = one.recv() => received,
         received = other.recv() => received,
     }
-}
-
-/// What scripts of this config may use.
-pub fn setup(config: &Config, scripts: Scripts) -> Setup {
-    let mut limits = Limits { unsafe_lua: config.lua.unsafe_lua, ..Limits::default() };
-    limits.memory = config.lua.memory_mib.map_or(limits.memory, |mib| (mib as usize) << 20);
-    limits.steps = config.lua.steps.unwrap_or(limits.steps);
-    Setup { siblings: config.siblings(), scripts, limits, ..Setup::new(&config.my().id) }
 }

@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use super::reload::Reload;
 use crate::key::{HexKey, KeyId};
 
 /// Tools served at a time.
@@ -27,6 +28,9 @@ const QUESTION: u64 = 4096;
 
 /// How long the loop may take to carry out a wish.
 const DONE: Duration = Duration::from_secs(5);
+
+/// How long plugins may take to stop and to start.
+const RELOADED: Duration = Duration::from_secs(80);
 
 /// What a tool may ask.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +57,8 @@ pub enum Wish {
     ConfirmReleased(String),
     /// What made hooks of the item of this name fail here is mended: try again now.
     Retry(String),
+    /// Read the scripts again.
+    Reload,
     /// Add a key to the ring of the cluster.
     KeyAdd(HexKey),
     /// Seal with this key of the ring.
@@ -61,17 +67,19 @@ pub enum Wish {
     KeyRemove(KeyId),
 }
 
-impl From<Wish> for Command {
-    fn from(wish: Wish) -> Self {
-        match wish {
-            Wish::Drain(server) => Self::Drain { server },
-            Wish::Undrain(server) => Self::Undrain { server },
-            Wish::ConfirmReleased(item) => Self::ConfirmReleased { item },
-            Wish::Retry(item) => Self::Retry { item },
-            Wish::KeyAdd(key) => Self::KeyAdd { key: key.0 },
-            Wish::KeyUse(id) => Self::KeyUse { id: id.0 },
-            Wish::KeyRemove(id) => Self::KeyRemove { id: id.0 },
-        }
+impl Wish {
+    /// What the node is told; none where the daemon itself does it.
+    fn command(self) -> Option<Command> {
+        Some(match self {
+            Self::Drain(server) => Command::Drain { server },
+            Self::Undrain(server) => Command::Undrain { server },
+            Self::ConfirmReleased(item) => Command::ConfirmReleased { item },
+            Self::Retry(item) => Command::Retry { item },
+            Self::Reload => return None,
+            Self::KeyAdd(key) => Command::KeyAdd { key: key.0 },
+            Self::KeyUse(id) => Command::KeyUse { id: id.0 },
+            Self::KeyRemove(id) => Command::KeyRemove { id: id.0 },
+        })
     }
 }
 
@@ -124,6 +132,7 @@ impl Socket {
     pub fn serve(
         &mut self,
         node: Handle,
+        reload: Arc<Reload>,
         changes: watch::Receiver<Arc<str>>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let listener = self.listener.take();
@@ -134,10 +143,10 @@ impl Socket {
                 let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let (node, changes) = (node.clone(), changes.clone());
+                        let (node, reload, changes) = (node.clone(), Arc::clone(&reload), changes.clone());
                         tokio::spawn(async move {
                             // A tool that goes away is none of our trouble.
-                            let _ = answer(stream, node, changes).await;
+                            let _ = answer(stream, node, &reload, changes).await;
                             drop(slot);
                         });
                     }
@@ -158,7 +167,12 @@ impl Drop for Socket {
     }
 }
 
-async fn answer(stream: UnixStream, node: Handle, changes: watch::Receiver<Arc<str>>) -> io::Result<()> {
+async fn answer(
+    stream: UnixStream,
+    node: Handle,
+    reload: &Reload,
+    changes: watch::Receiver<Arc<str>>,
+) -> io::Result<()> {
     let (from, mut to) = stream.into_split();
     let mut from = BufReader::new(from.take(QUESTION));
     let mut line = String::new();
@@ -171,7 +185,10 @@ async fn answer(stream: UnixStream, node: Handle, changes: watch::Receiver<Arc<s
         }
     };
     if let Request::Do(wish) = request {
-        let outcome = wanted(node.command(wish.into()), DONE).await;
+        let outcome = match wish.command() {
+            Some(command) => wanted(node.command(command), DONE).await,
+            None => wanted(reload.run(), RELOADED).await,
+        };
         return say(&mut to, &outcome).await;
     }
     // Told of changes from here on, so that none is lost between the first line and the next.
@@ -235,6 +252,7 @@ mod tests {
             (Request::Do(Wish::Drain("a".into())), r#"{"do":{"drain":"a"}}"#),
             (Request::Do(Wish::Undrain("a".into())), r#"{"do":{"undrain":"a"}}"#),
             (Request::Do(Wish::Retry("ip".into())), r#"{"do":{"retry":"ip"}}"#),
+            (Request::Do(Wish::Reload), r#"{"do":"reload"}"#),
             (Request::Do(Wish::ConfirmReleased("ip".into())), r#"{"do":{"confirm_released":"ip"}}"#),
         ];
         for (request, line) in table {

@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use flip_core::sim;
 
 use crate::cli::SimulateArgs;
-use crate::config::{self, Read, Refused};
+use crate::config::{self, Refused};
 use crate::{Failure, Outcome};
+use flip_systems::files::Read;
 
 use figures::Figures;
 use progress::Progress;

@@ -159,6 +159,10 @@ impl Node {
                 return self.on_told_command(asker, told, now);
             }
             Command::Retry { item } => self.retry(item),
+            Command::Reloaded { result } => {
+                self.event(Event::Reloaded { result: result.clone() });
+                result.clone()
+            }
             Command::KeyAdd { .. } | Command::KeyUse { .. } | Command::KeyRemove { .. } => {
                 return self.on_key_command(asker, command, now);
             }

@@ -122,7 +122,7 @@ impl Node {
         let (generation, seq) = (self.generation, self.facts.of(me).seq + 1);
         let departing = self.leaving.is_some();
         let unfit = self.health.unfit(&self.config);
-        self.facts.replace(me, Stated { generation, seq, departing, held, unfit });
+        self.facts.put(me, Stated { generation, seq, departing, held, unfit });
         self.spread.facts_repeats = 2;
         self.tell_facts(now);
     }

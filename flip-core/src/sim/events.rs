@@ -43,7 +43,7 @@ impl World {
                 }
             }
             // The simulator's do not fail.
-            Event::PostFailed { .. } => {}
+            Event::PostFailed { .. } | Event::Reloaded { .. } => {}
             Event::Reannounced { .. } => mark!("reannounced"),
             Event::Drift { .. } => mark!("item: drift repaired"),
             Event::Lease { held: true, .. } => mark!("lease: held"),

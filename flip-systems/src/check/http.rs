@@ -1,15 +1,19 @@
 //! One HTTP/1.1 request on a connection of its own: no pool, no proxy, no redirect.
 
-use flip_core::config::checks::Http;
+use std::sync::Arc;
+
+use flip_core::config::checks::{Http, Tls};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{HOST, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{one_line, tcp, tls};
+use super::{aside, one_line, tcp};
+use crate::tls::{self, Trust};
 
 /// Most bytes of a body that are looked at.
 const BODY: usize = 1 << 20;
@@ -18,8 +22,24 @@ pub(super) async fn ask(check: &Http) -> Result<(), String> {
     let stream = tcp::connect(&check.to).await?;
     match &check.tls {
         None => exchange(stream, check).await,
-        Some(tls) => exchange(tls::wrap(stream, &check.to.host, tls).await?, check).await,
+        Some(tls) => {
+            let settings = tls.clone();
+            let client = aside(move || client(&settings)).await??;
+            let name = tls.name.as_deref().unwrap_or(&check.to.host);
+            exchange(tls::wrap(stream, name, Arc::new(client)).await?, check).await
+        }
     }
+}
+
+fn client(tls: &Tls) -> Result<ClientConfig, String> {
+    let trust = match (&tls.ca_file, tls.verify) {
+        (_, false) => Trust::Anyone,
+        (Some(file), true) => Trust::File(file),
+        (None, true) => Trust::Host,
+    };
+    let mut client = tls::client(trust)?;
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(client)
 }
 
 async fn exchange(

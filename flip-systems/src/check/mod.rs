@@ -9,13 +9,14 @@ mod http;
 mod ping;
 mod postgres;
 mod tcp;
-mod tls;
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flip_core::config::checks::{Login, SourceAddress};
 use flip_core::config::{CheckKind, Config};
 use flip_core::id::CheckRef;
 use flip_core::io::CheckCall;
@@ -88,12 +89,22 @@ impl Checks {
                 Some(scripts) => scripts.check(script, call.check, call.timeout).await,
                 None => Err("this program runs no scripts".to_owned()),
             },
-            CheckKind::Postgres { login, query, role } => postgres::ask(login, query, *role).await,
+            CheckKind::Postgres { login, query, role } => {
+                postgres::ask(login, self.source(login), query, *role).await
+            }
             CheckKind::Pgbouncer { login, pool, max_waiting } => {
-                postgres::ask_pgbouncer(login, pool.as_deref(), *max_waiting).await
+                postgres::ask_pgbouncer(login, self.source(login), pool.as_deref(), *max_waiting).await
             }
             CheckKind::Ping { ip } => ping::ask(*ip).await,
         }
+    }
+
+    /// The address that a connection to a database comes from, if it is set.
+    fn source(&self, login: &Login) -> Option<IpAddr> {
+        login.source.map(|source| match source {
+            SourceAddress::Server => self.config.my().addr.ip(),
+            SourceAddress::Ip(ip) => ip,
+        })
     }
 
     /// What a program is told about the check: no item where it is of a whole system.

@@ -2,17 +2,151 @@
 //! pooler may not have, and it is all that pgbouncer's console speaks.
 
 use std::error::Error as _;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use flip_core::config::checks::{Login, Role};
+use flip_core::config::checks::{Encryption, Endpoint, Login, Role};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_postgres::{CancelToken, Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_rustls::TlsConnector;
+
+use super::tcp;
+use crate::tls::{self, Trust};
 
 /// How long a server may take to hear that a query is not wanted any more.
 const CANCEL: Duration = Duration::from_secs(1);
 
+/// A connection, over TCP or a Unix socket.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// One of them, or what TLS made of it.
+struct Pipe(Box<dyn Io>);
+
+/// Where a server is and how it is reached: once to ask, and once more to take a query back.
+#[derive(Clone)]
+struct Way {
+    login: Login,
+    source: Option<IpAddr>,
+    /// None where nothing is encrypted.
+    tls: Option<Encrypts>,
+}
+
+impl Way {
+    async fn new(login: &Login, source: Option<IpAddr>) -> Result<Self, String> {
+        let tls = match &login.tls {
+            Encryption::Off => None,
+            encryption => {
+                let (name, ca_file) = match encryption {
+                    Encryption::Verify { name, ca_file } => (name.as_ref(), Some(ca_file.clone())),
+                    Encryption::Off | Encryption::Prefer | Encryption::Require => (None, None),
+                };
+                let client = super::aside(move || match &ca_file {
+                    None => tls::client(Trust::Anyone),
+                    Some(None) => tls::client(Trust::Host),
+                    Some(Some(file)) => tls::client(Trust::File(file)),
+                });
+                let server = tls::server_name(name.unwrap_or(&login.host))?;
+                Some(Encrypts { client: Arc::new(client.await??), server })
+            }
+        };
+        Ok(Self { login: login.clone(), source, tls })
+    }
+
+    async fn connect(&self) -> Result<Pipe, String> {
+        let Login { host, port, .. } = &self.login;
+        if host.starts_with('/') {
+            let path = format!("{host}/.s.PGSQL.{port}");
+            let connected = UnixStream::connect(&path).await;
+            let refused = |error| format!("cannot log in: {path}: {}", super::plain(&error));
+            return Ok(Pipe(Box::new(connected.map_err(refused)?)));
+        }
+        let to = Endpoint { host: host.clone(), port: *port };
+        let opened = tcp::open(&to, self.source).await;
+        Ok(Pipe(Box::new(opened.map_err(|why| format!("cannot log in: {why}"))?)))
+    }
+
+    fn mode(&self) -> SslMode {
+        match self.login.tls {
+            Encryption::Off => SslMode::Disable,
+            Encryption::Prefer => SslMode::Prefer,
+            Encryption::Require | Encryption::Verify { .. } => SslMode::Require,
+        }
+    }
+
+    async fn cancel(self, token: CancelToken) -> Result<(), String> {
+        let stream = self.connect().await?;
+        let done = match self.tls {
+            None => token.cancel_query_raw(stream, NoTls).await,
+            Some(tls) => token.cancel_query_raw(stream, tls).await,
+        };
+        done.map_err(|error| error.to_string())
+    }
+}
+
+/// Begins TLS where PostgreSQL's protocol says so.
+#[derive(Clone)]
+struct Encrypts {
+    client: Arc<ClientConfig>,
+    server: ServerName<'static>,
+}
+
+impl TlsConnect<Pipe> for Encrypts {
+    type Stream = Pipe;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Pipe>> + Send>>;
+
+    fn connect(self, stream: Pipe) -> Self::Future {
+        let begun = TlsConnector::from(self.client).connect(self.server, stream);
+        Box::pin(async move { begun.await.map(|stream| Pipe(Box::new(stream))) })
+    }
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl TlsStream for Pipe {
+    /// None: passwords are proven by SCRAM without it, as libpq does where the certificate is verified.
+    fn channel_binding(&self) -> ChannelBinding {
+        ChannelBinding::none()
+    }
+}
+
 /// A session that ends with the run, and with it what the server does for it.
 struct Session {
+    way: Way,
     client: Client,
     connection: JoinHandle<()>,
     /// Set while the server works on a query.
@@ -20,14 +154,10 @@ struct Session {
 }
 
 impl Session {
-    async fn open(login: &Login) -> Result<Self, String> {
+    async fn open(login: &Login, source: Option<IpAddr>) -> Result<Self, String> {
+        let way = Way::new(login, source).await?;
         let mut config = tokio_postgres::Config::new();
-        config
-            .host(&login.host)
-            .port(login.port)
-            .user(&login.user)
-            .dbname(&login.database)
-            .application_name("flip");
+        config.user(&login.user).dbname(&login.database).application_name("flip").ssl_mode(way.mode());
         if let Some(file) = &login.password_file {
             let content = super::aside({
                 let file = file.clone();
@@ -37,13 +167,20 @@ impl Session {
             .map_err(|error| format!("cannot read the password file {file}: {}", super::plain(&error)))?;
             config.password(content.trim_ascii());
         }
-        let connected = config.connect(NoTls).await;
-        let (client, connection) = connected.map_err(|error| describe("cannot log in", &error))?;
-        let connection = tokio::spawn(async move {
-            // Whoever asks hears of the error too.
-            let _ = connection.await;
-        });
-        Ok(Self { client, connection, busy: None })
+        let stream = way.connect().await?;
+        let failed = |error| describe("cannot log in", &error);
+        // Whoever asks hears of the connection's error too.
+        let (client, connection) = match way.tls.clone() {
+            None => {
+                let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(failed)?;
+                (client, tokio::spawn(async move { drop(connection.await) }))
+            }
+            Some(tls) => {
+                let (client, connection) = config.connect_raw(stream, tls).await.map_err(failed)?;
+                (client, tokio::spawn(async move { drop(connection.await) }))
+            }
+        };
+        Ok(Self { way, client, connection, busy: None })
     }
 
     async fn rows(&mut self, query: &str) -> Result<Vec<SimpleQueryRow>, String> {
@@ -66,14 +203,20 @@ impl Drop for Session {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             // Else a server that is too slow would have one query more at each run.
-            runtime.spawn(async move { tokio::time::timeout(CANCEL, token.cancel_query(NoTls)).await });
+            let way = self.way.clone();
+            runtime.spawn(async move { tokio::time::timeout(CANCEL, way.cancel(token)).await });
         }
     }
 }
 
 /// Asks a PostgreSQL server.
-pub(super) async fn ask(login: &Login, query: &str, role: Option<Role>) -> Result<(), String> {
-    let mut session = Session::open(login).await?;
+pub(super) async fn ask(
+    login: &Login,
+    source: Option<IpAddr>,
+    query: &str,
+    role: Option<Role>,
+) -> Result<(), String> {
+    let mut session = Session::open(login, source).await?;
     if let Some(expected) = role {
         let rows = session.rows("SELECT pg_catalog.pg_is_in_recovery()").await?;
         let found = match rows.first().and_then(|row| row.get(0)) {
@@ -92,10 +235,11 @@ pub(super) async fn ask(login: &Login, query: &str, role: Option<Role>) -> Resul
 /// Asks the console of a pgbouncer.
 pub(super) async fn ask_pgbouncer(
     login: &Login,
+    source: Option<IpAddr>,
     pool: Option<&str>,
     max_waiting: Option<u64>,
 ) -> Result<(), String> {
-    let mut session = Session::open(login).await?;
+    let mut session = Session::open(login, source).await?;
     session.rows("SHOW VERSION").await?;
     if let Some(pool) = pool {
         let databases = session.rows("SHOW DATABASES").await?;

@@ -25,6 +25,8 @@ use crate::{Checks, Received, Said, Systems, UdpPort, Witness};
 
 /// Datagrams taken in one turn, so that a flood does not keep the alarm waiting.
 const BATCH: usize = 256;
+/// Hooks that ended whose results are handed in in one turn: a turn costs system calls, and hooks end together.
+const ENDS: usize = 64;
 /// How long a goodbye may take beyond the hooks before the loop ends all the same.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// A picture of the cluster that is not older than this is given to a script that asks: many hooks may ask at
@@ -228,9 +230,12 @@ impl Drive {
                 self.ending.get_or_insert(clock::now());
                 self.feed(Input::Leave);
             }
-            Wake::HookEnd(HookEnd { hook, result }) => {
-                self.running.remove(&hook);
-                self.feed(Input::HookDone { hook, result });
+            Wake::HookEnd(end) => {
+                self.hook_ended(end);
+                for _ in 1..ENDS {
+                    let Ok(end) = self.hooks.1.try_recv() else { break };
+                    self.hook_ended(end);
+                }
             }
             Wake::CheckEnd(CheckEnd { id, result }) => self.feed(Input::CheckDone { id, result }),
             Wake::Drift(item, present) => self.feed(Input::Observed { item, present }),
@@ -239,6 +244,11 @@ impl Drive {
             Wake::Frame(frame) => self.frame(frame),
             Wake::Ask(ask) => self.answer(ask),
         }
+    }
+
+    fn hook_ended(&mut self, HookEnd { hook, result }: HookEnd) {
+        self.running.remove(&hook);
+        self.feed(Input::HookDone { hook, result });
     }
 
     fn answer(&mut self, ask: Ask) {
@@ -342,6 +352,7 @@ impl Drive {
                 let run = self.systems.run(call);
                 self.spawn_hook(hook, async move {
                     tokio::select! {
+                        biased;
                         result = run => result,
                         // Dropping the hook's future ends it.
                         _ = cancelled => Err("ended: the lease to hold the item ends".to_owned()),

@@ -12,6 +12,8 @@ use crate::udp::BindError;
 /// Why a node could not start, or not go on.
 #[derive(Debug)]
 pub enum Error {
+    /// A file of the config could not be read: for people.
+    File(String),
     /// What is wrong with the config, each with its place, and what else will surprise somebody.
     Config(Vec<Problem>),
     /// Its UDP port could not be bound.
@@ -64,7 +66,7 @@ impl fmt::Display for Error {
             Self::Bind(error) => error.fmt(f),
             Self::Listen { addr, .. } => write!(f, "cannot listen on {addr} (TCP)"),
             Self::Systems(error) => error.fmt(f),
-            Self::Checks(why) => f.write_str(why),
+            Self::File(why) | Self::Checks(why) => f.write_str(why),
             Self::Witness { addr, .. } => write!(
                 f,
                 "cannot open an ICMP socket to ask the witness {addr}; give flip CAP_NET_RAW, or allow ping \
@@ -93,7 +95,12 @@ impl std::error::Error for Error {
             Self::Listen { source, .. } | Self::Witness { source, .. } | Self::Kernel { source, .. } => {
                 Some(source)
             }
-            Self::Config(_) | Self::Checks(_) | Self::Observe(_) | Self::Refused { .. } | Self::Late => None,
+            Self::File(_)
+            | Self::Config(_)
+            | Self::Checks(_)
+            | Self::Observe(_)
+            | Self::Refused { .. }
+            | Self::Late => None,
         }
     }
 }

@@ -156,6 +156,16 @@ impl Handle {
         self.command(Command::Retry { item: item.to_owned() }).await
     }
 
+    /// Tells all who listen to events that scripts were read again, and what came of it; gives that back.
+    ///
+    /// # Errors
+    /// As the result that is told, or when the node runs no more.
+    pub async fn reloaded(&self, result: Result<String, String>) -> Result<String, Refusal> {
+        let command = Command::Reloaded { result };
+        let answer = self.ask(|reply| Ask::Do(Asker::Script, command, reply)).await;
+        answer.ok_or(Refusal::Ended)?.map_err(Refusal::Refused)
+    }
+
     /// All events from now on. Whoever falls behind by more than [`EVENTS`] misses the oldest, and is told how
     /// many (`RecvError::Lagged`); after the end of the node there are no more (`RecvError::Closed`).
     #[must_use]

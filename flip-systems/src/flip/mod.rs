@@ -20,6 +20,7 @@ mod handle;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -33,7 +34,9 @@ use tokio::net::TcpListener;
 pub use error::Error;
 pub use handle::{EVENTS, Handle, Refusal};
 
-use crate::{Checks, Registry, Scripts, Systems, UdpPort, Witness, clock};
+use crate::files::{self, ReadError};
+use crate::lua::{Engine, LuaChecks, Setup};
+use crate::{Checks, Registry, Scripts, Systems, UdpPort, Witness, clock, lua};
 use drive::{Drive, Parts};
 use handle::Inbox;
 
@@ -107,6 +110,7 @@ impl Flip {
         Builder {
             config,
             registry: Registry::default(),
+            engine: None,
             checks: None,
             program: Box::new(()),
             generation: None,
@@ -115,6 +119,40 @@ impl Flip {
             handle,
             inbox,
         }
+    }
+
+    /// Begins with the text of a config as server `id`, in a few words: what the config will surprise somebody
+    /// with goes to the log.
+    ///
+    /// # Errors
+    /// As [`Flip::from_text`].
+    pub fn node(id: &str, config: &str, registry: Registry) -> Result<Builder, Error> {
+        let overrides = Overrides { id: Some(id), ..Overrides::default() };
+        let (builder, warnings) =
+            Self::from_text(&Source { file: "config", text: config }, &overrides, registry)?;
+        for warning in warnings {
+            tracing::warn!(line = warning.line, key = warning.path, "{}", warning.message);
+        }
+        Ok(builder)
+    }
+
+    /// Begins with the file of a config, which may name the systems of `registry` beside the native ones, a key
+    /// file and scripts, as the daemon's may. `id` is the server that this is; without it, the config's `id`
+    /// counts, else the name of the host. What the config will surprise somebody with comes back beside it.
+    ///
+    /// # Errors
+    /// [`Error::File`] and [`Error::Config`], or when the threads of scripts cannot be started.
+    pub fn from_file(
+        path: &Path,
+        id: Option<&str>,
+        registry: Registry,
+    ) -> Result<(Builder, Vec<Problem>), Error> {
+        let read = files::read(path, id, &registry).map_err(|error| match error {
+            ReadError::File(why) => Error::File(why),
+            ReadError::Config(problems) => Error::Config(problems),
+        })?;
+        let builder = Self::builder(Arc::new(read.config)).registry(registry).scripts(read.scripts)?;
+        Ok((builder, read.warnings))
     }
 
     /// Begins with the text of a config, which may name the systems of `registry` beside the native ones. What
@@ -158,6 +196,7 @@ impl Flip {
 pub struct Builder {
     config: Arc<Config>,
     registry: Registry,
+    engine: Option<Arc<Engine>>,
     checks: Option<Arc<dyn Scripts>>,
     program: Box<dyn Program>,
     generation: Option<u64>,
@@ -175,7 +214,32 @@ impl Builder {
         self
     }
 
-    /// Who runs health checks of type `lua`.
+    /// Runs these scripts where the config names them: as hooks, after plans, and as health checks.
+    ///
+    /// # Errors
+    /// When their threads cannot be started.
+    pub fn scripts(mut self, scripts: lua::Scripts) -> Result<Self, Error> {
+        self.engine = None;
+        if !scripts.is_empty() {
+            let setup = Setup {
+                host: Arc::new(self.handle.clone()),
+                account: false,
+                ..Setup::of(&self.config, scripts)
+            };
+            let kernel = |source| Error::Kernel { doing: "start the threads of scripts", source };
+            self.engine = Some(Arc::new(Engine::new(setup).map_err(kernel)?));
+        }
+        Ok(self)
+    }
+
+    /// What runs the scripts, where there are any: for [`lua::Plugins`], and to put other scripts into their
+    /// place.
+    #[must_use]
+    pub const fn engine(&self) -> Option<&Arc<Engine>> {
+        self.engine.as_ref()
+    }
+
+    /// Who runs health checks of type `lua`, if not the scripts of [`Builder::scripts`].
     #[must_use]
     pub fn checks(mut self, scripts: Arc<dyn Scripts>) -> Self {
         self.checks = Some(scripts);
@@ -224,6 +288,22 @@ impl Builder {
         Ok(self)
     }
 
+    /// Starts the node and lets it run beside the caller, who steers and ends it by the handle. Must be called
+    /// within a tokio runtime, as [`Builder::start`]. Why it could not go on is in the log.
+    ///
+    /// # Errors
+    /// As [`Builder::start`].
+    pub async fn spawn(self) -> Result<Handle, Error> {
+        let flip = self.start().await?;
+        let node = flip.handle();
+        tokio::spawn(async move {
+            if let Err(error) = flip.run().await {
+                tracing::error!(%error, "the node ended");
+            }
+        });
+        Ok(node)
+    }
+
     /// Opens the systems and makes the node. Must be called within a tokio runtime, of either flavour, with
     /// its clock and its reactor enabled; the node runs on the same one.
     ///
@@ -233,8 +313,22 @@ impl Builder {
     /// # Panics
     /// When [`Builder::generation`] was zero, which is reserved for "never seen".
     pub async fn start(self) -> Result<Flip, Error> {
-        let Self { config, registry, checks, program, generation, keys, ports, handle, inbox } =
-            self.bind().await?;
+        let Self {
+            config,
+            mut registry,
+            engine,
+            mut checks,
+            program,
+            generation,
+            keys,
+            ports,
+            handle,
+            inbox,
+        } = self.bind().await?;
+        if let Some(engine) = engine {
+            checks.get_or_insert_with(|| Arc::new(LuaChecks::new(Arc::clone(&engine), Arc::clone(&config))));
+            registry.scripts(engine);
+        }
         let Some((port, listener)) = ports else { unreachable!("bind() has bound them") };
         let systems = Systems::open_with(&registry, &config).map_err(Error::Systems)?;
         for leftover in systems.leftovers() {

@@ -265,5 +265,79 @@ fn systems_of_two_nodes_speak_to_each_other() {
         assert!(mouths[0].say(None, 200, b"hello".to_vec()));
         assert_eq!(ears[1].recv().await.unwrap(), (0, 200, b"hello".to_vec()));
         assert_eq!(ears[0].recv().await.unwrap(), (1, 201, b"hello".to_vec()), "the answer");
+fn free_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn a_task_that_ends_or_panics_is_started_again_and_down_waits_for_its_end() {
+    struct Guard(Arc<Mutex<Vec<&'static str>>>);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            self.0.lock().unwrap().push("dropped");
+        }
+    }
+    on_runtime(async {
+        let (starts, mut started) = tokio::sync::mpsc::unbounded_channel();
+        let notes = Arc::new(Mutex::new(Vec::new()));
+        let (seen, tries) = (Arc::clone(&notes), std::sync::atomic::AtomicUsize::new(0));
+        let mut registry = Registry::default();
+        registry.register_tasks("job", move |task| {
+            let n = tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            starts.send((task.item, task.position, task.config["depth"].clone())).unwrap();
+            let guard = Guard(Arc::clone(&seen));
+            async move {
+                let _guard = guard;
+                match n {
+                    0 => {}
+                    1 => panic!("as the test wants it"),
+                    _ => std::future::pending().await,
+                }
+            }
+        });
+        let text = serde_json::json!({
+            "servers": {"a": {"ip": "127.0.0.1", "port": free_port(), "systems": ["job"]}},
+            "cluster": {"system": {"job": {"data": ["x"], "config": {"depth": 3}}}},
+        });
+        let node = Flip::node("a", &text.to_string(), registry).unwrap().spawn().await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(started.recv().await.unwrap(), ("x".to_owned(), 0, serde_json::json!(3)));
+        }
+        assert_eq!(notes.lock().unwrap().len(), 2, "the last one runs");
+        node.leave();
+        node.ended().await;
+        assert_eq!(notes.lock().unwrap().len(), 3, "it was gone before the node left");
+    });
+}
+
+#[test]
+fn a_file_may_name_what_the_program_registered_and_scripts() {
+    on_runtime(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cluster.json");
+        let text = serde_json::json!({
+            "servers": {"a": {"ip": "127.0.0.1", "port": free_port(), "systems": ["job", "s"]}},
+            "cluster": {"system": {"job": {"data": ["x"]}, "s": {"alive": "s", "down": "s", "data": ["y"]}}},
+        });
+        std::fs::write(&path, text.to_string()).unwrap();
+        std::fs::create_dir(dir.path().join("scripts")).unwrap();
+        let script = "return {alive = function() end, down = function() end}";
+        std::fs::write(dir.path().join("scripts/s.lua"), script).unwrap();
+        let mut registry = Registry::default();
+        registry.register_tasks("job", |_| std::future::pending());
+        let (builder, _) = Flip::from_file(&path, Some("a"), registry).unwrap();
+        assert!(builder.engine().is_some());
+        let handle = builder.handle();
+        let mut events = handle.events();
+        let node = builder.spawn().await.unwrap();
+        active(&mut events).await;
+        active(&mut events).await;
+        node.leave();
+        node.ended().await;
+
+        let error = Flip::from_file(&path, Some("a"), Registry::default()).err().unwrap();
+        assert!(error.to_string().contains("job_up"), "{error}");
+        let nowhere = Flip::from_file(&dir.path().join("none"), None, Registry::default()).err().unwrap();
+        assert!(matches!(&nowhere, Error::File(why) if why.contains("cannot read the config")), "{nowhere}");
     });
 }

@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 
 use super::engine::{Call, Engine, Hook};
 use super::handler::{reason, verdict};
-use super::script::Script;
 use crate::check::{ScriptRun, Scripts};
 use crate::post::Post;
 use crate::system::HookFuture;
@@ -19,19 +18,23 @@ use crate::system::HookFuture;
 /// or false under `here`, and the `reason`.
 pub struct LuaPost {
     engine: Arc<Engine>,
-    script: Arc<Script>,
+    name: String,
 }
 
 impl LuaPost {
     /// None when the engine has no such script.
     #[must_use]
     pub fn new(engine: &Arc<Engine>, name: &str) -> Option<Self> {
-        Some(Self { engine: Arc::clone(engine), script: Arc::clone(engine.script(name)?) })
+        engine.script(name)?;
+        Some(Self { engine: Arc::clone(engine), name: name.to_owned() })
     }
 }
 
 impl Post for LuaPost {
     fn run(&self, system: &flip_core::config::System, call: &PostCall) -> HookFuture {
+        let Some(script) = self.engine.script(&self.name) else {
+            return Box::pin(std::future::ready(Err(format!("there is no script {}", self.name))));
+        };
         let change = |change: &flip_core::Change| {
             let item = &system.items[change.item];
             json!({ "item": item.name, "here": change.here, "reason": reason(change.reason) })
@@ -40,14 +43,11 @@ impl Post for LuaPost {
         let told: Map<String, Value> =
             [("system".into(), json!(system.name)), ("changes".into(), json!(changes))].into_iter().collect();
         let call = Call {
-            script: Arc::clone(&self.script),
-            hook: Hook::Post,
-            system: system.name.clone(),
-            item: system.name.clone(),
             own: Some(told),
             config: Arc::new(system.config.clone()),
             reason: "post".to_owned(),
             timeout: call.timeout,
+            ..Call::new(&script, Hook::Post, &system.name, &system.name)
         };
         let engine = Arc::clone(&self.engine);
         Box::pin(async move { verdict(engine.call(call).await) })
@@ -76,15 +76,13 @@ impl Scripts for LuaChecks {
             let error = format!("there is no script {script}");
             return Box::pin(std::future::ready(Err(error)));
         };
+        let name = item.map_or(&system.name, |item| &item.name);
         let call = Call {
-            script: Arc::clone(found),
-            hook: Hook::Check,
-            system: system.name.clone(),
-            item: item.map_or_else(|| system.name.clone(), |item| item.name.clone()),
             own: item.and_then(|item| item.own.clone()),
             config: Arc::new(system.config.clone()),
             reason: "check".to_owned(),
             timeout,
+            ..Call::new(&found, Hook::Check, &system.name, name)
         };
         let engine = Arc::clone(&self.engine);
         Box::pin(async move { verdict(engine.call(call).await) })

@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, Instant};
 
+use flip_core::config::Config;
 use mlua::{StdLib, Table, Value};
 use serde_json::Map;
 use tokio::runtime::{Builder, Runtime};
@@ -78,6 +79,23 @@ pub struct Call {
     pub reason: String,
     /// After how long it is stopped, from when it starts.
     pub timeout: Duration,
+}
+
+impl Call {
+    /// A call for an item without settings of its own, at the start of a node, with ten seconds.
+    #[must_use]
+    pub fn new(script: &Arc<Script>, hook: Hook, system: &str, item: &str) -> Self {
+        Self {
+            script: Arc::clone(script),
+            hook,
+            system: system.to_owned(),
+            item: item.to_owned(),
+            own: None,
+            config: Arc::default(),
+            reason: "start".to_owned(),
+            timeout: Duration::from_secs(10),
+        }
+    }
 }
 
 /// What a script said.
@@ -163,12 +181,26 @@ impl Setup {
     }
 }
 
+impl Setup {
+    /// Scripts of a config, within the limits that it sets.
+    #[must_use]
+    pub fn of(config: &Config, scripts: Scripts) -> Self {
+        let mut limits = Limits { unsafe_lua: config.lua.unsafe_lua, ..Limits::default() };
+        limits.memory = config.lua.memory_mib.map_or(limits.memory, |mib| (mib as usize) << 20);
+        limits.steps = config.lua.steps.unwrap_or(limits.steps);
+        let my_host = config.my().addr.ip();
+        let siblings = config.siblings();
+        Self { siblings, scripts, limits, ..Self::new(&config.my().id) }
+    }
+}
+
 /// Runs scripts on threads of its own, so that none delays whoever asks. Dropping it ends all calls.
 pub struct Engine {
     /// Always there before the end.
     runtime: Option<Runtime>,
     pub(in crate::lua) shared: Arc<Shared>,
-    scripts: Scripts,
+    /// Those that calls get from now on; calls at work keep theirs.
+    scripts: RwLock<Scripts>,
 }
 
 impl Drop for Engine {
@@ -193,13 +225,25 @@ impl Engine {
             .enable_all()
             .build()?;
         let shared = Arc::new(Shared::new(&setup).map_err(|error| std::io::Error::other(error.to_string()))?);
-        Ok(Self { runtime: Some(runtime), shared, scripts: setup.scripts })
+        Ok(Self { runtime: Some(runtime), shared, scripts: RwLock::new(setup.scripts) })
     }
 
-    /// The script of a name.
+    /// The script of a name, as it is now.
     #[must_use]
-    pub fn script(&self, name: &str) -> Option<&Arc<Script>> {
-        self.scripts.get(name)
+    pub fn script(&self, name: &str) -> Option<Arc<Script>> {
+        self.scripts.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// All scripts, as they are now.
+    #[must_use]
+    pub fn scripts(&self) -> Scripts {
+        self.scripts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts other scripts into the place of all, at once. Calls that run end with the version that they began
+    /// with, and plugins go on with theirs ([`Plugins::reload`](super::Plugins::reload)).
+    pub fn replace(&self, scripts: Scripts) {
+        *self.scripts.write().unwrap_or_else(PoisonError::into_inner) = scripts;
     }
 
     /// Runs a call. Dropping the future ends it, and all processes that it started.
@@ -445,16 +489,9 @@ mod tests {
         let engine = Engine::new(Setup { scripts, ..Setup::new("a") }).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         for name in names {
-            let call = Call {
-                script: Arc::clone(engine.script(name).unwrap()),
-                hook: Hook::Alive,
-                system: "s".to_owned(),
-                item: "x".to_owned(),
-                own: None,
-                config: Arc::default(),
-                reason: "start".to_owned(),
-                timeout: Duration::from_millis(50),
-            };
+            let script = engine.script(name).unwrap();
+            let call =
+                Call { timeout: Duration::from_millis(50), ..Call::new(&script, Hook::Alive, "s", "x") };
             runtime.block_on(engine.call(call));
             // The task that ran it gives up its share after it has answered.
             let start = Instant::now();

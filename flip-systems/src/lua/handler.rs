@@ -15,8 +15,9 @@ use crate::system::{Context, HookFuture, ObserveFuture, System};
 /// A system whose hooks are scripts.
 pub struct LuaSystem {
     engine: Arc<Engine>,
-    alive: Arc<Script>,
-    down: Arc<Script>,
+    /// Names of scripts: each call gets what stands under its name then.
+    alive: String,
+    down: String,
     system: String,
     config: Arc<Map<String, serde_json::Value>>,
     items: Vec<flip_core::config::Item>,
@@ -34,10 +35,12 @@ impl LuaSystem {
         system: &flip_core::config::System,
         timeout: Duration,
     ) -> Result<Self, String> {
-        let script = |name: &String| engine.script(name).cloned().ok_or_else(|| name.clone());
+        for name in [&system.alive, &system.down] {
+            engine.script(name).ok_or_else(|| name.clone())?;
+        }
         Ok(Self {
-            alive: script(&system.alive)?,
-            down: script(&system.down)?,
+            alive: system.alive.clone(),
+            down: system.down.clone(),
             system: system.name.clone(),
             config: Arc::new(system.config.clone()),
             items: system.items.clone(),
@@ -50,9 +53,8 @@ impl LuaSystem {
     #[must_use]
     pub fn call(&self, hook: Hook, item: usize, context: &Context) -> Option<Call> {
         let spec = self.items.get(item)?;
-        let script = if hook == Hook::Down { &self.down } else { &self.alive };
         Some(Call {
-            script: Arc::clone(script),
+            script: self.script(hook)?,
             hook,
             system: self.system.clone(),
             item: spec.name.clone(),
@@ -63,8 +65,16 @@ impl LuaSystem {
         })
     }
 
+    fn script(&self, hook: Hook) -> Option<Arc<Script>> {
+        self.engine.script(if hook == Hook::Down { &self.down } else { &self.alive })
+    }
+
+    fn has(&self, hook: Hook) -> bool {
+        self.script(hook).is_some_and(|script| script.has(hook))
+    }
+
     fn hook(&self, hook: Hook, item: usize, context: &Context) -> HookFuture {
-        if hook == Hook::Announce && !self.alive.has(hook) {
+        if hook == Hook::Announce && !self.has(hook) {
             return Box::pin(std::future::ready(Ok(())));
         }
         let Some(call) = self.call(hook, item, context) else {
@@ -99,7 +109,7 @@ impl System for LuaSystem {
     /// Asks the script's `observe` for each item, where it has one. A script that fails is taken to say that
     /// the item is not here, and the log says so.
     fn observe(&self) -> ObserveFuture {
-        if !self.alive.has(Hook::Observe) {
+        if !self.has(Hook::Observe) {
             return Box::pin(std::future::ready(Ok(Vec::new())));
         }
         let context = Context { reason: Reason::Adopted, timeout: self.timeout, lifetime: Lifetime::ENDLESS };

@@ -1,6 +1,6 @@
 //! Lua scripts as hooks: anything can be an item, without a line of Rust.
 //!
-//! A script is found by a plain name in one directory, compiled when the daemon starts, and run in a closed
+//! A script is found by a plain name in one directory, compiled when it is read, and run in a closed
 //! state of its own for every call. The language is Luau: of the Lua dialects it is the one in which every
 //! hostile script of the tests was stopped, because it asks at every call, every turn of a loop and within
 //! the matching of patterns whether to go on. See `docs/lua.md` for those who write scripts.

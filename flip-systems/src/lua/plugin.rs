@@ -17,7 +17,7 @@ use super::host::{Level, Line};
 use super::limits;
 use super::meter::{Meter, Metered};
 use super::sandbox::Sandbox;
-use super::script::Script;
+use super::script::{Script, Scripts};
 
 /// Whether something is about to happen, or has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,15 +141,41 @@ fn on(desk: &Desk, event: &Value, function: Value) -> Result<(), String> {
 /// The plugins of a node at work. Dropping it ends them.
 pub struct Plugins {
     all: Vec<Running>,
+    /// For each call of a handler or timer.
+    timeout: Duration,
 }
 
 struct Running {
-    name: String,
+    script: Arc<Script>,
     events: mpsc::Sender<Event>,
     /// Told to stop, it answers when its `stop` handlers have run.
     stop: Option<oneshot::Sender<oneshot::Sender<()>>>,
     /// Events were dropped since the log said so.
     lost: bool,
+}
+
+/// A plugin's ends of the channels to it.
+struct Inbox {
+    events: mpsc::Receiver<Event>,
+    stopped: oneshot::Receiver<oneshot::Sender<()>>,
+}
+
+/// Whether a plugin could be loaded; why not, and what another version of it may go on with.
+type Loaded = Result<(), (String, Inbox)>;
+
+impl Running {
+    fn new(script: &Arc<Script>) -> (Self, Inbox) {
+        let (events, inbox) = mpsc::channel(limits::EVENTS);
+        let (stop, stopped) = oneshot::channel();
+        let running = Self { script: Arc::clone(script), events, stop: Some(stop), lost: false };
+        (running, Inbox { events: inbox, stopped })
+    }
+
+    /// Tells it to stop; none when it does not run.
+    fn end(&mut self) -> Option<oneshot::Receiver<()>> {
+        let (done, ended) = oneshot::channel();
+        self.stop.take()?.send(done).is_ok().then_some(ended)
+    }
 }
 
 impl Plugins {
@@ -161,14 +187,13 @@ impl Plugins {
     pub fn start(engine: &Engine, names: &[String], timeout: Duration) -> Result<Self, String> {
         let mut all = Vec::new();
         for name in names {
-            let script = Arc::clone(engine.script(name).ok_or_else(|| name.clone())?);
-            let (events, inbox) = mpsc::channel(limits::EVENTS);
-            let (stop, stopped) = oneshot::channel();
-            let shared = Arc::clone(&engine.shared);
-            engine.spawn(run(shared, script, timeout, inbox, stopped));
-            all.push(Running { name: name.clone(), events, stop: Some(stop), lost: false });
+            let script = engine.script(name).ok_or_else(|| name.clone())?;
+            let (running, inbox) = Running::new(&script);
+            let load = run(Arc::clone(&engine.shared), Arc::clone(&script), timeout, inbox, None);
+            engine.spawn(load);
+            all.push(running);
         }
-        Ok(Self { all })
+        Ok(Self { all, timeout })
     }
 
     /// Tells all of them. Never waits: a plugin that is too slow misses events, and the log says so.
@@ -178,7 +203,7 @@ impl Plugins {
                 Ok(()) => plugin.lost = false,
                 Err(mpsc::error::TrySendError::Full(_)) if !plugin.lost => {
                     plugin.lost = true;
-                    tracing::warn!(plugin = plugin.name, "too slow: it misses events");
+                    tracing::warn!(plugin = plugin.script.name, "too slow: it misses events");
                 }
                 // It could not be loaded, and the log has said so.
                 Err(_) => {}
@@ -187,31 +212,116 @@ impl Plugins {
     }
 
     /// Lets the `stop` handlers run, and waits for their end, each as long as any call may take.
-    pub async fn stop(&mut self) {
-        for plugin in &mut self.all {
-            let (done, ended) = oneshot::channel();
-            if plugin.stop.take().is_some_and(|stop| stop.send(done).is_ok()) {
+    pub fn stop(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let ends: Vec<_> = self.all.iter_mut().filter_map(Running::end).collect();
+        async move {
+            for end in ends {
                 // It ends in time, because every call of it does.
-                let _ = ended.await;
+                let _ = end.await;
             }
         }
     }
+
+    /// Stops each plugin whose script is another one in `scripts`, and starts that in its place; what happens
+    /// meanwhile is told to the new one. Gives their names.
+    ///
+    /// # Errors
+    /// When one of them cannot be loaded: why, with file and line. All run as before then, though those that
+    /// were stopped have been started anew.
+    pub async fn reload(
+        plugins: &Mutex<Self>,
+        engine: &Engine,
+        scripts: &Scripts,
+    ) -> Result<Vec<String>, String> {
+        let changed: Vec<_> = {
+            let running = lock(plugins);
+            let newer = running.all.iter().map(|running| {
+                scripts.get(&running.script.name).filter(|script| !script.is_same(&running.script)).cloned()
+            });
+            newer.enumerate().filter_map(|(at, script)| Some((at, script?))).collect()
+        };
+        let mut before: Vec<(usize, Arc<Script>)> = Vec::new();
+        let mut names = Vec::new();
+        for (at, script) in changed {
+            match Self::exchange(plugins, engine, at, &script).await {
+                Ok(old) => before.push((at, old)),
+                Err(why) => {
+                    for (at, old) in before {
+                        if let Err(error) = Self::exchange(plugins, engine, at, &old).await {
+                            tracing::error!(plugin = old.name, error, "the plugin does not run");
+                        }
+                    }
+                    return Err(why);
+                }
+            }
+            names.push(script.name.clone());
+        }
+        Ok(names)
+    }
+
+    /// Stops the plugin at this position, and starts another version of it. Gives the version before; when the
+    /// other one cannot be loaded, that is started again.
+    async fn exchange(
+        plugins: &Mutex<Self>,
+        engine: &Engine,
+        at: usize,
+        script: &Arc<Script>,
+    ) -> Result<Arc<Script>, String> {
+        let (ended, inbox, old, timeout) = {
+            let mut plugins = lock(plugins);
+            let timeout = plugins.timeout;
+            // Told before its events end, so that it is by this that it ends.
+            let ended = plugins.all[at].end();
+            let (running, inbox) = Running::new(script);
+            let old = std::mem::replace(&mut plugins.all[at], running);
+            (ended, inbox, old.script, timeout)
+        };
+        if let Some(ended) = ended {
+            let _ = ended.await;
+        }
+        let (loaded, told) = oneshot::channel();
+        let shared = || Arc::clone(&engine.shared);
+        engine.spawn(run(shared(), Arc::clone(script), timeout, inbox, Some(loaded)));
+        let (why, inbox) = match told.await {
+            Ok(Ok(())) => return Ok(old),
+            Ok(Err(refused)) => refused,
+            Err(_) => return Err("the engine of scripts ends".to_owned()),
+        };
+        lock(plugins).all[at].script = Arc::clone(&old);
+        engine.spawn(run(shared(), old, timeout, inbox, None));
+        Err(why)
+    }
+}
+
+fn lock(plugins: &Mutex<Plugins>) -> std::sync::MutexGuard<'_, Plugins> {
+    plugins.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn run(
     shared: Arc<Shared>,
     script: Arc<Script>,
     timeout: Duration,
-    mut events: mpsc::Receiver<Event>,
-    mut stopped: oneshot::Receiver<oneshot::Sender<()>>,
+    inbox: Inbox,
+    loaded: Option<oneshot::Sender<Loaded>>,
 ) {
-    let plugin = match Plugin::load(shared, &script, timeout).await {
-        Ok(plugin) => plugin,
-        Err(error) => {
+    let plugin = match (Plugin::load(shared, &script, timeout).await, loaded) {
+        (Ok(plugin), loaded) => {
+            if let Some(loaded) = loaded {
+                // Whoever wanted it may have given up; it runs all the same.
+                let _ = loaded.send(Ok(()));
+            }
+            plugin
+        }
+        (Err(error), Some(loaded)) => {
+            let _ = loaded.send(Err((error, inbox)));
+            return;
+        }
+        (Err(error), None) => {
             tracing::error!(plugin = script.name, error, "the plugin does not run");
             return;
         }
     };
+    let Inbox { mut events, mut stopped } = inbox;
     loop {
         let due = plugin.desk.lock().timers.iter().map(|timer| timer.due).min();
         let timer = async {

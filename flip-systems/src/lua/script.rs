@@ -70,6 +70,12 @@ impl Script {
         Ok(Self { name: name.to_owned(), file: file.to_owned(), bytecode, form, libraries })
     }
 
+    /// Whether it does the same as another: not where only comments or blanks differ that move no line.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.bytecode == other.bytecode && self.form == other.form
+    }
+
     /// What it keeps in memory while no call runs, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -98,6 +104,18 @@ impl Scripts {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Script>> {
         self.by_name.get(name)
+    }
+
+    /// All of them, by name.
+    pub fn each(&self) -> impl Iterator<Item = &Arc<Script>> {
+        self.by_name.values()
+    }
+
+    /// Names of those that are not the same in `other`, or not there.
+    #[must_use]
+    pub fn changed_in(&self, other: &Self) -> Vec<String> {
+        let same = |script: &Script| other.get(&script.name).is_some_and(|other| other.is_same(script));
+        self.each().filter(|script| !same(script)).map(|script| script.name.clone()).collect()
     }
 
     /// Adds a script; it takes the place of one with the same name.

@@ -143,6 +143,43 @@ pub struct Login {
     pub password_file: Option<String>,
     /// The database.
     pub database: String,
+    /// Whether the connection is encrypted.
+    pub tls: Encryption,
+    /// The address that the connection comes from; the kernel's choice by default.
+    pub source: Option<SourceAddress>,
+}
+
+/// Whether and how a connection to a database is encrypted (the key `tls`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// It is not.
+    #[default]
+    Off,
+    /// If the server offers it; any certificate will do.
+    Prefer,
+    /// It must be; any certificate will do.
+    Require,
+    /// It must be, and the server's certificate must be the right one.
+    Verify {
+        /// The name in the certificate; the host by default.
+        name: Option<String>,
+        /// A file of PEM certificates to trust, instead of the system's.
+        ca_file: Option<String>,
+    },
+}
+
+impl Encryption {
+    /// The words of the config.
+    pub const NAMES: [&'static str; 4] = ["off", "prefer", "require", "verify"];
+}
+
+/// The address of this host that a check comes from (the key `source`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceAddress {
+    /// The address of this server in the config, on each server its own.
+    Server,
+    /// This one, on every server.
+    Ip(IpAddr),
 }
 
 /// The role of a PostgreSQL server.
@@ -296,6 +333,22 @@ impl Login {
         digest.text(&self.user);
         optional(self.password_file.as_ref(), digest);
         digest.text(&self.database);
+        // What is not set adds nothing: the hash is the same as of versions that do not know these keys.
+        match &self.tls {
+            Encryption::Off => {}
+            Encryption::Prefer => digest.text("tls: prefer"),
+            Encryption::Require => digest.text("tls: require"),
+            Encryption::Verify { name, ca_file } => {
+                digest.text("tls: verify");
+                optional(name.as_ref(), digest);
+                optional(ca_file.as_ref(), digest);
+            }
+        }
+        match self.source {
+            None => {}
+            Some(SourceAddress::Server) => digest.text("source: server"),
+            Some(SourceAddress::Ip(ip)) => digest.text(&format!("source: {ip}")),
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use jsonc_parser::ast::Value;
 
 use super::{
-    Check, CheckKind, Endpoint, FALL, Http, INTERVAL, Login, RISE, Role, TIMEOUT, Tls, WhenAllFail, url,
+    Check, CheckKind, Encryption, Endpoint, FALL, Http, INTERVAL, Login, RISE, Role, SourceAddress, TIMEOUT,
+    Tls, WhenAllFail, url,
 };
 use crate::config::nearest::nearest;
 use crate::config::problem::Problems;
@@ -41,8 +42,37 @@ const KINDS: [(&str, &[&str]); 7] = [
     ),
     ("exec", keys!("command", "args")),
     ("lua", keys!("script")),
-    ("postgres", keys!("host", "port", "user", "password_file", "database", "query", "role")),
-    ("pgbouncer", keys!("host", "port", "user", "password_file", "pool", "max_waiting")),
+    (
+        "postgres",
+        keys!(
+            "host",
+            "port",
+            "user",
+            "password_file",
+            "tls",
+            "tls_name",
+            "ca_file",
+            "source",
+            "database",
+            "query",
+            "role"
+        ),
+    ),
+    (
+        "pgbouncer",
+        keys!(
+            "host",
+            "port",
+            "user",
+            "password_file",
+            "tls",
+            "tls_name",
+            "ca_file",
+            "source",
+            "pool",
+            "max_waiting"
+        ),
+    ),
     ("ping", keys!("ip")),
 ];
 
@@ -308,14 +338,75 @@ impl Asks<'_, '_> {
         let to = self.endpoint(Some(port), problems);
         let user_given = self.optional("user", "the name of a role", problems);
         let password_file = self.optional("password_file", "the path of a file", problems);
+        let tls = self.encryption(problems);
+        let source = self.source(problems);
         let Endpoint { host, port } = to?;
+        if host.starts_with('/') {
+            for key in ["tls", "source"] {
+                if let Some(node) = self.fields.get(key)
+                    && node.value.as_string_lit().is_none_or(|word| word.value != "off")
+                {
+                    let message = format!("found `{key}` with a Unix socket, which has none");
+                    problems.error_help(&node.at, message, "remove it, or name the host by an address");
+                }
+            }
+        }
         Some(Login {
+            tls: tls?,
+            source: source?,
             host,
             port,
             user: user_given?.unwrap_or_else(|| user.to_owned()),
             password_file: password_file?,
             database: String::new(),
         })
+    }
+
+    /// Whether a database's connection is encrypted.
+    fn encryption(&self, problems: &mut Problems) -> Option<Encryption> {
+        let given = match self.fields.get("tls") {
+            None => Some("off"),
+            Some(node) => {
+                node.one_of(&Encryption::NAMES.map(|word| (word, word)), problems).map(|word| word.value)
+            }
+        };
+        let name = self.optional("tls_name", "the name in the server's certificate", problems);
+        let ca_file = self.optional("ca_file", "the path of a file of PEM certificates", problems);
+        let given = match given? {
+            "verify" => return Some(Encryption::Verify { name: name?, ca_file: ca_file? }),
+            "require" => Encryption::Require,
+            "prefer" => Encryption::Prefer,
+            _ => Encryption::Off,
+        };
+        for key in ["tls_name", "ca_file"] {
+            if let Some(node) = self.fields.get(key) {
+                let message = format!("found `{key}`, expected it with `\"tls\": \"verify\"` only");
+                problems.error_help(
+                    &node.at,
+                    message,
+                    "no other value of `tls` looks at the certificate: set \"verify\", or remove this",
+                );
+            }
+        }
+        Some(given)
+    }
+
+    /// The address that a connection comes from.
+    fn source(&self, problems: &mut Problems) -> Option<Option<SourceAddress>> {
+        let Some(node) = self.fields.get("source") else { return Some(None) };
+        if node.value.as_string_lit().is_some_and(|word| word.value == "server") {
+            return Some(Some(SourceAddress::Server));
+        }
+        const EXPECTED: &str = "\"server\", or an address that this host has";
+        const HELP: &str = "\"server\" is the `ip` of each server in this config";
+        let text = node.text(EXPECTED, problems)?;
+        match text.value.parse::<IpAddr>() {
+            Ok(ip) if !ip.is_unspecified() && !ip.is_multicast() => Some(Some(SourceAddress::Ip(ip))),
+            Ok(_) | Err(_) => {
+                node.refuse_help(EXPECTED, HELP, problems);
+                None
+            }
+        }
     }
 
     /// `host`, by default this one, and `port`. The directory of a Unix socket is a host of a database,

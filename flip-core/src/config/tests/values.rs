@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::*;
+use crate::config::checks::{Encryption, SourceAddress};
+use crate::config::{CheckKind, Script, ScriptFound};
 use crate::config::{
     Config, Hooks, Isolated, OnExit, Profile, Release, Severity, SystemKind, key_file_path, script_names,
 };
-use crate::config::{Script, ScriptFound};
 
 fn config(text: &str, id: &str) -> Config {
     let loaded = load_quickly(text, &Overrides { id: Some(id), ..Overrides::default() });
@@ -318,5 +319,39 @@ fn scripts_are_named_before_they_are_looked_for_and_items_keep_what_is_theirs() 
     // What is no JSON, or another shape, names nothing and does not panic.
     for text in ["", "{", "[]", r#"{"cluster": 5, "plugins": {}}"#, r#"{"cluster": {"system": {"s": 5}}}"#] {
         let _ = script_names(&Source { file: "x", text });
+    }
+}
+
+#[test]
+fn how_a_database_is_reached() {
+    let login = |keys: &str| {
+        let text = format!(
+            r#"{{"servers": {{"a": {{"ip": "10.0.0.1", "systems": ["m"]}}}}, "cluster": {{"system": {{"m": {{
+                "alive": "memory_up", "down": "memory_down", "data": ["x"],
+                "checks": [{{"type": "postgres"{keys}}}]}}}}}}}}"#
+        );
+        let config = config(&text, "a");
+        let CheckKind::Postgres { login, .. } = config.systems[0].checks[0].kind.clone() else { panic!() };
+        (login.tls, login.source, config.content_hash())
+    };
+    let (tls, source, plain) = login("");
+    assert_eq!((tls, source), (Encryption::Off, None));
+    assert_eq!(login(r#", "tls": "off""#).2, plain, "what is the default changes no hash");
+    let verify = Encryption::Verify { name: Some("db".into()), ca_file: Some("/ca.pem".into()) };
+    let table = [
+        (r#", "tls": "prefer""#, Encryption::Prefer, None),
+        (r#", "tls": "require", "source": "server""#, Encryption::Require, Some(SourceAddress::Server)),
+        (
+            r#", "tls": "verify", "tls_name": "db", "ca_file": "/ca.pem", "source": "10.0.0.5""#,
+            verify,
+            Some(SourceAddress::Ip([10, 0, 0, 5].into())),
+        ),
+    ];
+    let mut hashes = vec![plain];
+    for (keys, tls, source) in table {
+        let found = login(keys);
+        assert_eq!((&found.0, found.1), (&tls, source), "{keys}");
+        assert!(!hashes.contains(&found.2), "{keys}: all servers must have the same");
+        hashes.push(found.2);
     }
 }

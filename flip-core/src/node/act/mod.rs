@@ -44,6 +44,8 @@ pub(in crate::node) struct Items {
     items: Vec<Vec<Item>>,
     /// Where placement wants each item; follows the view after it has settled.
     placement: Vec<Vec<Holders>>,
+    /// By system, where its items belong ([`placement::homes`]).
+    homes: Vec<Vec<usize>>,
     by_id: BTreeMap<ItemId, ItemRef>,
     hooks: BTreeMap<u64, (ItemRef, HookAction)>,
     next_hook: u64,
@@ -132,6 +134,7 @@ impl Items {
                 .map(|system| system.items.iter().map(|_| item()).collect())
                 .collect(),
             placement: config.systems.iter().map(|system| vec![Vec::new(); system.items.len()]).collect(),
+            homes: (0..config.systems.len()).map(|system| placement::homes(config, system)).collect(),
             by_id,
             hooks: BTreeMap::new(),
             next_hook: 1,
@@ -209,6 +212,11 @@ impl Items {
 
     pub(in crate::node) fn holders(&self, at: ItemRef) -> &Holders {
         &self.placement[at.system][at.item]
+    }
+
+    /// Where an item belongs when everybody is up.
+    fn home(&self, at: ItemRef) -> Option<usize> {
+        self.homes[at.system].get(at.item).copied()
     }
 
     fn each(&self) -> impl Iterator<Item = ItemRef> + use<> {
@@ -517,8 +525,7 @@ impl Node {
 
     /// Why placement puts the item where it is.
     fn why(&self, at: ItemRef) -> Reason {
-        let home = placement::homes(&self.config, at.system).get(at.item).copied();
-        match home {
+        match self.items.home(at) {
             _ if !self.has_quorum => Reason::Isolated,
             Some(home) if self.is_drained(home) => Reason::Drain,
             Some(home) if self.is_inactive(home) => Reason::Inactive,

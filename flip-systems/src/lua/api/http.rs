@@ -10,13 +10,11 @@ use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use crate::lua::limits;
-use crate::roots;
+use crate::tls::{self, Trust};
 
 /// What is asked.
 pub(in crate::lua) struct Ask {
@@ -25,6 +23,8 @@ pub(in crate::lua) struct Ask {
     pub(in crate::lua) headers: Vec<(String, Vec<u8>)>,
     pub(in crate::lua) body: Vec<u8>,
     pub(in crate::lua) timeout: Duration,
+    /// A file of certificates to trust, instead of the host's.
+    pub(in crate::lua) ca_file: Option<String>,
 }
 
 /// What was answered.
@@ -60,10 +60,8 @@ async fn exchange(ask: Ask) -> Result<Answered, String> {
     if !tls {
         return speak(stream, request).await;
     }
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| format!("{host}: {error}"))?;
-    let connector = TlsConnector::from(client().await?);
-    let stream = connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
-    speak(stream, request).await
+    let client = client(ask.ca_file).await?;
+    speak(tls::wrap(stream, host, client).await?, request).await
 }
 
 fn request(ask: &Ask, uri: &Uri) -> Result<Request<Full<Bytes>>, String> {
@@ -116,21 +114,20 @@ async fn speak(
     }
 }
 
-/// TLS as the certificates of this host's store allow it, made once.
-async fn client() -> Result<Arc<ClientConfig>, String> {
-    static CLIENT: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    if let Some(client) = CLIENT.get() {
+/// TLS as the certificates of a file allow it, or those of this host, made once.
+async fn client(ca_file: Option<String>) -> Result<Arc<ClientConfig>, String> {
+    static HOST: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    if ca_file.is_none()
+        && let Some(client) = HOST.get()
+    {
         return Ok(Arc::clone(client));
     }
-    let made = tokio::task::spawn_blocking(|| {
-        let roots =
-            roots::trusted().ok_or("TLS: this host has no root certificates (install ca-certificates)")?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let client = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| format!("TLS: {error}"))?;
-        Ok::<_, String>(Arc::new(client.with_root_certificates(roots).with_no_client_auth()))
+    let made = tokio::task::spawn_blocking(move || match ca_file {
+        None => Ok(Arc::clone(HOST.get_or_init({
+            let client = Arc::new(tls::client(Trust::Host)?);
+            move || client
+        }))),
+        Some(file) => tls::client(Trust::File(&file)).map(Arc::new),
     });
-    let made = made.await.map_err(|error| error.to_string())??;
-    Ok(Arc::clone(CLIENT.get_or_init(|| made)))
+    made.await.map_err(|error| error.to_string())?
 }

@@ -379,7 +379,11 @@ fn ask(options: &Value) -> Given<http::Ask> {
         Value::Table(table) => table,
         other => return Err(format!("http: expected a table with `url`, found {}", other.type_name())),
     };
-    known_keys("http", options, &["method", "url", "headers", "body", "timeout"])?;
+    known_keys("http", options, &["method", "url", "headers", "body", "timeout", "ca_file"])?;
+    let ca_file = match field(options, "ca_file")? {
+        Value::Nil => None,
+        value => Some(text("http: ca_file", &value)?),
+    };
     let method = match field(options, "method")? {
         Value::Nil => "GET".to_owned(),
         value => text("http: method", &value)?,
@@ -394,6 +398,7 @@ fn ask(options: &Value) -> Given<http::Ask> {
         headers: strings_of("http: headers", &field(options, "headers")?)?,
         body,
         timeout: timeout("http", Some(options))?,
+        ca_file,
     })
 }
 

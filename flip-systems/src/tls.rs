@@ -1,49 +1,76 @@
-//! TLS for checks: rustls with ring, and certificates that are verified unless the config says otherwise.
+//! TLS as a client, for checks and scripts: rustls with ring, and certificates that are verified unless somebody
+//! says otherwise.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use flip_core::config::checks::Tls;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::roots;
-
-/// Speaks TLS over a connection to `host`.
-pub(super) async fn wrap(stream: TcpStream, host: &str, tls: &Tls) -> Result<TlsStream<TcpStream>, String> {
-    let name = tls.name.as_deref().unwrap_or(host);
-    let server = ServerName::try_from(name.to_owned())
-        .map_err(|_| format!("\"{name}\" is no name that a certificate can have"))?;
-    let settings = tls.clone();
-    let connector = TlsConnector::from(Arc::new(super::aside(move || client(&settings)).await??));
-    connector.connect(server, stream).await.map_err(|error| format!("no TLS with {name}: {error}"))
+/// Whose certificates are good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust<'a> {
+    /// Those that this host trusts.
+    Host,
+    /// Those of a file in PEM; read each time, so that it may be replaced.
+    File(&'a str),
+    /// Anyone's; only what the server signs with it must be right.
+    Anyone,
 }
 
-fn client(tls: &Tls) -> Result<ClientConfig, String> {
+/// What a client presents and accepts. Reads files: not for the thread of a loop.
+pub(crate) fn client(trust: Trust<'_>) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let mut config = if !tls.verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))).with_no_client_auth()
-    } else {
-        let roots = match &tls.ca_file {
-            Some(file) => Arc::new(read(file)?),
-            None => roots::trusted()
-                .ok_or("this host trusts no certificates: install ca-certificates, or set `ca_file`")?,
-        };
-        builder.with_root_certificates(roots).with_no_client_auth()
+    let roots = match trust {
+        Trust::Anyone => {
+            let anyone = Arc::new(Anyone(provider));
+            return Ok(builder.dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth());
+        }
+        Trust::File(file) => Arc::new(read(file)?),
+        Trust::Host => {
+            trusted().ok_or("this host trusts no certificates: install ca-certificates, or set `ca_file`")?
+        }
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// The certificates of a file; read at each run, so that it may be replaced.
+/// The name as TLS knows names.
+pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(name.to_owned())
+        .map_err(|_| format!("\"{name}\" is no name that a certificate can have"))
+}
+
+/// Speaks TLS over a connection to a server of this name.
+pub(crate) async fn wrap<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    name: &str,
+    client: Arc<ClientConfig>,
+) -> Result<TlsStream<S>, String> {
+    let server = server_name(name)?;
+    let connected = TlsConnector::from(client).connect(server, stream).await;
+    connected.map_err(|error| format!("no TLS with {name}: {error}"))
+}
+
+/// The certificates that this host trusts, read once; none where there are none.
+fn trusted() -> Option<Arc<RootCertStore>> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    if let Some(roots) = ROOTS.get() {
+        return Some(Arc::clone(roots));
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    // Certificates may be installed later.
+    (!roots.is_empty()).then(|| Arc::clone(ROOTS.get_or_init(|| Arc::new(roots))))
+}
+
 fn read(file: &str) -> Result<RootCertStore, String> {
     let refused = |error: &dyn std::fmt::Display| format!("cannot use the certificates of {file}: {error}");
     let mut roots = RootCertStore::empty();

@@ -1,8 +1,8 @@
 //! Facts: small values that each member states about itself: which items it holds, and for which it is not
 //! fit.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::event::ItemState;
@@ -19,7 +19,7 @@ pub struct Facts {
     /// Those that stated something.
     servers: BTreeMap<usize, Stated>,
     /// The digest, until something changes.
-    digest: Cell<Option<u64>>,
+    digest: OnceLock<u64>,
 }
 
 /// What a server stated that stated nothing.
@@ -100,7 +100,7 @@ impl Facts {
     /// No facts of `servers` servers.
     #[must_use]
     pub fn new(servers: usize) -> Self {
-        Self { count: servers, servers: BTreeMap::new(), digest: Cell::new(None) }
+        Self { count: servers, servers: BTreeMap::new(), digest: OnceLock::new() }
     }
 
     /// What a server stated last.
@@ -141,7 +141,7 @@ impl Facts {
 
     /// Replaces what is known of a server.
     pub fn replace(&mut self, server: usize, stated: Stated) -> Changes {
-        self.digest.set(None);
+        self.digest = OnceLock::new();
         let old = self.servers.insert(server, stated).unwrap_or_default();
         let new = &self.of(server).held;
         let state = |map: &BTreeMap<ItemId, (ItemState, Time)>, item| map.get(item).map(|(state, _)| *state);
@@ -182,11 +182,7 @@ impl Facts {
     /// Digest over which facts are known.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        self.digest.get().unwrap_or_else(|| {
-            let digest = self.digest_anew();
-            self.digest.set(Some(digest));
-            digest
-        })
+        *self.digest.get_or_init(|| self.digest_anew())
     }
 
     fn digest_anew(&self) -> u64 {

@@ -12,7 +12,7 @@
 //! converge by exchanging them. A server of which nothing is known yet counts as live: nobody takes
 //! its items before a quorum agreed that it is not there.
 
-use std::cell::Cell;
+use std::sync::OnceLock;
 
 use crate::id::ShortId;
 use crate::planted::{Bug, planted};
@@ -74,7 +74,7 @@ pub struct View {
     /// How many are up.
     up: usize,
     /// The digest, until something changes.
-    digest: Cell<Option<u64>>,
+    digest: OnceLock<u64>,
 }
 
 impl View {
@@ -82,7 +82,7 @@ impl View {
     #[must_use]
     pub fn new(servers: usize, now: Time) -> Self {
         let record = Record { life: Life::Unknown, generation: 0, since: now, verdict: None, left: 0 };
-        Self { records: vec![record; servers], up: 0, digest: Cell::new(None) }
+        Self { records: vec![record; servers], up: 0, digest: OnceLock::new() }
     }
 
     /// What is known of a server.
@@ -120,7 +120,7 @@ impl View {
         self.up -= usize::from(record.life == Life::Up);
         self.up += usize::from(life == Life::Up);
         (record.life, record.generation, record.since) = (life, generation, now);
-        self.digest.set(None);
+        self.digest = OnceLock::new();
     }
 
     /// A sign of life of `generation`.
@@ -144,7 +144,7 @@ impl View {
         let record = &mut self.records[server];
         if generation > record.generation {
             record.generation = generation;
-            self.digest.set(None);
+            self.digest = OnceLock::new();
         }
     }
 
@@ -179,11 +179,7 @@ impl View {
     /// Digest of everything that views exchange: equal digests, nothing to exchange.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        self.digest.get().unwrap_or_else(|| {
-            let digest = self.digest_anew();
-            self.digest.set(Some(digest));
-            digest
-        })
+        *self.digest.get_or_init(|| self.digest_anew())
     }
 
     fn digest_anew(&self) -> u64 {

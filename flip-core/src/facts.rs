@@ -2,6 +2,7 @@
 //! fit.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::event::ItemState;
@@ -14,8 +15,16 @@ use crate::wire::message::{self, Held, STATES};
 /// The newest facts of each server.
 #[derive(Debug)]
 pub struct Facts {
-    servers: Vec<Stated>,
+    count: usize,
+    /// Those that stated something.
+    servers: BTreeMap<usize, Stated>,
+    /// The digest, until something changes.
+    digest: OnceLock<u64>,
 }
+
+/// What a server stated that stated nothing.
+static NOTHING: Stated =
+    Stated { generation: 0, seq: 0, departing: false, held: BTreeMap::new(), unfit: BTreeMap::new() };
 
 /// What one server stated last.
 #[derive(Clone, Debug, Default)]
@@ -91,19 +100,21 @@ impl Facts {
     /// No facts of `servers` servers.
     #[must_use]
     pub fn new(servers: usize) -> Self {
-        Self { servers: vec![Stated::default(); servers] }
+        Self { count: servers, servers: BTreeMap::new(), digest: OnceLock::new() }
     }
 
     /// What a server stated last.
     #[must_use]
     pub fn of(&self, server: usize) -> &Stated {
-        &self.servers[server]
+        debug_assert!(server < self.count, "server {server} of {}", self.count);
+        self.servers.get(&server).unwrap_or(&NOTHING)
     }
 
     /// True when `(generation, seq)` is newer than what is known of the server.
     #[must_use]
     pub fn is_newer(&self, server: usize, generation: u64, seq: u32) -> bool {
-        (generation, seq) > (self.servers[server].generation, self.servers[server].seq)
+        let stated = self.of(server);
+        (generation, seq) > (stated.generation, stated.seq)
     }
 
     /// Takes facts from the wire if they are newer. Returns what changed, or nothing when they are old
@@ -135,8 +146,9 @@ impl Facts {
 
     /// Replaces what is known of a server.
     pub fn replace(&mut self, server: usize, stated: Stated) -> Changes {
-        let old = std::mem::replace(&mut self.servers[server], stated);
-        let new = &self.servers[server].held;
+        self.digest = OnceLock::new();
+        let old = self.servers.insert(server, stated).unwrap_or_default();
+        let new = &self.of(server).held;
         let state = |map: &BTreeMap<ItemId, (ItemState, Time)>, item| map.get(item).map(|(state, _)| *state);
         let mut changes: Changes = old
             .held
@@ -156,7 +168,7 @@ impl Facts {
     /// `by_stream` is false.
     #[must_use]
     pub fn to_wire(&self, server: usize, now: Time, by_stream: bool) -> message::Facts {
-        let stated = &self.servers[server];
+        let stated = self.of(server);
         let standby = stated.unfit.keys().filter(|item| !stated.held.contains_key(item));
         let count = stated.held.len() + standby.clone().count();
         let held = (by_stream || message::facts_fit(count)).then(|| {
@@ -175,8 +187,12 @@ impl Facts {
     /// Digest over which facts are known.
     #[must_use]
     pub fn digest(&self) -> u64 {
+        *self.digest.get_or_init(|| self.digest_anew())
+    }
+
+    fn digest_anew(&self) -> u64 {
         let mut hasher = blake3::Hasher::new_derive_key("flip facts v1");
-        for stated in &self.servers {
+        for stated in (0..self.count).map(|server| self.of(server)) {
             hasher.update(&stated.generation.to_be_bytes());
             hasher.update(&stated.seq.to_be_bytes());
         }
@@ -236,6 +252,7 @@ mod tests {
         assert_eq!(changes.len(), 2);
         assert_eq!(facts.of(0).held[&ItemId(7)], (ItemState::Acquiring, Time::from_millis(95)));
         assert_eq!(facts.update(0, &wire(1, 1, &[]), now), None, "the same again");
+        let before = facts.digest();
         let changes = facts.update(0, &wire(1, 2, &[(7, 1), (9, 1)]), now).expect("newer");
         assert_eq!(
             changes,
@@ -245,6 +262,8 @@ mod tests {
                 (ItemId(9), None, Some(ItemState::Active)),
             ]
         );
+        assert_eq!(facts.digest(), facts.digest_anew());
+        assert_ne!(facts.digest(), before);
         assert_eq!(facts.update(0, &wire(2, 0, &[]), now).expect("a new generation").len(), 2);
         assert_eq!(facts.update(0, &wire(1, 9, &[(7, 1)]), now), None, "an old generation");
     }

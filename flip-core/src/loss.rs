@@ -46,12 +46,13 @@ pub struct InFlight {
 }
 
 /// All pings in flight and the state of each path.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pings {
     in_flight: BTreeMap<u32, InFlight>,
     /// Nonces in the order in which they were sent.
     order: std::collections::VecDeque<(Time, u32)>,
-    paths: Vec<Path>,
+    /// To whoever was pinged: of a large cluster, few.
+    paths: BTreeMap<usize, Path>,
     /// Paths whose loss counts: a large cluster has few of them.
     lossy: BTreeSet<usize>,
 }
@@ -68,17 +69,6 @@ struct Path {
 }
 
 impl Pings {
-    /// No pings to `servers` servers.
-    #[must_use]
-    pub fn new(servers: usize) -> Self {
-        Self {
-            in_flight: BTreeMap::new(),
-            order: std::collections::VecDeque::new(),
-            paths: vec![Path::default(); servers],
-            lossy: BTreeSet::new(),
-        }
-    }
-
     /// A ping leaves.
     pub fn sent(&mut self, nonce: u32, ping: InFlight) {
         self.in_flight.insert(nonce, ping);
@@ -91,7 +81,7 @@ impl Pings {
             return None;
         }
         let ping = self.in_flight.remove(&nonce)?;
-        let path = &mut self.paths[from];
+        let path = self.paths.entry(from).or_default();
         // Silence before the first pong was an absence and a longer one an outage: neither says anything
         // about single pings.
         let was_there = path.pong.replace(now).is_some();
@@ -116,7 +106,7 @@ impl Pings {
             }
             self.order.pop_front();
             if let Some(ping) = self.in_flight.remove(&nonce) {
-                let path = &mut self.paths[ping.to];
+                let path = self.paths.entry(ping.to).or_default();
                 path.given_up = path.given_up.saturating_add(1);
             }
         }
@@ -124,7 +114,9 @@ impl Pings {
 
     /// A member is down or left: its next pong begins anew, and the silence until then was no loss.
     pub fn gone(&mut self, server: usize) {
-        self.paths[server].pong = None;
+        if let Some(path) = self.paths.get_mut(&server) {
+            path.pong = None;
+        }
     }
 
     /// How many pings are in flight.
@@ -136,25 +128,25 @@ impl Pings {
     /// When the last pong of a server came.
     #[must_use]
     pub fn last_pong(&self, server: usize) -> Option<Time> {
-        self.paths[server].pong
+        self.paths.get(&server)?.pong
     }
 
     /// Estimated round-trip loss to a server, 0 to 1.
     #[must_use]
     pub fn loss(&self, server: usize) -> f64 {
-        self.paths[server].loss
+        self.paths.get(&server).map_or(0.0, |path| path.loss)
     }
 
     /// Servers to which more than nothing is lost, with the estimate.
     pub fn losses(&self) -> impl Iterator<Item = (usize, f64)> {
-        self.lossy.iter().map(|server| (*server, self.paths[*server].loss))
+        self.lossy.iter().map(|server| (*server, self.loss(*server)))
     }
 
     /// After a stall nothing in flight says anything, neither do old pongs.
     pub fn forget(&mut self) {
         self.in_flight.clear();
         self.order.clear();
-        for path in &mut self.paths {
+        for path in self.paths.values_mut() {
             path.given_up = 0;
             path.pong = None;
         }
@@ -189,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_dead_peer_is_not_a_bad_path() {
-        let mut pings = Pings::new(1);
+        let mut pings = Pings::default();
         let at = Time::from_millis;
         let mut now = 0;
         let mut nonce = 0;

@@ -38,6 +38,7 @@ mod harness {
         "case: opened by an unreachable port",
         "case: opened for a server never seen",
         "case: window stretched by loss",
+        "check: a result came after the next run began",
         "config: differs",
         "drained",
         "undrained",

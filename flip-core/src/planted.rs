@@ -58,6 +58,9 @@ pub enum Bug {
     EpochReused,
     LatestUnchecked,
     NoSuspendCheck,
+    FallAcrossSuccess,
+    StaleCheckCounts,
+    UnhealthyHolds,
 }
 
 impl Bug {
@@ -113,6 +116,9 @@ impl Bug {
         Self::EpochReused,
         Self::LatestUnchecked,
         Self::NoSuspendCheck,
+        Self::FallAcrossSuccess,
+        Self::StaleCheckCounts,
+        Self::UnhealthyHolds,
     ];
 
     /// What is wrong with the code that has it.
@@ -165,6 +171,11 @@ impl Bug {
             Self::EpochReused => "a new process has the claims' numbers of an old one (14, R1)",
             Self::LatestUnchecked => "nothing is done about a lifetime that comes too late (15, R6 b)",
             Self::NoSuspendCheck => "a machine that slept keeps what it had (16, R7)",
+            Self::FallAcrossSuccess => "failures of a health check are counted on across a success",
+            Self::StaleCheckCounts => {
+                "what a run says that was given up counts as the result of the next one"
+            }
+            Self::UnhealthyHolds => "items are taken and held where their health checks fail",
             Self::StaleBallotsCount => "ballots that waited while a node was stopped count",
             Self::NoRetry => "a hook that failed is never tried again",
             Self::NoFailback => "who should give up an item never does",

@@ -108,7 +108,7 @@ impl Swim {
     /// When [`Swim::handle_timeout`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.runtime.timers.keys().next().map(|(at, _)| *at)
+        self.runtime.timers.first_key_value().map(|((at, _), _)| *at)
     }
 
     /// Runs the timers that are due.
@@ -134,6 +134,15 @@ impl Swim {
         let understood = self.foca.handle_data(data, &mut self.runtime).is_ok();
         self.collect();
         understood
+    }
+
+    /// These are members, and everybody knows already.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn know(&mut self, peers: impl Iterator<Item = Peer>, now: Time) {
+        self.runtime.now = now;
+        let members = peers.map(|peer| Member::new(peer, 0, State::Alive));
+        let _ = self.foca.apply_many(members, false, &mut self.runtime);
+        self.runtime.outputs.clear();
     }
 
     /// First-hand knowledge: this member is alive.

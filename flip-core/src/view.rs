@@ -12,6 +12,8 @@
 //! converge by exchanging them. A server of which nothing is known yet counts as live: nobody takes
 //! its items before a quorum agreed that it is not there.
 
+use std::sync::OnceLock;
+
 use crate::id::ShortId;
 use crate::planted::{Bug, planted};
 use crate::time::Time;
@@ -39,8 +41,8 @@ pub struct Record {
     pub generation: u64,
     /// Since when `life` is what it is.
     pub since: Time,
-    /// The newest verdict.
-    pub verdict: Option<Verdict>,
+    /// The newest verdict. Few servers have one, and each knows thousands of servers.
+    pub verdict: Option<Box<Verdict>>,
     /// The newest generation that said goodbye; zero when none did.
     pub left: u64,
 }
@@ -69,6 +71,10 @@ pub enum Sign {
 #[derive(Clone, Debug)]
 pub struct View {
     records: Vec<Record>,
+    /// How many are up.
+    up: usize,
+    /// The digest, until something changes.
+    digest: OnceLock<u64>,
 }
 
 impl View {
@@ -76,7 +82,7 @@ impl View {
     #[must_use]
     pub fn new(servers: usize, now: Time) -> Self {
         let record = Record { life: Life::Unknown, generation: 0, since: now, verdict: None, left: 0 };
-        Self { records: vec![record; servers] }
+        Self { records: vec![record; servers], up: 0, digest: OnceLock::new() }
     }
 
     /// What is known of a server.
@@ -102,9 +108,24 @@ impl View {
         self.records[server].life == Life::Up
     }
 
+    /// True when nobody is missing.
+    #[must_use]
+    pub const fn all_up(&self) -> bool {
+        self.up == self.records.len()
+    }
+
+    /// Something of this server changes.
+    fn change(&mut self, server: usize, life: Life, generation: u64, now: Time) {
+        let record = &mut self.records[server];
+        self.up -= usize::from(record.life == Life::Up);
+        self.up += usize::from(life == Life::Up);
+        (record.life, record.generation, record.since) = (life, generation, now);
+        self.digest = OnceLock::new();
+    }
+
     /// A sign of life of `generation`.
     pub fn alive(&mut self, server: usize, generation: u64, now: Time) -> Sign {
-        let record = &mut self.records[server];
+        let record = &self.records[server];
         if generation == 0 || generation < record.generation && generation > record.over() {
             return Sign::Old;
         }
@@ -114,14 +135,17 @@ impl View {
         if record.life == Life::Up && generation == record.generation {
             return Sign::Known;
         }
-        *record = Record { life: Life::Up, generation, since: now, ..record.clone() };
+        self.change(server, Life::Up, generation, now);
         Sign::NewlyUp
     }
 
     /// Somebody spoke of `generation` without proof that it lives.
     pub fn heard_of(&mut self, server: usize, generation: u64) {
         let record = &mut self.records[server];
-        record.generation = record.generation.max(generation);
+        if generation > record.generation {
+            record.generation = generation;
+            self.digest = OnceLock::new();
+        }
     }
 
     /// A verdict. True when it changes what is believed.
@@ -132,10 +156,8 @@ impl View {
         if generation < record.generation || generation <= record.over() && !(first && generation == 0) {
             return false;
         }
-        record.verdict = Some(verdict);
-        record.generation = generation;
-        record.life = Life::Down;
-        record.since = now;
+        record.verdict = Some(Box::new(verdict));
+        self.change(server, Life::Down, generation, now);
         true
     }
 
@@ -149,16 +171,18 @@ impl View {
         if generation < record.generation {
             return false;
         }
-        record.generation = generation;
         let changed = record.life != Life::Left;
-        record.life = Life::Left;
-        record.since = now;
+        self.change(server, Life::Left, generation, now);
         changed
     }
 
     /// Digest of everything that views exchange: equal digests, nothing to exchange.
     #[must_use]
     pub fn digest(&self) -> u64 {
+        *self.digest.get_or_init(|| self.digest_anew())
+    }
+
+    fn digest_anew(&self) -> u64 {
         let mut hasher = blake3::Hasher::new_derive_key("flip members v1");
         for record in &self.records {
             hasher.update(&record.generation.to_be_bytes());
@@ -254,7 +278,10 @@ mod tests {
                 }
             };
             apply(&mut view, split(words[0]));
+            assert_eq!(view.digest(), view.digest_anew());
             apply(&mut view, split(words[1]));
+            assert_eq!(view.digest(), view.digest_anew(), "{line}: a digest of before");
+            assert_eq!(view.all_up(), view.is_up(0), "{line}");
             let record = view.get(0);
             let name = match record.life {
                 Life::Unknown => "unknown",

@@ -11,26 +11,26 @@ use crate::limits;
 use crate::time::Time;
 
 /// Verdicts of the last minutes, by server and generation.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Flaps {
-    servers: Vec<BTreeMap<u64, Time>>,
+    servers: BTreeMap<usize, BTreeMap<u64, Time>>,
 }
 
 impl Flaps {
-    pub(super) fn new(servers: usize) -> Self {
-        Self { servers: vec![BTreeMap::new(); servers] }
-    }
-
     fn note(&mut self, server: usize, generation: u64, at: Time) {
-        let flaps = &mut self.servers[server];
+        let flaps = self.servers.entry(server).or_default();
         flaps.entry(generation).or_insert(at);
         while flaps.len() > limits::FLAPS {
             flaps.pop_first();
         }
     }
 
+    fn of(&self, server: usize) -> impl Iterator<Item = (u64, Time)> {
+        self.servers.get(&server).into_iter().flatten().map(|(generation, at)| (*generation, *at))
+    }
+
     fn count(&self, server: usize, now: Time) -> u32 {
-        let recent = self.servers[server].values().filter(|at| now.since(**at) < limits::FLAP_MEMORY);
+        let recent = self.of(server).filter(|(_, at)| now.since(*at) < limits::FLAP_MEMORY);
         u32::try_from(recent.count()).unwrap_or(u32::MAX)
     }
 }
@@ -47,7 +47,7 @@ impl Node {
     /// The recent verdicts on a server: generations and ages in seconds.
     pub(super) fn flaps_of(&self, server: usize, now: Time) -> Vec<(u64, u32)> {
         let age = |at: Time| u32::try_from(now.since(at).as_secs()).unwrap_or(u32::MAX);
-        self.flaps.servers[server].iter().map(|(generation, at)| (*generation, age(*at))).collect()
+        self.flaps.of(server).map(|(generation, at)| (generation, age(at))).collect()
     }
 
     /// What others remember of a server.

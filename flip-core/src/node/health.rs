@@ -28,6 +28,7 @@ use crate::event::{Event, ItemState, Reason};
 use crate::facts::Fitness;
 use crate::id::{CheckRef, ItemId, ItemRef};
 use crate::io::HookAction;
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 
 /// All checks that this node runs.
@@ -117,6 +118,9 @@ impl Health {
 
     /// How an item is here.
     pub(in crate::node) fn fitness(&self, at: ItemRef) -> Fitness {
+        if planted(Bug::UnhealthyHolds) {
+            return Fitness::Fit;
+        }
         match self.of(at).map(|probe| probe.state).max() {
             Some(Fitness::Unproven) if self.young => Fitness::Young,
             worst => worst.unwrap_or_default(),

@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hasher};
 
 use super::Node;
 use crate::event::ItemState;
+use crate::time::Time;
 
 /// Folds text into a hash, without building it.
 struct Fold(DefaultHasher);
@@ -26,6 +27,17 @@ impl Node {
         fold.0.write_u64(self.view.digest());
         fold.0.write_u64(self.facts.digest());
         fold.0.finish()
+    }
+
+    /// As if this node had been up for long in a cluster whose servers are all up, in this generation. No
+    /// session is known: each pair still proves itself to each other when it first speaks.
+    pub(crate) fn know_all(&mut self, generation: u64, now: Time) {
+        for server in self.others() {
+            self.view.alive(server, generation, now);
+        }
+        let peers: Vec<_> = self.others().map(|server| self.peer(server)).collect();
+        self.swim.know(peers.into_iter(), now);
+        self.spread.first_contact();
     }
 
     /// Seals for `to` what may be no message at all.

@@ -178,7 +178,7 @@ impl Node {
             .filter(|_| self.has_quorum && self.config.systems[at.system].kind == SystemKind::Shard);
         let Some(holder) = holder else { return true };
         let since = *self.items.asked(at).get_or_insert(now);
-        if self.proven[holder] >= since && since < now {
+        if self.proven.get(&holder).is_some_and(|proven| *proven >= since) && since < now {
             return true;
         }
         let last = self.asked_holders.get(&holder).copied();

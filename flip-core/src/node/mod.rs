@@ -33,7 +33,7 @@ mod wire_tests;
 #[cfg(test)]
 pub(crate) use health::cluster as checked;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,7 +109,7 @@ pub struct Node {
     flaps: Flaps,
     alone: Alone,
     /// When the newest ping was sent that each server answered.
-    proven: Vec<Time>,
+    proven: BTreeMap<usize, Time>,
     /// When holders were asked last whether they are there, before a planned move.
     asked_holders: BTreeMap<usize, Time>,
     witness: Witness,
@@ -126,7 +126,7 @@ pub struct Node {
     /// When this node first saw a quorum.
     first_quorum: Option<Time>,
     /// Which members run another config.
-    differs: Vec<bool>,
+    differs: BTreeSet<usize>,
     leaving: Option<Leaving>,
     electorate: u32,
     content: u64,
@@ -193,7 +193,7 @@ struct Leaving {
     /// Since when.
     since: Time,
     /// Members that have not acknowledged; none before the down hooks ended.
-    waiting: Option<std::collections::BTreeSet<usize>>,
+    waiting: Option<BTreeSet<usize>>,
     tries: u32,
     /// Another daemon has this id: there is no goodbye, and this is where the other one is.
     refused: Option<SocketAddr>,
@@ -223,17 +223,17 @@ impl Node {
             view: View::new(servers, now),
             ballots: Ballots::default(),
             facts: Facts::new(servers),
-            pings: Pings::new(servers),
+            pings: Pings::default(),
             cases: BTreeMap::new(),
             ballot_seq: 0,
             items: Items::new(&config, now),
             leases: Leases::new(&config, rng.next_u64(), now),
             marks: Marks::default(),
             health: Health::new(&config, now),
-            words: Words::new(servers),
-            flaps: Flaps::new(servers),
+            words: Words::default(),
+            flaps: Flaps::default(),
             alone: Alone::default(),
-            proven: vec![Time::ZERO; servers],
+            proven: BTreeMap::new(),
             asked_holders: BTreeMap::new(),
             witness: Witness::default(),
             spread: Spread::default(),
@@ -245,7 +245,7 @@ impl Node {
             has_quorum: false,
             ever_had_quorum: false,
             first_quorum: None,
-            differs: vec![false; servers],
+            differs: BTreeSet::new(),
             leaving: None,
             electorate: config.voters_hash(),
             content: config.content_hash(),
@@ -416,7 +416,7 @@ impl Node {
         }
     }
 
-    /// Other voters that are up, trusted and not silent.
+    /// Other voters that are up, trusted and not silent; no more than a quorum of them are looked for.
     fn contacts(&self) -> usize {
         self.config
             .voters
@@ -424,6 +424,7 @@ impl Node {
             .filter(|voter| **voter != self.config.me && self.view.is_up(**voter) && self.is_heard(**voter))
             // What others say of a voter is no contact with it, where everybody is asked anyway.
             .filter(|voter| !self.everybody_probed() || self.spread.last_heard(**voter).is_some())
+            .take(self.config.quorum)
             .count()
     }
 

@@ -68,7 +68,10 @@ impl Node {
         if self.leaving.is_some() || planted(Bug::NoGreeting) && self.ever_had_quorum {
             return;
         }
-        let mut missing: Vec<_> = self.others().filter(|server| !self.view.is_up(*server)).collect();
+        let mut missing: Vec<_> = match self.view.all_up() {
+            true => Vec::new(),
+            false => self.others().filter(|server| !self.view.is_up(*server)).collect(),
+        };
         missing.shuffle(&mut self.rng);
         missing.truncate(GREETED);
         for server in missing {
@@ -87,7 +90,8 @@ impl Node {
 
     pub(super) fn on_pong(&mut self, server: usize, pong: Ping, now: Time) {
         let Some(ping) = self.pings.answered(pong.nonce, server, now) else { return };
-        self.proven[server] = self.proven[server].max(ping.sent);
+        let proven = self.proven.entry(server).or_default();
+        *proven = ping.sent.max(*proven);
         if self.asked_holders.remove(&server).is_some() {
             self.items.touch();
         }

@@ -130,7 +130,7 @@ impl Node {
     /// Tells `to` about a verdict on `server`, if there is one.
     pub(super) fn tell_what_is_known(&mut self, to: usize, server: usize) {
         if let Some(verdict) = self.view.get(server).verdict.clone() {
-            self.send(to, &Message::Verdict(Verdict { ack: false, ..verdict }));
+            self.send(to, &Message::Verdict(Verdict { ack: false, ..*verdict }));
         }
     }
 
@@ -283,7 +283,7 @@ impl Node {
     }
 
     pub(super) fn note_difference(&mut self, server: usize) {
-        if !std::mem::replace(&mut self.differs[server], true) {
+        if self.differs.insert(server) {
             self.event(Event::ConfigDiffers { server });
         }
     }

@@ -76,7 +76,7 @@ impl Node {
             since_ms: millis(now, record.since),
             loss: self.pings.loss(server),
             case,
-            config_differs: self.differs[server],
+            config_differs: self.differs.contains(&server),
             drained: self.is_drained(server),
             inactive: self.inactive_reasons(server),
             facts: self.told_facts(server),

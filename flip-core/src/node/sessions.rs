@@ -32,8 +32,8 @@ pub(super) struct Sessions {
 #[derive(Debug, Default)]
 struct Peer {
     live: Option<Session>,
-    /// The one that was live before it.
-    former: Option<Session>,
+    /// The one that was live before it; most have none.
+    former: Option<Box<Session>>,
     /// The second daemon of this id, refused while the first one lives.
     second: Option<u64>,
     /// What is to be echoed, and since when.
@@ -150,7 +150,7 @@ impl Sessions {
     /// Refuses what was seen before, ahead of the cipher.
     pub(super) fn check(&self, header: &Header) -> Result<(), Refusal> {
         let Some(peer) = self.known(header.server) else { return Ok(()) };
-        let mut known = [&peer.live, &peer.former].into_iter().flatten();
+        let mut known = peer.live.iter().chain(peer.former.as_deref());
         match known.find(|session| session.id == header.session) {
             Some(session) if !session.window.is_new(header.counter) => Err(Refusal::Replay),
             Some(_) | None => Ok(()),
@@ -205,7 +205,7 @@ impl Sessions {
         }
         if let Some(mut first) = peer.former.take_if(|former| former.id == header.session) {
             first.heard = now;
-            let second = peer.live.replace(first);
+            let second = peer.live.replace(*first);
             peer.second = second.as_ref().map(|second| second.id);
             return match second {
                 Some(second) => Proof::Both { second: second.id, from: second.from },
@@ -214,7 +214,7 @@ impl Sessions {
         }
         let window = Window::after(header.counter);
         let session = Session { id: header.session, window, since: now, heard: now, from };
-        peer.former = peer.live.replace(session);
+        peer.former = peer.live.replace(session).map(Box::new);
         peer.second = None;
         Proof::New
     }

@@ -22,8 +22,8 @@ use crate::wire::message::{About, Digest, Known, Leave, Message, State, Verdict}
 pub(super) struct Spread {
     /// Per subject, the voters that have not acknowledged the newest verdict, and how often it was said.
     verdicts: BTreeMap<usize, (BTreeSet<usize>, u32)>,
-    /// By server, when anything was last heard of it; as long as the last server heard.
-    heard: Vec<Option<Time>>,
+    /// By server, when anything was last heard of it.
+    heard: BTreeMap<usize, Time>,
     /// Repetitions of the newest facts still to come.
     facts_repeats: u32,
     contacted: bool,
@@ -39,14 +39,11 @@ pub(super) struct Spread {
 
 impl Spread {
     pub(super) fn heard(&mut self, server: usize, now: Time) {
-        if self.heard.len() <= server {
-            self.heard.resize(server + 1, None);
-        }
-        self.heard[server] = Some(now);
+        self.heard.insert(server, now);
     }
 
     pub(super) fn last_heard(&self, server: usize) -> Option<Time> {
-        self.heard.get(server).copied().flatten()
+        self.heard.get(&server).copied()
     }
 
     /// A state came.
@@ -96,7 +93,7 @@ impl Node {
         }
         let pause = (self.config.timing.window() / 2).min(Duration::from_millis(100)) * *tries;
         for voter in waiting.clone() {
-            self.send(voter, &Message::Verdict(Verdict { ack: true, ..verdict.clone() }));
+            self.send(voter, &Message::Verdict(Verdict { ack: true, ..(*verdict).clone() }));
         }
         self.timers.set(Timer::Verdict(server), now + pause);
     }
@@ -241,7 +238,7 @@ impl Node {
         if digest.electorate != own.electorate || digest.content != own.content {
             self.note_difference(server);
         } else {
-            self.differs[server] = false;
+            self.differs.remove(&server);
         }
         let differs = digest.members != own.members || digest.facts != own.facts || digest.marks != own.marks;
         if differs && !planted(Bug::DigestIgnored) {
@@ -291,7 +288,7 @@ impl Node {
         Known {
             about: self.about(server),
             up: self.view.is_up(server),
-            verdict: record.verdict.clone(),
+            verdict: record.verdict.as_deref().cloned(),
             left: record.left,
             flaps: self.flaps_of(server, now),
         }

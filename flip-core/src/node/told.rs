@@ -17,9 +17,10 @@ use crate::time::Time;
 use crate::wire::message::{About, Heard, Message, Told};
 
 /// What every server said last.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Words {
-    servers: Vec<Word>,
+    /// Of those who said something.
+    servers: BTreeMap<usize, Word>,
     /// Repetitions of this node's own still to come.
     repeats: u32,
 }
@@ -33,16 +34,12 @@ struct Word {
 }
 
 impl Words {
-    pub(super) fn new(servers: usize) -> Self {
-        Self { servers: vec![Word::default(); servers], repeats: 0 }
+    fn is_older_than(&self, server: usize, generation: u64, seq: u32) -> bool {
+        self.servers.get(&server).map_or((0, 0), |word| (word.generation, word.seq)) < (generation, seq)
     }
 }
 
 impl Word {
-    fn is_older_than(&self, generation: u64, seq: u32) -> bool {
-        (self.generation, self.seq) < (generation, seq)
-    }
-
     /// What it takes in a datagram, nearly.
     fn bytes(&self) -> usize {
         let facts = self.facts.iter().map(|(key, value)| key.len() + value.len() + 4);
@@ -83,8 +80,8 @@ impl Node {
 
     /// What an earlier life said is void: its scripts are gone.
     fn word(&self, server: usize) -> Option<&Word> {
-        let word = &self.words.servers[server];
-        (word.seq > 0 && word.generation == self.view.get(server).generation).then_some(word)
+        let current = self.view.get(server).generation;
+        self.words.servers.get(&server).filter(|word| word.generation == current)
     }
 
     pub(super) fn on_told_command(&mut self, asker: u64, told: Tell, now: Time) {
@@ -94,7 +91,7 @@ impl Node {
 
     fn tell(&mut self, told: Tell, now: Time) -> Result<String, String> {
         let me = self.config.me;
-        let mut word = self.words.servers[me].clone();
+        let mut word = self.words.servers.get(&me).cloned().unwrap_or_default();
         let name = match &told {
             Tell::Fact { key, .. } => key,
             Tell::Active { reason, .. } => reason,
@@ -132,8 +129,7 @@ impl Node {
 
     /// Another life of this node begins: its word is said anew.
     pub(super) fn restate_word(&mut self, now: Time) {
-        let word = &mut self.words.servers[self.config.me];
-        if word.seq > 0 {
+        if let Some(word) = self.words.servers.get_mut(&self.config.me) {
             word.generation = self.generation;
             self.tell_again(now);
         }
@@ -157,10 +153,7 @@ impl Node {
 
     /// Passes a server's word on.
     pub(super) fn send_word(&mut self, to: usize, server: usize) {
-        let word = &self.words.servers[server];
-        if word.seq == 0 {
-            return;
-        }
+        let Some(word) = self.words.servers.get(&server) else { return };
         let told = Told {
             about: About { id: self.config.servers[server].short.0, generation: word.generation },
             seq: word.seq,
@@ -174,7 +167,7 @@ impl Node {
         let Some(server) = self.server_of(told.about).filter(|server| *server != self.config.me) else {
             return;
         };
-        if !self.words.servers[server].is_older_than(told.about.generation, told.seq) {
+        if told.seq == 0 || !self.words.is_older_than(server, told.about.generation, told.seq) {
             return;
         }
         let word = Word {
@@ -190,7 +183,7 @@ impl Node {
 
     fn replace_word(&mut self, server: usize, word: Word, now: Time) {
         let before: BTreeSet<_> = self.inactive_reasons(server).into_iter().collect();
-        self.words.servers[server] = word;
+        self.words.servers.insert(server, word);
         let after: BTreeSet<_> = self.inactive_reasons(server).into_iter().collect();
         for reason in before.symmetric_difference(&after) {
             let inactive = after.contains(reason);
@@ -203,17 +196,17 @@ impl Node {
 
     /// Goes with each digest.
     pub(super) fn send_heard(&mut self, to: usize) {
-        if self.words.servers.iter().any(|word| word.seq > 0) {
+        if !self.words.servers.is_empty() {
             let heard = self.heard_words();
             self.send(to, &Message::Heard(heard));
         }
     }
 
     fn heard_words(&mut self) -> Vec<Heard> {
-        let said = self.words.servers.iter().zip(&self.config.servers).filter(|(word, _)| word.seq > 0);
+        let said = self.words.servers.iter();
         let mut heard: Vec<_> = said
-            .map(|(word, server)| Heard {
-                about: About { id: server.short.0, generation: word.generation },
+            .map(|(server, word)| Heard {
+                about: About { id: self.config.servers[*server].short.0, generation: word.generation },
                 seq: word.seq,
             })
             .collect();
@@ -232,18 +225,16 @@ impl Node {
             let Some(server) = self.server_of(entry.about) else { continue };
             known.insert(server, (entry.about.generation, entry.seq));
             missed |= server != self.config.me
-                && self.words.servers[server].is_older_than(entry.about.generation, entry.seq);
+                && self.words.is_older_than(server, entry.about.generation, entry.seq);
         }
         let whole = heard.len() < limits::HEARD;
-        for server in 0..self.words.servers.len() {
-            let word = &self.words.servers[server];
-            let behind = match known.get(&server) {
-                Some(known) => *known < (word.generation, word.seq),
-                None => whole && word.seq > 0,
-            };
-            if behind && server != from {
-                self.send_word(from, server);
-            }
+        let behind = |(server, word): (&usize, &Word)| {
+            let behind = known.get(server).map_or(whole, |known| *known < (word.generation, word.seq));
+            (behind && *server != from).then_some(*server)
+        };
+        let behind: Vec<_> = self.words.servers.iter().filter_map(behind).collect();
+        for server in behind {
+            self.send_word(from, server);
         }
         if missed {
             let heard = self.heard_words();

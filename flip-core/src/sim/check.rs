@@ -459,7 +459,8 @@ impl World {
                 self.broken("limits", format!("n{index} has {len} {name}, the limit is {most}"));
             }
         }
-        let most = 12_000 + 600 * self.hosts.len() * self.hosts.len().min(64);
+        let hosts = self.hosts.len();
+        let most = 12_000 + 600 * hosts * hosts.min(64) + 8 * self.things.len();
         if self.queue.len() > most {
             self.broken("limits", format!("{} happenings wait", self.queue.len()));
         }

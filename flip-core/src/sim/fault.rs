@@ -381,6 +381,8 @@ pub enum CheckMode {
     Slow,
     /// Never.
     Hangs,
+    /// Well, but when it was given up already and runs again.
+    Late,
 }
 
 impl Fault {

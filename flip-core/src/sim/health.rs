@@ -72,6 +72,8 @@ pub(super) struct Book {
     unhealthy: BTreeMap<(usize, CheckRef), Time>,
     /// Which runs of each check are on, and when each began by the clock of its host.
     running: BTreeMap<(usize, u64), (CheckRef, Time)>,
+    /// The newest run of each check.
+    newest: BTreeMap<(usize, CheckRef), u64>,
     /// Successes in a row that reached the daemon, and runs since the last one that did in time.
     rows: BTreeMap<(usize, CheckRef), (u32, u32)>,
 }
@@ -99,7 +101,7 @@ pub(super) fn draw(case: &mut Case) {
 
 /// One fault of this family.
 pub(super) fn fault(plan: &Plan, rng: &mut StdRng) -> Fault {
-    let modes = [CheckMode::Fails, CheckMode::Fails, CheckMode::Slow, CheckMode::Hangs];
+    let modes = [CheckMode::Fails, CheckMode::Fails, CheckMode::Slow, CheckMode::Hangs, CheckMode::Late];
     let everybody = rng.random_bool(0.2);
     Fault::Checks {
         host: (!everybody).then(|| rng.random_range(0..plan.servers)),
@@ -115,7 +117,13 @@ impl World {
     pub(super) fn begin_check(&mut self, index: usize, call: CheckCall) {
         let (now, local) = (self.now, self.local(index));
         self.book.running.insert((index, call.id), (call.check, local));
-        self.book.rows.entry((index, call.check)).or_default().1 += 1;
+        let before = self.book.newest.insert((index, call.check), call.id);
+        let row = self.book.rows.entry((index, call.check)).or_default();
+        row.1 += 1;
+        if before.is_some_and(|before| self.book.running.contains_key(&(index, before))) {
+            // It was given up.
+            row.0 = 0;
+        }
         let trouble = self.hosts[index].check_trouble.filter(|(_, p)| self.rng.random_bool(*p));
         let quick = self.rng.random_range(Duration::from_micros(100)..Duration::from_millis(5));
         let (after, healthy) = match trouble.map(|(mode, _)| mode) {
@@ -125,6 +133,13 @@ impl World {
                 (self.hosts[index].clock.stretch(call.timeout).mul_f64(1.1) + quick, true)
             }
             Some(CheckMode::Hangs) => return,
+            Some(CheckMode::Late) => {
+                let spec = self.hosts[index].config.check(call.check);
+                let again = spec.map_or(call.timeout, |spec| spec.interval);
+                let given_up = call.timeout + crate::limits::CHECK_GRACE;
+                let after = given_up.max(again.mul_f64(1.1)) + call.timeout / 2;
+                (self.hosts[index].clock.stretch(after), true)
+            }
         };
         let life = self.hosts[index].life;
         let mail = Mail::CheckDone { id: call.id, healthy };
@@ -134,6 +149,11 @@ impl World {
     /// A result gets to a daemon.
     pub(super) fn check_result(&mut self, index: usize, id: u64, healthy: bool) {
         let Some((check, began)) = self.book.running.remove(&(index, id)) else { return };
+        // A run that was given up, and another began since, says nothing any more.
+        if self.book.newest.get(&(index, check)) != Some(&id) {
+            super::mark!("check: a result came after the next run began");
+            return;
+        }
         // By its own clock: a virtual machine that was paused knows nothing of it.
         let took = self.local(index).since(began);
         let timeout = self.hosts[index].config.check(check).map_or(Duration::ZERO, |check| check.timeout);
@@ -153,6 +173,7 @@ impl World {
     pub(super) fn forget_checks(&mut self, index: usize) {
         self.book.unhealthy.retain(|(host, _), _| *host != index);
         self.book.running.retain(|(host, _), _| *host != index);
+        self.book.newest.retain(|(host, _), _| *host != index);
         self.book.rows.retain(|(host, _), _| *host != index);
     }
 

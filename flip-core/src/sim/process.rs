@@ -18,9 +18,17 @@ use crate::wire::seal::{NEXT_WIRE, WIRE};
 impl World {
     /// Starts a daemon that is down. Its kernel's leftovers are observed first, as in production.
     pub fn start(&mut self, index: usize) {
+        if self.boot(index) {
+            self.hosts[index].inbox.push_back(Mail::Tick);
+            self.pump(index);
+        }
+    }
+
+    /// A daemon that is down is there, and has done nothing yet. False where it can't start.
+    pub(super) fn boot(&mut self, index: usize) -> bool {
         let host = &mut self.hosts[index];
         if host.node.is_some() || !host.powered || host.asleep.is_some() {
-            return;
+            return false;
         }
         if host.disk_full {
             // The next generation cannot be stored, so the daemon says so and ends; systemd tries again.
@@ -28,7 +36,7 @@ impl World {
             self.hosts[index].kept_down = Some(token);
             let at = self.now + Duration::from_millis(500);
             self.queue.push(at, Happening::Start { host: index, token });
-            return;
+            return false;
         }
         let mut seed = [0; 32];
         self.rng.fill(&mut seed);
@@ -73,8 +81,7 @@ impl World {
         if let Some(node) = &mut self.hosts[index].node {
             node.leftovers(&leftovers, local);
         }
-        self.hosts[index].inbox.push_back(Mail::Tick);
-        self.pump(index);
+        true
     }
 
     /// Ends a daemon without a word.

@@ -89,6 +89,23 @@ fn checks_fail_hang_and_flap() {
     assert!(ran >= seeds / 12, "{ran} of {seeds} cases have checks");
 }
 
+/// Nobody tells anybody of anybody, and each probes one member a second.
+#[test]
+fn a_large_cluster_at_rest_stays_at_rest() {
+    let run = |seed| {
+        let mut cluster = AtRest::new(&Plan::simple(150, "lan", Vec::new()), seed);
+        cluster.run_for(Duration::from_secs(10));
+        assert_eq!(cluster.wrong(), None);
+        (cluster.datagrams(), cluster.trace())
+    };
+    let (datagrams, trace) = run(1);
+    // A probe of somebody new and its answer are four datagrams.
+    let each = datagrams / (150 * 9);
+    assert!((2..8).contains(&each), "{each} datagrams per probe");
+    assert_eq!(trace, run(1).1);
+    assert_ne!(trace, run(2).1);
+}
+
 fn sick(host: Option<usize>, ms: u64) -> Timed {
     Timed { at_ms: 100, fault: Fault::Checks { host, mode: CheckMode::Fails, p: 1.0, ms } }
 }

@@ -46,9 +46,12 @@ struct Cli {
     /// Without the corpus of cases that once failed.
     #[arg(long)]
     no_corpus: bool,
-    /// Measures the speed for clusters of these sizes.
+    /// Measures the speed for clusters of these sizes, and for five servers under each profile.
     #[arg(long, value_name = "SIZES", value_delimiter = ',')]
     speed: Vec<usize>,
+    /// Measures clusters of these sizes in which nothing happens: processor time, memory, datagrams.
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    at_rest: Vec<u64>,
     /// Takes figures of long and large runs: loss, deaf, leases.
     #[arg(long, value_name = "FIGURES", value_delimiter = ',', value_parser = figure)]
     figures: Vec<Figure>,
@@ -74,6 +77,12 @@ fn main() -> anyhow::Result<ExitCode> {
     if !cli.speed.is_empty() {
         print!("{}", sweep::speed(&cli.speed, Duration::from_secs(5)));
         return Ok(ExitCode::SUCCESS);
+    }
+    if !cli.at_rest.is_empty() {
+        let sizes: Vec<_> = cli.at_rest.iter().filter_map(|size| usize::try_from(*size).ok()).collect();
+        let (table, fine) = sweep::at_rest(&sizes);
+        print!("{table}");
+        return Ok(code(fine));
     }
     if !cli.figures.is_empty() {
         let mut fine = true;

@@ -7,6 +7,7 @@ mod failure;
 mod figures;
 mod planted;
 mod progress;
+mod rest;
 mod speed;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub use failure::{Failure, explain};
 pub use figures::Figure;
 pub use planted::{Caught, hunt, table};
 pub use progress::Progress;
+pub use rest::at_rest;
 pub use speed::speed;
 
 /// After so many failures a sweep ends: they are most likely one.

@@ -43,7 +43,9 @@ impl Node {
         };
         // Whoever runs it was to end it at its timeout, and did not.
         let error = format!("no result within {} ms", spec.timeout.as_millis());
-        self.health.running.remove(&run.id);
+        if !planted(Bug::StaleCheckCounts) {
+            self.health.running.remove(&run.id);
+        }
         self.check_ended(probe, run, Err(error), now);
     }
 
@@ -106,7 +108,9 @@ impl Node {
         let check = entry.at;
         let state = match result {
             Ok(()) => {
-                entry.failures = 0;
+                if !planted(Bug::FallAcrossSuccess) {
+                    entry.failures = 0;
+                }
                 entry.successes = entry.successes.saturating_add(1);
                 if entry.successes < entry.spec.rise {
                     return;

@@ -377,6 +377,18 @@ impl Systems {
         Ok(all)
     }
 
+    /// The next word of a system about an item, that is neither a hook's end nor a change of what is here. Waits
+    /// until there is one. Cancel safe.
+    pub async fn word(&self) -> (ItemRef, Word) {
+        self.drift.next_word().await
+    }
+
+    /// As [`Systems::word`], if there is one by now.
+    #[must_use]
+    pub fn word_now(&self) -> Option<(ItemRef, Word)> {
+        self.drift.take_word()
+    }
+
     /// The next change that no hook made: an item that is here or gone by somebody else's doing.
     /// Waits until there is one. Cancel safe.
     pub async fn drift(&self) -> (ItemRef, bool) {
@@ -384,12 +396,36 @@ impl Systems {
     }
 }
 
-/// Changes that no hook made, the last one of each item.
+/// What a system says of an item without being asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// What the item needs here is there, or not: one line for people says what is wrong.
+    Usable(Option<String>),
+    /// A host that is no member uses the item, which is here.
+    Conflict {
+        /// Its hardware address.
+        with: String,
+        /// Whether the item is to go from here.
+        give_up: bool,
+    },
+}
+
+/// What systems say without being asked: changes that no hook made, and words; the last of each kind about each
+/// item.
 #[derive(Debug, Default)]
 pub struct Drift {
-    // One entry per item at most, so it needs no limit of its own.
+    // Entries per item, so none of them needs a limit of its own.
     changes: Mutex<BTreeMap<ItemRef, bool>>,
     notify: Notify,
+    words: Mutex<BTreeMap<(ItemRef, Kind), Word>>,
+    spoken: Notify,
+}
+
+/// A later word of the same kind replaces an earlier one that nobody took yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Usable,
+    Conflict,
 }
 
 impl Drift {
@@ -402,6 +438,30 @@ impl Drift {
     /// What was told of `item` and not taken yet is out of date: its system changed it meanwhile.
     pub fn forget(&self, item: ItemRef) {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).remove(&item);
+    }
+
+    /// Says something of an item. A word of the same kind about it that nobody took yet is replaced.
+    pub fn say(&self, item: ItemRef, word: Word) {
+        let kind = match word {
+            Word::Usable(_) => Kind::Usable,
+            Word::Conflict { .. } => Kind::Conflict,
+        };
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).insert((item, kind), word);
+        self.spoken.notify_one();
+    }
+
+    fn take_word(&self) -> Option<(ItemRef, Word)> {
+        let first = self.words.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
+        first.map(|((item, _), word)| (item, word))
+    }
+
+    async fn next_word(&self) -> (ItemRef, Word) {
+        loop {
+            if let Some(word) = self.take_word() {
+                return word;
+            }
+            self.spoken.notified().await;
+        }
     }
 
     async fn next(&self) -> (ItemRef, bool) {

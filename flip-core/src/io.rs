@@ -97,6 +97,16 @@ pub enum Input<'a> {
         /// `Err` carries one line for people.
         result: Result<(), String>,
     },
+    /// A system of this node says something to its like on other nodes, which get it as `Output::Heard`. It
+    /// travels once, may be lost or overtaken, and nothing in the core depends on it.
+    Say {
+        /// Position of the server that is to hear it; none for all that are up. Nobody who is not up gets it.
+        to: Option<usize>,
+        /// What it is about: `flip_systems::topic` has those in use.
+        topic: u8,
+        /// At most [`limits::ASIDE`](crate::limits::ASIDE) bytes; what is longer is not sent.
+        data: Vec<u8>,
+    },
     /// Somebody who may says what to do; answered by `Output::Done`.
     Command {
         /// The driver's name for who asked.
@@ -218,6 +228,15 @@ pub enum Output {
     PingWitness {
         /// Echoed.
         nonce: u16,
+    },
+    /// A system of another node said something to its like here, with `Input::Say`.
+    Heard {
+        /// Position of the server that said it.
+        from: usize,
+        /// What it is about.
+        topic: u8,
+        /// What was said, as the sender made it: from a holder of the key, and not checked otherwise.
+        data: Vec<u8>,
     },
     /// Run a health check once, and answer with `Input::CheckDone`.
     Check(CheckCall),

@@ -60,6 +60,12 @@ pub const TOLD_REASONS: usize = 16;
 pub const TOLD_NAME: usize = 48;
 /// Bytes of all that together: it goes into one datagram.
 pub const TOLD_BYTES: usize = 900;
+/// Bytes of what one system of a node says to its like on another (`Input::Say`): it goes into one datagram.
+pub const ASIDE: usize = 1_000;
+/// Such messages of one sender that are heard, a second.
+pub const ASIDES: u32 = 200;
+/// Such messages of one sender that are heard at once.
+pub const ASIDES_AT_ONCE: u32 = 1_000;
 /// Servers in one list of whose word is known.
 pub const HEARD: usize = 64;
 /// Pause between two repetitions of something that is said to everybody.

@@ -101,6 +101,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod bus;
 pub mod check;
 pub mod clock;
 mod entropy;
@@ -120,6 +121,7 @@ pub mod system;
 pub mod udp;
 pub mod witness;
 
+pub use bus::{Bus, Said, topic};
 pub use check::{Checks, Scripts};
 pub use entropy::entropy;
 pub use flip::{Flip, Handle};

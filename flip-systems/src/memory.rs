@@ -10,7 +10,7 @@ use flip_core::HookAction;
 use flip_core::id::ItemRef;
 
 use crate::system::{
-    Assigned, Context, Drift, Handler, HookFuture, ObserveFuture, OpenError, Opened, System,
+    Assigned, Bus, Context, Drift, Handler, HookFuture, ObserveFuture, OpenError, Opened, System,
 };
 
 /// How many calls are remembered; older ones are forgotten.
@@ -56,7 +56,7 @@ impl Handler for Memory {
         "memory_down"
     }
 
-    fn open(&self, systems: &[Assigned<'_>], _drift: &Arc<Drift>) -> Result<Opened, OpenError> {
+    fn open(&self, systems: &[Assigned<'_>], _: &Arc<Drift>, _: &Arc<Bus>) -> Result<Opened, OpenError> {
         let systems = systems
             .iter()
             .map(|assigned| {

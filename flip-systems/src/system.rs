@@ -13,6 +13,7 @@ use flip_core::id::ItemRef;
 use flip_core::{HookAction, HookCall, Lifetime, RefreshCall};
 use tokio::sync::Notify;
 
+pub use crate::bus::{Bus, Said};
 use crate::ip::Ip;
 use crate::lua::{Engine, LuaPost, LuaSystem};
 use crate::memory::Memory;
@@ -69,6 +70,13 @@ pub trait System: Send + Sync {
 
     /// The items that are really here, whoever brought them.
     fn observe(&self) -> ObserveFuture;
+
+    /// A system on another server, given as its position in the config, said something with [`Bus::say`]. It
+    /// comes from a holder of the cluster's key, once, late or never. All systems hear all topics, and pass
+    /// over those that are not theirs. The loop waits meanwhile: it must not block.
+    fn heard(&self, from: usize, topic: u8, data: &[u8]) {
+        let _ = (from, topic, data);
+    }
 }
 
 /// A system that this server takes part in, handed to [`Handler::open`].
@@ -91,11 +99,13 @@ pub trait Handler: Send + Sync {
     fn down(&self) -> &str;
 
     /// Makes all systems of this handler at once, so that they can share what they need. Changes
-    /// that nobody asked for are to be put into `drift`.
+    /// that nobody asked for are to be put into `drift`; what they have to say to their like on other
+    /// servers, into `bus`.
     ///
     /// # Errors
     /// When one of them can't work here; then none does.
-    fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>) -> Result<Opened, OpenError>;
+    fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>, bus: &Arc<Bus>)
+    -> Result<Opened, OpenError>;
 }
 
 /// What [`Handler::open`] made.
@@ -245,7 +255,7 @@ impl<S: System + 'static, F: Fn(&Assigned<'_>) -> S + Send + Sync> Handler for M
         &self.down
     }
 
-    fn open(&self, systems: &[Assigned<'_>], _: &Arc<Drift>) -> Result<Opened, OpenError> {
+    fn open(&self, systems: &[Assigned<'_>], _: &Arc<Drift>, _: &Arc<Bus>) -> Result<Opened, OpenError> {
         let made = systems.iter().map(|assigned| Arc::new((self.make)(assigned)) as Arc<dyn System>);
         Ok(Opened { systems: made.collect(), leftovers: Vec::new() })
     }
@@ -259,6 +269,7 @@ pub struct Systems {
     systems: BTreeMap<usize, (Arc<dyn System>, usize)>,
     pub(crate) posts: BTreeMap<usize, PostOf>,
     drift: Arc<Drift>,
+    bus: Arc<Bus>,
     leftovers: Vec<Leftover>,
 }
 
@@ -304,16 +315,16 @@ impl Systems {
             }
             assigned.entry(registry.find(system)?).or_default().push(Assigned { position, system, siblings });
         }
-        let drift = Arc::new(Drift::default());
+        let (drift, bus) = (Arc::new(Drift::default()), Arc::new(Bus::default()));
         let mut leftovers = Vec::new();
         for (handler, assigned) in assigned {
-            let opened = registry.handlers[handler].open(&assigned, &drift)?;
+            let opened = registry.handlers[handler].open(&assigned, &drift, &bus)?;
             leftovers.extend(opened.leftovers);
             for (a, system) in assigned.iter().zip(opened.systems) {
                 systems.insert(a.position, (system, a.system.items.len()));
             }
         }
-        Ok(Self { systems, posts, drift, leftovers })
+        Ok(Self { systems, posts, drift, bus, leftovers })
     }
 
     /// What an earlier life of the daemon had left when this was opened.
@@ -393,6 +404,24 @@ impl Systems {
     /// Waits until there is one. Cancel safe.
     pub async fn drift(&self) -> (ItemRef, bool) {
         self.drift.next().await
+    }
+
+    /// The next thing that a system has to say to its like, for `Input::Say`. Waits until there is one. Cancel
+    /// safe.
+    pub async fn said(&self) -> Said {
+        self.bus.next().await
+    }
+
+    /// Tells the systems which other servers are up ([`Bus::members`]).
+    pub fn set_members(&self, members: Vec<usize>) {
+        self.bus.set_members(members);
+    }
+
+    /// Carries out `Output::Heard`.
+    pub fn heard(&self, from: usize, topic: u8, data: &[u8]) {
+        for (system, _) in self.systems.values() {
+            system.heard(from, topic, data);
+        }
     }
 }
 

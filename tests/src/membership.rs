@@ -233,6 +233,7 @@ impl Driver {
             | Output::Refresh(_)
             | Output::PingWitness { .. }
             | Output::Done { .. }
+            | Output::Heard { .. }
             | Output::StoreKeys(_)
             | Output::Refused { .. } => {}
         }

@@ -301,7 +301,7 @@ impl Node {
         }
     }
 
-    fn refuse(&mut self, from: SocketAddr, why: Refusal, now: Time) {
+    pub(super) fn refuse(&mut self, from: SocketAddr, why: Refusal, now: Time) {
         if matches!(why, Refusal::Version | Refusal::Cluster | Refusal::Seal) {
             self.refused.note_unopened(&self.config, from, why, now);
         }

@@ -6,6 +6,7 @@
 
 mod act;
 mod admit;
+mod aside;
 mod bodies;
 mod cases;
 mod damping;
@@ -306,6 +307,7 @@ impl Node {
             Input::Refreshed { id, gone } => self.on_refreshed(id, &gone, now),
             Input::WitnessAnswered { nonce } => self.witness.answered(nonce),
             Input::CheckDone { id, result } => self.on_check_done(id, result, now),
+            Input::Say { to, topic, data } => self.say(to, topic, data),
             Input::Command { asker, command } => self.on_command(asker, &command, now),
         }
         self.drain_swim(now);

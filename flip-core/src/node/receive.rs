@@ -74,6 +74,7 @@ impl Node {
             Message::Marks(marks) => self.take_marks(&marks, now),
             Message::Told(told) => self.on_told(told, now),
             Message::Heard(heard) => self.on_heard(server, &heard),
+            Message::Aside(aside) => self.on_aside(server, aside, now),
             Message::Flaps(flaps) => self.learn_flaps(self.config.me, &flaps, now),
             // States travel by stream only.
             Message::State(_) => {}

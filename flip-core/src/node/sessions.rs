@@ -46,6 +46,8 @@ struct Peer {
     unheard: Option<(Vec<u8>, Time)>,
     /// From its address in the config: under the live session, under others; from elsewhere.
     buckets: [Bucket; 3],
+    /// For what its systems say to this node's.
+    asides: Bucket,
     /// Id of the key that its live session used last.
     key: Option<u8>,
     /// The newest wire version that it speaks.
@@ -72,10 +74,10 @@ struct Bucket {
 
 impl Bucket {
     /// Takes a token (after the "virtual scheduling" form of the leaky bucket, ITU-T I.371 annex A).
-    fn take(&mut self, now: Time) -> bool {
-        let each = std::time::Duration::from_secs(1) / limits::RATE;
+    fn take(&mut self, rate: u32, burst: u32, now: Time) -> bool {
+        let each = std::time::Duration::from_secs(1) / rate;
         let full = self.full.max(now);
-        if full.since(now) > each * (limits::BURST - 1) {
+        if full.since(now) > each * (burst - 1) {
             return false;
         }
         self.full = full + each;
@@ -132,7 +134,17 @@ impl Sessions {
             (true, false) => 1,
             (false, _) => 2,
         };
-        if peer.buckets[source].take(now) { Ok(()) } else { Err(Refusal::Budget) }
+        if peer.buckets[source].take(limits::RATE, limits::BURST, now) {
+            Ok(())
+        } else {
+            Err(Refusal::Budget)
+        }
+    }
+
+    /// Takes a token for something that a server's systems say to this node's.
+    pub(super) fn charge_aside(&mut self, server: usize, now: Time) -> Result<(), Refusal> {
+        let taken = self.peer(server).asides.take(limits::ASIDES, limits::ASIDES_AT_ONCE, now);
+        if taken { Ok(()) } else { Err(Refusal::Budget) }
     }
 
     /// Refuses what was seen before, ahead of the cipher.

@@ -444,6 +444,8 @@ impl World {
                     self.queue.push(at, Happening::Mail { host: index, life, mail });
                 }
             }
+            // Nobody in the simulator has systems that speak; what is said here is part of the trace.
+            Output::Heard { data, .. } => self.trace.bytes(&data),
             Output::Check(call) => self.begin_check(index, call),
             Output::Done { result, .. } => self.note(Some(index), || format!("answers {result:?}")),
             Output::Refused { other } => {

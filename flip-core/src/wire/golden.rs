@@ -49,6 +49,7 @@ fn name(message: &Message) -> &'static str {
         Message::Flaps(_) => "flaps",
         Message::Told(_) => "told",
         Message::Heard(_) => "heard",
+        Message::Aside(_) => "aside",
     }
 }
 
@@ -144,6 +145,7 @@ fn samples() -> Vec<Message> {
             Heard { about: ABOUT, seq: 3 },
             Heard { about: About { id: 1, generation: 0 }, seq: 0 },
         ]),
+        Message::Aside(Aside { topic: 3, data: (0..=255).collect() }),
         Message::Ring(NewRing { version: 3, active: 5, keys: vec![[1; 32], [0xFF; 32]] }),
     ]
 }

@@ -58,6 +58,8 @@ pub enum Message {
     Told(Told),
     /// Whose word of that kind the sender knows, in which version.
     Heard(Vec<Heard>),
+    /// What a system of the sender says to its like.
+    Aside(Aside),
     /// Proves that the sender's session is alive, and asks the receiver to do the same.
     Hello(Hello),
     /// The receiver is the second daemon under its id.
@@ -356,6 +358,15 @@ pub struct Heard {
     pub seq: u32,
 }
 
+/// What a system of one node says to its like on another. The rules neither look into it nor depend on it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Aside {
+    /// What it is about; the systems know.
+    pub topic: u8,
+    /// At most [`limits::ASIDE`] bytes.
+    pub data: Vec<u8>,
+}
+
 impl Message {
     /// Appends this message to a body.
     pub fn encode(&self, body: &mut Vec<u8>) {
@@ -381,6 +392,7 @@ impl Message {
             Self::Flaps(m) => codec::encode(m, body),
             Self::Told(m) => codec::encode(m, body),
             Self::Heard(m) => codec::encode(m, body),
+            Self::Aside(m) => codec::encode(m, body),
             Self::Hello(m) => codec::encode(m, body),
             Self::Duplicate(m) => codec::encode(m, body),
             Self::Keys(m) => codec::encode(m, body),
@@ -415,6 +427,7 @@ impl Message {
             Self::Flaps(_) => 20,
             Self::Told(_) => 21,
             Self::Heard(_) => 22,
+            Self::Aside(_) => 23,
             Self::Hello(_) => 32,
             Self::Duplicate(_) => 33,
             Self::Keys(_) => 34,
@@ -507,6 +520,7 @@ pub fn decode_all(mut body: &[u8]) -> Result<Vec<Message>, DecodeError> {
             20 => Message::Flaps(codec::decode(content)?),
             21 => Message::Told(codec::decode(content)?),
             22 => Message::Heard(codec::decode(content)?),
+            23 => Message::Aside(codec::decode(content)?),
             32 => Message::Hello(codec::decode(content)?),
             33 => Message::Duplicate(codec::decode(content)?),
             34 => Message::Keys(codec::decode(content)?),
@@ -568,6 +582,7 @@ mod tests {
                 inactive: vec!["b".into()],
             }),
             Message::Heard(vec![Heard { about, seq: 1 }; limits::HEARD]),
+            Message::Aside(Aside { topic: 255, data: vec![7; limits::ASIDE] }),
             Message::Hello(Hello { challenge: [1; 8], proof: [0; 8], wire: 1 }),
             Message::Duplicate(Duplicate {
                 session: 5,

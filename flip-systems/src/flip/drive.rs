@@ -10,6 +10,7 @@ use flip_core::event::Event;
 use flip_core::id::ItemRef;
 use flip_core::limits::HANDOVER;
 use flip_core::status::Status;
+use flip_core::view::Life;
 use flip_core::{Command, Input, Node, Output, Time};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -20,7 +21,7 @@ use super::{End, Error, Program};
 use crate::clock::{self, Sleep};
 use crate::stream::{self, Frame};
 use crate::udp::BUFFER;
-use crate::{Checks, Received, Systems, UdpPort, Witness, Word};
+use crate::{Checks, Received, Said, Systems, UdpPort, Witness, Word};
 
 /// Datagrams taken in one turn, so that a flood does not keep the alarm waiting.
 const BATCH: usize = 256;
@@ -51,6 +52,7 @@ enum Wake {
     Frame(Frame),
     Ask(Ask),
     Witness(u16),
+    Said(Said),
     /// The alarm, or datagrams: both are looked at in each turn.
     Look,
 }
@@ -189,6 +191,7 @@ impl Drive {
                 Some(end) = self.checked.1.recv() => Wake::CheckEnd(end),
                 Some(frame) = self.frames.1.recv() => Wake::Frame(frame),
                 Some(ask) = self.inbox.asks.recv() => Wake::Ask(ask),
+                said = self.systems.said() => Wake::Said(said),
                 result = self.alarm.ring() => {
                     result.map_err(stopped)?;
                     Wake::Look
@@ -239,6 +242,7 @@ impl Drive {
             Wake::CheckEnd(CheckEnd { id, result }) => self.feed(Input::CheckDone { id, result }),
             Wake::Drift(item, present) => self.feed(Input::Observed { item, present }),
             Wake::Word(item, word) => self.word(item, word),
+            Wake::Said(Said { to, topic, data }) => self.feed(Input::Say { to, topic, data }),
             Wake::Witness(nonce) => self.feed(Input::WitnessAnswered { nonce }),
             Wake::Frame(frame) => self.frame(frame),
             Wake::Ask(ask) => self.answer(ask),
@@ -404,6 +408,7 @@ impl Drive {
                     witness.ping(nonce);
                 }
             }
+            Output::Heard { from, topic, data } => self.systems.heard(from, topic, &data),
             Output::Refused { other } => self.refused = Some(other),
         }
     }
@@ -422,6 +427,11 @@ impl Drive {
     }
 
     fn tell(&mut self, event: Event) {
+        if matches!(event, Event::MemberUp { .. } | Event::MemberDown { .. } | Event::MemberLeft { .. }) {
+            let up = self.node.view().iter().enumerate().filter(|(_, record)| record.life == Life::Up);
+            let others = up.map(|(server, _)| server).filter(|server| *server != self.config.me);
+            self.systems.set_members(others.collect());
+        }
         self.program.event(&event, &self.config, clock::now());
         let events: &broadcast::Sender<Event> = &self.inbox.events;
         if events.receiver_count() > 0 {

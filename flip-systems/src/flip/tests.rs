@@ -177,3 +177,93 @@ fn what_keeps_a_node_from_starting_is_said() {
         assert!(error.to_string().contains("mine_up") && error.to_string().contains("f.json"), "{error}");
     });
 }
+
+/// A system that says what it hears, and to whom it listens.
+struct Talks {
+    bus: Arc<crate::Bus>,
+    heard: tokio::sync::mpsc::UnboundedSender<(usize, u8, Vec<u8>)>,
+}
+
+impl crate::System for Talks {
+    fn alive(&self, _: usize, _: &crate::system::Context) -> crate::system::HookFuture {
+        Box::pin(std::future::ready(Ok(())))
+    }
+    fn down(&self, _: usize, _: &crate::system::Context) -> crate::system::HookFuture {
+        Box::pin(std::future::ready(Ok(())))
+    }
+    fn observe(&self) -> crate::system::ObserveFuture {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+    fn heard(&self, from: usize, topic: u8, data: &[u8]) {
+        if topic == 200 {
+            assert!(self.bus.say(Some(from), 201, data.to_vec()));
+        }
+        self.heard.send((from, topic, data.to_vec())).unwrap();
+    }
+}
+
+struct Talk {
+    bus: std::sync::mpsc::Sender<Arc<crate::Bus>>,
+    heard: tokio::sync::mpsc::UnboundedSender<(usize, u8, Vec<u8>)>,
+}
+
+impl crate::system::Handler for Talk {
+    fn alive(&self) -> &str {
+        "talk_up"
+    }
+    fn down(&self) -> &str {
+        "talk_down"
+    }
+    fn open(
+        &self,
+        systems: &[crate::system::Assigned<'_>],
+        _: &Arc<crate::Drift>,
+        bus: &Arc<crate::Bus>,
+    ) -> Result<crate::system::Opened, crate::OpenError> {
+        self.bus.send(Arc::clone(bus)).unwrap();
+        let one = || Arc::new(Talks { bus: Arc::clone(bus), heard: self.heard.clone() }) as _;
+        Ok(crate::system::Opened { systems: systems.iter().map(|_| one()).collect(), leftovers: Vec::new() })
+    }
+}
+
+#[test]
+fn systems_of_two_nodes_speak_to_each_other() {
+    on_runtime(async {
+        let sockets = [(), ()].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let [a, b] = sockets.map(|socket| socket.local_addr().unwrap().port());
+        let server = |port: u16| serde_json::json!({"ip": "127.0.0.1", "port": port, "systems": ["t"]});
+        let text = serde_json::json!({
+            "servers": {"a": server(a), "b": server(b)},
+            "profile": "fast",
+            "cluster": {"system": {"t": {"alive": "talk_up", "down": "talk_down", "data": ["x"]}}},
+        })
+        .to_string();
+        let mut ears = Vec::new();
+        let mut mouths = Vec::new();
+        let mut nodes = Vec::new();
+        for id in ["a", "b"] {
+            let (bus, mouth) = std::sync::mpsc::channel();
+            let (heard, ear) = tokio::sync::mpsc::unbounded_channel();
+            let mut registry = Registry::default();
+            registry.register(Talk { bus, heard });
+            let overrides = Overrides { id: Some(id), ..Overrides::default() };
+            let builder =
+                Flip::from_text(&Source { file: "test", text: &text }, &overrides, registry).unwrap().0;
+            let flip = builder.start().await.unwrap();
+            mouths.push(mouth.recv().unwrap());
+            ears.push(ear);
+            let node = flip.handle();
+            let events = node.events();
+            tokio::spawn(flip.run());
+            nodes.push((node, events));
+        }
+        for (_, events) in &mut nodes {
+            while !matches!(events.recv().await.unwrap(), Event::MemberUp { .. }) {}
+        }
+        assert_eq!(mouths.iter().map(|bus| bus.members()).collect::<Vec<_>>(), [[1], [0]]);
+        // Both know each other, so what is said arrives; on loopback nothing is lost.
+        assert!(mouths[0].say(None, 200, b"hello".to_vec()));
+        assert_eq!(ears[1].recv().await.unwrap(), (0, 200, b"hello".to_vec()));
+        assert_eq!(ears[0].recv().await.unwrap(), (1, 201, b"hello".to_vec()), "the answer");
+    });
+}

@@ -55,7 +55,7 @@ use crate::interfaces::{Link, address_of, missing};
 use crate::netlink::{Netlink, messages};
 use crate::sys;
 use crate::system::{
-    Assigned, Context, Drift, Handler, HookFuture, Leftover, ObserveFuture, OpenError, Opened, System,
+    Assigned, Bus, Context, Drift, Handler, HookFuture, Leftover, ObserveFuture, OpenError, Opened, System,
 };
 
 /// The handler of `ip_up` and `ip_down`.
@@ -71,7 +71,7 @@ impl Handler for Ip {
         "ip_down"
     }
 
-    fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>) -> Result<Opened, OpenError> {
+    fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>, _: &Arc<Bus>) -> Result<Opened, OpenError> {
         let mut items = Vec::new();
         let mut starts = Vec::new();
         let siblings = systems.first().map_or(0, |assigned| assigned.siblings);

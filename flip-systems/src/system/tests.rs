@@ -135,7 +135,7 @@ impl Handler for Stuck {
     fn down(&self) -> &str {
         "stuck_down"
     }
-    fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>) -> Result<Opened, OpenError> {
+    fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>, _: &Arc<Bus>) -> Result<Opened, OpenError> {
         let item = ItemRef { system: systems[0].position, item: 0 };
         for present in [true, false] {
             drift.put(item, present);

@@ -1,0 +1,107 @@
+//! How a system speaks to its like on other servers, beside the rules.
+//!
+//! What is said goes out once, sealed as everything, to who is up; it may be lost or overtaken. It is for
+//! what helps when it arrives and is missed by nobody otherwise: neighbours that another server has seen, a
+//! request to look whether an address answers. What must not be lost belongs into the core.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use flip_core::limits;
+use tokio::sync::Notify;
+
+/// Messages that wait for the loop. It takes them as fast as it can, so this many are a burst.
+pub const WAITING: usize = 1024;
+
+/// What messages are about. Numbers from 128 up are for the systems of programs that embed a node.
+pub mod topic {
+    /// Neighbours that a server's interfaces have seen.
+    pub const NEIGHBOURS: u8 = 1;
+    /// Asks the receiver to resolve addresses afresh.
+    pub const RESOLVE: u8 = 2;
+    /// Who answered.
+    pub const RESOLVED: u8 = 3;
+}
+
+/// Something for systems of other servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Position of the server that is to hear it; none for all.
+    pub to: Option<usize>,
+    /// What it is about.
+    pub topic: u8,
+    /// At most [`limits::ASIDE`] bytes.
+    pub data: Vec<u8>,
+}
+
+/// Takes what systems say. Given to [`Handler::open`](crate::system::Handler::open).
+#[derive(Debug, Default)]
+pub struct Bus {
+    waiting: Mutex<VecDeque<Said>>,
+    notify: Notify,
+    /// Who is up, but for this server.
+    members: Mutex<Vec<usize>>,
+}
+
+impl Bus {
+    /// Says something to the server at position `to` of the config, or to all that are up. False when it is
+    /// too long or too much waits: then it is not said.
+    pub fn say(&self, to: Option<usize>, topic: u8, data: Vec<u8>) -> bool {
+        if data.len() > limits::ASIDE {
+            return false;
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= WAITING {
+            return false;
+        }
+        waiting.push_back(Said { to, topic, data });
+        drop(waiting);
+        self.notify.notify_one();
+        true
+    }
+
+    /// The other servers that are up as far as this one knows: positions in the config, ascending.
+    #[must_use]
+    pub fn members(&self) -> Vec<usize> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_members(&self, members: Vec<usize>) {
+        *self.members.lock().unwrap_or_else(PoisonError::into_inner) = members;
+    }
+
+    pub(crate) async fn next(&self) -> Said {
+        loop {
+            let said = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            if let Some(said) = said {
+                return said;
+            }
+            self.notify.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_comes_in_order_and_has_limits() {
+        let bus = Bus::default();
+        assert!(!bus.say(None, 1, vec![0; limits::ASIDE + 1]));
+        for n in 0..WAITING {
+            assert!(bus.say(Some(n), 1, vec![0; limits::ASIDE]));
+        }
+        assert!(!bus.say(None, 1, Vec::new()), "no more than that");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            for n in 0..WAITING {
+                assert_eq!(bus.next().await.to, Some(n));
+            }
+            // Somebody who waits is woken.
+            let (sent, said) = tokio::join!(async { bus.say(None, 7, vec![1]) }, bus.next());
+            assert!(sent);
+            assert_eq!(said, Said { to: None, topic: 7, data: vec![1] });
+        });
+    }
+}

@@ -529,15 +529,6 @@ pub enum OpenError {
         /// What would belong under `down`.
         expected: String,
     },
-    /// A setting of a system is missing or wrong. Nothing was changed.
-    Setting {
-        /// Name of the system.
-        system: String,
-        /// The key within its `config`.
-        key: &'static str,
-        /// What is wrong and what is expected.
-        what: String,
-    },
     /// An item is not what the system handles. Nothing was changed.
     Item {
         /// Name of the system.
@@ -576,7 +567,6 @@ impl fmt::Display for OpenError {
                 "system {system}: {down:?} under \"down\" does not belong to {alive:?} under \"alive\"; \
                  expected {expected:?}"
             ),
-            Self::Setting { system, key, what } => write!(f, "system {system}: config.{key}: {what}"),
             Self::Item { system, item, what } => {
                 write!(f, "system {system}: item {item:?}: expected {what}")
             }
@@ -592,7 +582,6 @@ impl std::error::Error for OpenError {
             Self::Kernel { source, .. } => Some(source),
             Self::UnknownHandler { .. }
             | Self::Mismatch { .. }
-            | Self::Setting { .. }
             | Self::Item { .. }
             | Self::Capability { .. } => None,
         }

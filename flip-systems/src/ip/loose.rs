@@ -2,14 +2,14 @@
 //!
 //! They carry the same marks, so that they are known as flip's own, and no lifetime: nothing renews it.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use flip_core::Lifetime;
+use flip_core::config::Interface;
 use flip_core::id::ItemRef;
 use ipnet::IpNet;
 
-use super::{Held, State, World, address, raw_socket};
+use super::{Held, Holdings, Part, State, World, address, raw_socket};
 use crate::netlink::Netlink;
 use crate::system::Drift;
 
@@ -26,14 +26,7 @@ impl Loose {
     pub(crate) fn open(siblings: usize) -> Result<Self, String> {
         let raw = raw_socket().map_err(|error| error.to_string())?;
         let netlink = Netlink::open().map_err(|error| format!("cannot open a netlink socket: {error}"))?;
-        let mut state = State {
-            netlink,
-            mark: address::mark(siblings),
-            links: BTreeMap::new(),
-            items: Vec::new(),
-            bursts: 0,
-            warned: None,
-        };
+        let mut state = State::new(netlink, address::mark(siblings), Holdings::default());
         state.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
         let drift = Arc::new(Drift::default());
         Ok(Self { world: Arc::new(World { state: Mutex::new(state), drift, raw, monitor: OnceLock::new() }) })
@@ -62,25 +55,21 @@ impl Loose {
         let mut state = self.world.state.lock().unwrap_or_else(PoisonError::into_inner);
         // No notices come here: links may have changed since.
         state.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
-        let same = |held: &Held| held.net.addr() == net.addr() && held.interface == interface;
-        if let Some(at) = state.items.iter().position(same) {
-            if state.items[at].installed.is_none() {
-                state.items[at].net = net;
+        let interface = Interface::of(interface);
+        let same = |part: &Part| part.net.addr() == net.addr() && part.interface == interface;
+        // Each item here has one address, so items and addresses have the same positions.
+        if let Some(at) = state.parts.iter().position(same) {
+            if state.parts[at].installed.is_none() {
+                state.parts[at].net = net;
             }
             return Ok(at);
         }
         if state.items.len() >= ADDRESSES {
             return Err(format!("scripts have named {ADDRESSES} addresses, expected fewer"));
         }
-        let at = ItemRef { system: 0, item: state.items.len() };
-        state.items.push(Held {
-            at,
-            interface: interface.to_owned(),
-            net,
-            present: false,
-            installed: None,
-            announcing: None,
-        });
-        Ok(at.item)
+        let at = state.items.len();
+        state.parts.push(Part::new(net, interface));
+        state.items.push(Held::new(ItemRef { system: 0, item: at }, at..at + 1));
+        Ok(at)
     }
 }

@@ -88,6 +88,8 @@ pub struct Assigned<'a> {
     pub system: &'a flip_core::config::System,
     /// How many servers before this one in the list have its IP address, and so share its host.
     pub siblings: usize,
+    /// Positions of the other servers that take part in it.
+    pub others: &'a [usize],
 }
 
 /// Makes systems: what the names under `alive` and `down` in a config stand for.
@@ -295,6 +297,12 @@ impl Systems {
         let my_host = config.my().addr.ip();
         let siblings =
             config.servers[..config.me].iter().filter(|server| server.addr.ip() == my_host).count();
+        let others_of = |position: &usize| -> Vec<usize> {
+            let members = config.servers.iter().enumerate().filter(|(_, s)| s.systems.contains(position));
+            members.map(|(server, _)| server).filter(|server| *server != config.me).collect()
+        };
+        let others: BTreeMap<usize, Vec<usize>> =
+            config.my().systems.iter().map(|position| (*position, others_of(position))).collect();
         let mut posts = BTreeMap::new();
         let mut assigned: BTreeMap<usize, Vec<Assigned<'_>>> = BTreeMap::new();
         let mut systems: BTreeMap<usize, (Arc<dyn System>, usize)> = BTreeMap::new();
@@ -313,7 +321,9 @@ impl Systems {
                 systems.insert(position, (Arc::new(made?), system.items.len()));
                 continue;
             }
-            assigned.entry(registry.find(system)?).or_default().push(Assigned { position, system, siblings });
+            let others = others.get(&position).map_or(&[][..], Vec::as_slice);
+            let one = Assigned { position, system, siblings, others };
+            assigned.entry(registry.find(system)?).or_default().push(one);
         }
         let (drift, bus) = (Arc::new(Drift::default()), Arc::new(Bus::default()));
         let mut leftovers = Vec::new();
@@ -538,6 +548,15 @@ pub enum OpenError {
         /// What is expected.
         what: &'static str,
     },
+    /// A setting of a system is wrong. Nothing was changed.
+    Setting {
+        /// Name of the system.
+        system: String,
+        /// The key within its `config`.
+        key: &'static str,
+        /// What is expected, and what was found.
+        what: String,
+    },
     /// This process may not do what the system needs. Nothing was changed.
     Capability {
         /// The one that is missing.
@@ -570,6 +589,7 @@ impl fmt::Display for OpenError {
             Self::Item { system, item, what } => {
                 write!(f, "system {system}: item {item:?}: expected {what}")
             }
+            Self::Setting { system, key, what } => write!(f, "system {system}: config.{key}: {what}"),
             Self::Capability { missing } => write!(f, "{}", capability_missing(missing)),
             Self::Kernel { doing, source: _ } => write!(f, "cannot {doing}"),
         }
@@ -583,6 +603,7 @@ impl std::error::Error for OpenError {
             Self::UnknownHandler { .. }
             | Self::Mismatch { .. }
             | Self::Item { .. }
+            | Self::Setting { .. }
             | Self::Capability { .. } => None,
         }
     }

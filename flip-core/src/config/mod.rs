@@ -12,6 +12,7 @@
 pub mod bounds;
 mod check;
 pub mod checks;
+mod foreign;
 mod handlers;
 mod hash;
 mod hooks;
@@ -36,6 +37,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 pub use checks::{Check, CheckKind, WhenAllFail};
+pub use foreign::{CONFLICT_NAMES, PROBE, PROBE_MOST};
 pub use hooks::{Hooks, OnExit};
 pub use ip::{AUTO, Interface, IpItem, IpPart, parse_vip};
 pub use problem::{Problem, Severity};
@@ -50,7 +52,7 @@ use crate::id::{CheckRef, ItemId, ShortId};
 pub const HANDLERS: [(&str, &str); 2] = [("ip_up", "ip_down"), ("memory_up", "memory_down")];
 
 /// The settings that an ip system reads from its `config`.
-pub const IP_CONFIG_KEYS: [&str; 1] = ["interface"];
+pub const IP_CONFIG_KEYS: [&str; 3] = ["interface", "conflict", "probe"];
 
 /// A cluster as one node sees it: everything that the rules need to know, nothing to be validated.
 #[derive(Clone, Debug)]

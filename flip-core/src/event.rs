@@ -142,6 +142,31 @@ pub enum Event {
         item: ItemRef,
         /// Whether it is there now.
         present: bool,
+        /// How often that happened, this time included, without a pause of `limits::DRIFT_MEMORY`.
+        times: u32,
+    },
+    /// What an item needs here is gone, so that it goes elsewhere; or it is there, and was for long enough.
+    Usable {
+        /// Which item.
+        item: ItemRef,
+        /// What is wrong; none when nothing is any more.
+        trouble: Option<String>,
+    },
+    /// What an item needs here is there again, and has to stay for a while.
+    Returning {
+        /// Which item.
+        item: ItemRef,
+        /// For how long.
+        after: Duration,
+    },
+    /// A host that is no member uses an item that is here.
+    Conflict {
+        /// Which item.
+        item: ItemRef,
+        /// That host's hardware address.
+        with: String,
+        /// Whether the item goes from here.
+        give_up: bool,
     },
     /// A majority's grant to hold an item began or ended.
     Lease {
@@ -332,7 +357,11 @@ pub enum Reason {
     HealthCheck,
     /// Its home says that it is not fit for items.
     Inactive,
-    /// A hook failed.
+    /// What it needs here is gone: its interface, or the carrier of that.
+    Unusable,
+    /// A host that is no member uses it, and the config says to give it up.
+    Conflict,
+    /// A hook failed, here or at its home.
     HookFailed,
     /// The hook ended well.
     HookDone,

@@ -41,7 +41,7 @@ pub struct Stated {
     pub unfit: BTreeMap<ItemId, Fitness>,
 }
 
-/// What the health checks of an item say on one server, from best to worst.
+/// What the health checks of an item, and what it stands on, say on one server: from best to worst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fitness {
     /// They succeed, or there are none.

@@ -40,6 +40,22 @@ pub enum Input<'a> {
         /// Whether it is bound here.
         present: bool,
     },
+    /// Whether what an item needs here is there at all, told when that changes, and at start where it is not.
+    Usable {
+        /// The item.
+        item: ItemRef,
+        /// What is wrong, as one line for people: `eth0 has no carrier`. None when nothing is.
+        trouble: Option<String>,
+    },
+    /// A host that is no member uses an item that is here.
+    Conflict {
+        /// The item.
+        item: ItemRef,
+        /// That host, for people: its hardware address.
+        with: String,
+        /// Whether the item is to go from here, by the config. Else whoever tells this defends it.
+        give_up: bool,
+    },
     /// A peer opened a stream and sent one frame; answer with `Output::StreamReply`.
     StreamRequest {
         /// The driver's name for the connection.

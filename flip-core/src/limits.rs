@@ -30,6 +30,8 @@ pub const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 pub const DUPLICATE_MEMORY: Duration = Duration::from_secs(10);
 /// How long a hint outlives its cause.
 pub const HINT_LIFE: Duration = Duration::from_secs(60);
+/// After so long without a change by somebody else, the count of such changes of an item begins anew.
+pub const DRIFT_MEMORY: Duration = Duration::from_secs(60);
 /// Keys in the ring.
 pub const KEYS: usize = 3;
 /// How long members may take to confirm a change of the keys.

@@ -149,12 +149,15 @@ pub struct ItemStatus {
     /// What its hooks said that failed on the answering node, until one succeeds.
     #[serde(default)]
     pub failure: Option<FailureStatus>,
+    /// What it needs and the answering node lacks, or has not had for long enough.
+    #[serde(default)]
+    pub unusable: Option<UnusableStatus>,
     /// Where placement wants it: ids of servers.
     pub wanted: Vec<String>,
     /// The health checks that it depends on, as they are on the answering node.
     #[serde(default)]
     pub checks: Vec<CheckStatus>,
-    /// Ids of the servers whose checks of it fail.
+    /// Ids of the servers whose checks of it fail, or which lack what it needs.
     #[serde(default)]
     pub unhealthy_on: Vec<String>,
     /// Its state on the answering node, in the words of LINK.
@@ -191,6 +194,17 @@ pub enum CheckHealth {
     Healthy,
     /// It fails.
     Unhealthy,
+}
+
+/// What keeps an item from the answering node.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct UnusableStatus {
+    /// What is, or was last, wrong: `eth0 has no carrier`.
+    pub why: String,
+    /// For how long it is wrong, or is over, ms.
+    pub since_ms: u64,
+    /// When the item may be here again, ms from now; none while it is wrong.
+    pub returns_in_ms: Option<u64>,
 }
 
 /// Hooks of an item that failed on the answering node.

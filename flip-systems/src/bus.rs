@@ -21,6 +21,8 @@ pub mod topic {
     pub const RESOLVE: u8 = 2;
     /// Who answered.
     pub const RESOLVED: u8 = 3;
+    /// Hardware addresses of the sender's interfaces.
+    pub const MACS: u8 = 4;
     /// Who is connected to an address (`ip::connections`).
     pub const CONNECTIONS: u8 = 16;
 }

@@ -135,6 +135,6 @@ pub use flip::{Flip, Handle};
 pub use interfaces::{InterfaceInfo, interfaces};
 pub use memory::Memory;
 pub use post::Post;
-pub use system::{Drift, Leftover, OpenError, Registry, System, Systems};
+pub use system::{Drift, Leftover, OpenError, Registry, System, Systems, Word};
 pub use udp::{BindError, Received, UdpCounters, UdpPort};
 pub use witness::Witness;

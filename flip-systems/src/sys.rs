@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use socket2::{SockAddr, Socket};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Sends one whole Ethernet frame out of the interface `index`.
 ///
@@ -24,6 +26,56 @@ pub(crate) fn send_frame(socket: &Socket, index: u32, frame: &[u8]) -> io::Resul
         })?
     };
     socket.send_to(frame, &address).map(drop)
+}
+
+/// Lets a packet socket hear frames of one protocol (`ETH_P_*`) on all interfaces.
+///
+/// # Errors
+/// Those of bind(2).
+pub(crate) fn bind_packet(socket: &Socket, protocol: u16) -> io::Result<()> {
+    // SAFETY: as in `send_frame`.
+    let ((), address) = unsafe {
+        SockAddr::try_init(|storage, len| {
+            let ll = &mut *storage.cast::<libc::sockaddr_ll>();
+            ll.sll_family = libc::AF_PACKET as u16;
+            ll.sll_protocol = protocol.to_be();
+            *len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            Ok(())
+        })?
+    };
+    socket.bind(&address)
+}
+
+/// Lets a tokio runtime wait until there is something to read.
+///
+/// # Errors
+/// Those of epoll_ctl(2).
+pub(crate) fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: a Socket is open and the same file until it is dropped, and the AsyncFd owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
+
+/// Takes a frame from a packet socket: the index of the interface that it came in by, and its length in `buffer`.
+///
+/// # Errors
+/// Those of recvfrom(2): `WouldBlock`, and ENETDOWN where an interface went down.
+pub(crate) fn receive_frame(socket: &Socket, buffer: &mut [u8]) -> io::Result<(u32, usize)> {
+    // SAFETY: all-zero bytes are a valid `sockaddr_ll`.
+    let mut from: libc::sockaddr_ll = unsafe { zeroed() };
+    let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: both pointers are to live locals, with their lengths.
+    let received = unsafe {
+        libc::recvfrom(
+            socket.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_DONTWAIT,
+            (&raw mut from).cast(),
+            &raw mut length,
+        )
+    };
+    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    Ok((u32::try_from(from.sll_ifindex).unwrap_or(0), received))
 }
 
 /// Asks the kernel to keep ICMP errors of `socket` in its error queue (ip(7), IP_RECVERR).

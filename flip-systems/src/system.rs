@@ -89,6 +89,8 @@ pub struct Assigned<'a> {
     pub system: &'a flip_core::config::System,
     /// How many servers before this one in the list have its IP address, and so share its host.
     pub siblings: usize,
+    /// Positions of the other servers that take part in it.
+    pub others: &'a [usize],
 }
 
 /// Makes systems: what the names under `alive` and `down` in a config stand for.
@@ -307,6 +309,12 @@ impl Systems {
     /// As [`Systems::open`].
     pub fn open_with(registry: &Registry, config: &Config) -> Result<Self, OpenError> {
         let siblings = config.siblings();
+        let others_of = |position: &usize| -> Vec<usize> {
+            let members = config.servers.iter().enumerate().filter(|(_, s)| s.systems.contains(position));
+            members.map(|(server, _)| server).filter(|server| *server != config.me).collect()
+        };
+        let others: BTreeMap<usize, Vec<usize>> =
+            config.my().systems.iter().map(|position| (*position, others_of(position))).collect();
         let mut posts = BTreeMap::new();
         let mut assigned: BTreeMap<usize, Vec<Assigned<'_>>> = BTreeMap::new();
         let mut systems: BTreeMap<usize, (Arc<dyn System>, usize)> = BTreeMap::new();
@@ -325,7 +333,9 @@ impl Systems {
                 systems.insert(position, (Arc::new(made?), system.items.len()));
                 continue;
             }
-            assigned.entry(registry.find(system)?).or_default().push(Assigned { position, system, siblings });
+            let others = others.get(&position).map_or(&[][..], Vec::as_slice);
+            let one = Assigned { position, system, siblings, others };
+            assigned.entry(registry.find(system)?).or_default().push(one);
         }
         let (drift, bus) = (Arc::new(Drift::default()), Arc::new(Bus::default()));
         let mut leftovers = Vec::new();
@@ -400,6 +410,18 @@ impl Systems {
         Ok(all)
     }
 
+    /// The next word of a system about an item, that is neither a hook's end nor a change of what is here. Waits
+    /// until there is one. Cancel safe.
+    pub async fn word(&self) -> (ItemRef, Word) {
+        self.drift.next_word().await
+    }
+
+    /// As [`Systems::word`], if there is one by now.
+    #[must_use]
+    pub fn word_now(&self) -> Option<(ItemRef, Word)> {
+        self.drift.take_word()
+    }
+
     /// The next change that no hook made: an item that is here or gone by somebody else's doing.
     /// Waits until there is one. Cancel safe.
     pub async fn drift(&self) -> (ItemRef, bool) {
@@ -425,12 +447,36 @@ impl Systems {
     }
 }
 
-/// Changes that no hook made, the last one of each item.
+/// What a system says of an item without being asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// What the item needs here is there, or not: one line for people says what is wrong.
+    Usable(Option<String>),
+    /// A host that is no member uses the item, which is here.
+    Conflict {
+        /// Its hardware address.
+        with: String,
+        /// Whether the item is to go from here.
+        give_up: bool,
+    },
+}
+
+/// What systems say without being asked: changes that no hook made, and words; the last of each kind about each
+/// item.
 #[derive(Debug, Default)]
 pub struct Drift {
-    // One entry per item at most, so it needs no limit of its own.
+    // Entries per item, so none of them needs a limit of its own.
     changes: Mutex<BTreeMap<ItemRef, bool>>,
     notify: Notify,
+    words: Mutex<BTreeMap<(ItemRef, Kind), Word>>,
+    spoken: Notify,
+}
+
+/// A later word of the same kind replaces an earlier one that nobody took yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Usable,
+    Conflict,
 }
 
 impl Drift {
@@ -443,6 +489,30 @@ impl Drift {
     /// What was told of `item` and not taken yet is out of date: its system changed it meanwhile.
     pub fn forget(&self, item: ItemRef) {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).remove(&item);
+    }
+
+    /// Says something of an item. A word of the same kind about it that nobody took yet is replaced.
+    pub fn say(&self, item: ItemRef, word: Word) {
+        let kind = match word {
+            Word::Usable(_) => Kind::Usable,
+            Word::Conflict { .. } => Kind::Conflict,
+        };
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).insert((item, kind), word);
+        self.spoken.notify_one();
+    }
+
+    fn take_word(&self) -> Option<(ItemRef, Word)> {
+        let first = self.words.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
+        first.map(|((item, _), word)| (item, word))
+    }
+
+    async fn next_word(&self) -> (ItemRef, Word) {
+        loop {
+            if let Some(word) = self.take_word() {
+                return word;
+            }
+            self.spoken.notified().await;
+        }
     }
 
     async fn next(&self) -> (ItemRef, bool) {
@@ -490,6 +560,15 @@ pub enum OpenError {
         /// What is expected.
         what: &'static str,
     },
+    /// A setting of a system is wrong. Nothing was changed.
+    Setting {
+        /// Name of the system.
+        system: String,
+        /// The key within its `config`.
+        key: &'static str,
+        /// What is expected, and what was found.
+        what: String,
+    },
     /// This process may not do what the system needs. Nothing was changed.
     Capability {
         /// The one that is missing.
@@ -522,6 +601,7 @@ impl fmt::Display for OpenError {
             Self::Item { system, item, what } => {
                 write!(f, "system {system}: item {item:?}: expected {what}")
             }
+            Self::Setting { system, key, what } => write!(f, "system {system}: config.{key}: {what}"),
             Self::Capability { missing } => write!(f, "{}", capability_missing(missing)),
             Self::Kernel { doing, source: _ } => write!(f, "cannot {doing}"),
         }
@@ -535,6 +615,7 @@ impl std::error::Error for OpenError {
             Self::UnknownHandler { .. }
             | Self::Mismatch { .. }
             | Self::Item { .. }
+            | Self::Setting { .. }
             | Self::Capability { .. } => None,
         }
     }

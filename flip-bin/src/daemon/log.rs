@@ -51,6 +51,14 @@ pub fn warning(problem: &Problem) {
     warn!(file, line, column, key = path, help, "{message}");
 }
 
+/// So many removals in a row are no accident.
+const FIGHT: u32 = 5;
+/// Who removes addresses that it did not put there, and how it is told not to (systemd.network(5), networkd.conf(5),
+/// NetworkManager.conf(5)).
+const WHO_FIGHTS: &str = "it is put back each time. Mostly it is the manager of the interface: for systemd-networkd set \
+    KeepConfiguration=yes in the interface's .network file; for NetworkManager name the interface under \
+    unmanaged-devices= in its [keyfile] section, or run: nmcli device set <interface> managed no";
+
 /// How long a line that would repeat is held back after it was written.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -67,6 +75,8 @@ pub struct Log {
 enum Repeat {
     Stalled,
     Refused(Refusal),
+    /// Somebody removes an item again and again.
+    Fight(ItemRef),
 }
 
 impl Log {
@@ -84,6 +94,12 @@ impl Log {
                     && let Some(left_out) = self.due(Repeat::Refused(*why), now)
                 {
                     warn!(%from, left_out, "refused a datagram: {hint}");
+                }
+            }
+            Event::Drift { item: at, present: false, times } if *times >= FIGHT => {
+                if let Some(left_out) = self.due(Repeat::Fight(*at), now) {
+                    let (system, item) = names(config, *at);
+                    warn!(system, item, times, left_out, "somebody else removes it again and again: {WHO_FIGHTS}");
                 }
             }
             event => self::event(event, config),
@@ -174,10 +190,28 @@ fn event(event: &Event, config: &Config) {
             let (system, item) = names(config, *item);
             info!(system, item, "announced again");
         }
-        Event::Drift { item, present } => {
+        Event::Drift { item, present, times } => {
             let (system, item) = names(config, *item);
             let what = if *present { "somebody else added it" } else { "somebody else removed it" };
-            warn!(system, item, "{what}");
+            warn!(system, item, times, "{what}");
+        }
+        // The ip system writes one line for each interface.
+        Event::Usable { item, trouble: Some(trouble) } => {
+            let (system, item) = names(config, *item);
+            debug!(system, item, trouble, "cannot be here: it goes elsewhere");
+        }
+        Event::Usable { item, trouble: None } => {
+            let (system, item) = names(config, *item);
+            info!(system, item, "may be here again");
+        }
+        Event::Returning { item, after } => {
+            let (system, item) = names(config, *item);
+            debug!(system, item, ?after, "may be here again, if that lasts");
+        }
+        Event::Conflict { item, with, give_up } => {
+            let (system, item) = names(config, *item);
+            let what = if *give_up { "it is given up here" } else { "it is announced again" };
+            error!(system, item, with, "address conflict: a host that is no member uses it, too; {what}");
         }
         Event::Lease { item, held } => {
             debug!(item = config.systems[item.system].items[item.item].name, held, "lease")
@@ -235,7 +269,9 @@ fn event(event: &Event, config: &Config) {
 
 fn item(config: &Config, at: ItemRef, from: ItemState, to: ItemState, reason: Reason) {
     let (system, item) = names(config, at);
-    if to == ItemState::Failing {
+    if to == ItemState::Failing && reason == Reason::Unusable {
+        debug!(system, item, ?from, ?to, ?reason, "item cannot be held here");
+    } else if to == ItemState::Failing {
         error!(system, item, ?from, ?to, ?reason, "item cannot be held here");
     } else if to == ItemState::Unclean {
         error!(system, item, ?from, ?to, ?reason, "item could not be released in time: it may still be here");

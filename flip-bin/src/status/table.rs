@@ -170,10 +170,20 @@ fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
             [] if item.checks.iter().any(|check| check.health == CheckHealth::Unproven) => {
                 "its health checks have not ended yet".to_owned()
             }
-            [] if !item.unhealthy_on.is_empty() => "its health checks fail on every live server".to_owned(),
+            [] if !item.unhealthy_on.is_empty() => "no live server is fit for it".to_owned(),
             [] => "no live server may hold it".to_owned(),
             wanted => format!("wanted on {}", wanted.join(", ")),
         }));
+        rows.push(row);
+    }
+    if let Some(unusable) = &item.unusable
+        && let Some(wait) = unusable.returns_in_ms
+    {
+        let mut row = start();
+        row.push(Cell::plain(me));
+        row.push(Cell("returning".to_owned(), Some(YELLOW)));
+        row.push(Cell::plain(age(unusable.since_ms, older)));
+        row.push(Cell::plain(format!("may be here again in {} ({})", left(wait, older), unusable.why)));
         rows.push(row);
     }
     if let Some(failure) = &item.failure {
@@ -181,12 +191,15 @@ fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
         row.push(Cell::plain(me));
         row.push(Cell("failed".to_owned(), Some(RED)));
         row.push(Cell::plain("-"));
-        let times =
-            if failure.failures == 1 { "once".to_owned() } else { format!("{} times", failure.failures) };
+        let times = match failure.failures {
+            0 => String::new(),
+            1 => "once: ".to_owned(),
+            times => format!("{times} times: "),
+        };
         let again = failure.retry_ms.map_or_else(String::new, |retry| {
             format!("; again in {}, or now by flip retry {}", left(retry, older), item.item)
         });
-        row.push(Cell(format!("{times}: {}{again}", failure.error), Some(RED)));
+        row.push(Cell(format!("{times}{}{again}", failure.error), Some(RED)));
         rows.push(row);
     }
     if let Some(server) = &item.unclean_on {
@@ -217,6 +230,8 @@ fn unhealthy(item: &ItemStatus) -> String {
             None => check.check.clone(),
         })
         .collect();
+    let lacks = item.unusable.as_ref().filter(|unusable| unusable.returns_in_ms.is_none());
+    let texts: Vec<_> = lacks.map(|unusable| unusable.why.clone()).into_iter().chain(texts).collect();
     format!("unhealthy: {}", texts.join("; "))
 }
 
@@ -324,6 +339,7 @@ mod tests {
                     }],
                     unhealthy_on: vec!["a".to_owned(), "c".to_owned()],
                     link: None,
+                    unusable: None,
                     failure: None,
                     system: "ip".to_owned(),
                     item: "192.0.2.7".to_owned(),
@@ -345,6 +361,7 @@ mod tests {
                     checks: Vec::new(),
                     unhealthy_on: Vec::new(),
                     link: None,
+                    unusable: None,
                     failure: Some(FailureStatus {
                         error: "no such device".to_owned(),
                         failures: 2,
@@ -362,6 +379,7 @@ mod tests {
                     checks: Vec::new(),
                     unhealthy_on: Vec::new(),
                     link: None,
+                    unusable: None,
                     failure: None,
                     system: "nfs".to_owned(),
                     item: "export".to_owned(),

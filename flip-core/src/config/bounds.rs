@@ -44,6 +44,8 @@ pub const FALL: RangeInclusive<u64> = 1..=1000;
 pub const COOL_DOWN: RangeInclusive<u64> = 0..=86_400_000;
 /// `parallel`.
 pub const PARALLEL: RangeInclusive<u64> = 1..=1000;
+/// `probe` of an ip system, in milliseconds; 0 is not to ask.
+pub const PROBE: RangeInclusive<u64> = 0..=500;
 /// `mature`, in milliseconds; 0 is not to wait.
 pub const MATURE: RangeInclusive<u64> = 0..=600_000;
 /// `lease`, in milliseconds. At least 3 s, because an address needs a whole second of lifetime, the kernel

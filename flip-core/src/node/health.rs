@@ -173,7 +173,7 @@ impl Node {
     /// the benefit of the doubt: else its restart would move what it still has.
     pub(in crate::node) fn fitness_on(&self, server: usize, at: ItemRef) -> Fitness {
         if server == self.config.me {
-            return self.health.fitness(at);
+            return self.own_fitness(at);
         }
         let stated = self.facts.of(server);
         if stated.generation != self.view.get(server).generation {
@@ -188,8 +188,8 @@ impl Node {
         !system.checks.is_empty() || !system.items[at.item].checks.is_empty()
     }
 
-    /// Who may hold a checked item, of those that are ready and of those that are mature as well. None for
-    /// an item without checks.
+    /// Who may hold an item that is checked, or for which a server is not fit, of those that are ready and of
+    /// those that are mature as well. None where all are alike.
     ///
     /// A server that is not mature is better than one that is unhealthy. Where nobody passes and nobody may
     /// yet, `"when_all_fail": "keep"` makes it the holder's, else everybody's.
@@ -199,7 +199,9 @@ impl Node {
         ready: &[bool],
         mature: &[bool],
     ) -> Option<Vec<bool>> {
-        if !self.health.any || !self.is_checked(at) {
+        let checked = self.health.any && self.is_checked(at);
+        let is_fit = |server: usize| !ready[server] || self.fitness_on(server, at) == Fitness::Fit;
+        if !checked && (0..ready.len()).all(is_fit) {
             return None;
         }
         let spec = &self.config.systems[at.system].items[at.item];
@@ -227,6 +229,10 @@ impl Node {
         }
         let nobody = Some(vec![false; ready.len()]);
         let hope = |server| self.fitness_on(server, at) == Fitness::Unproven;
+        if !checked {
+            // Who has its ground back, but not for long, is better than nobody.
+            return choose(ready, &hope).or(nobody);
+        }
         if spec.when_all_fail != WhenAllFail::Keep || choose(ready, &hope).is_some() {
             return nobody;
         }
@@ -283,7 +289,7 @@ impl Node {
     }
 
     /// An item is not to be taken: who was asked to hand it over is not asked again, and no lease is claimed.
-    fn forget_wish(&mut self, at: ItemRef, now: Time) {
+    pub(in crate::node) fn forget_wish(&mut self, at: ItemRef, now: Time) {
         *self.items.asked(at) = None;
         if self.isolated(at) == Isolated::Drop {
             self.release_lease(at, now);
@@ -292,6 +298,6 @@ impl Node {
 
     /// Why an item that was `Failing` is not any more.
     pub(in crate::node) fn recovery(&self, at: ItemRef) -> Reason {
-        if self.is_checked(at) { Reason::HealthCheck } else { Reason::HookFailed }
+        if self.is_checked(at) { Reason::HealthCheck } else { Reason::HookDone }
     }
 }

@@ -148,14 +148,14 @@ impl Node {
         })
     }
 
-    /// For each item of a system that has checks, who may hold it; empty where nothing is checked.
+    /// For each item of a system, who may hold it where servers differ in that; empty where none does.
     fn fit_for(
         &self,
         system: usize,
         ready: impl Fn(&Self, usize) -> bool,
         mature: &[bool],
     ) -> Vec<Option<Vec<bool>>> {
-        if !self.health.any() {
+        if !self.health.any() && !self.somewhere_is_trouble() {
             return Vec::new();
         }
         let member = |server: usize| self.config.servers[server].systems.contains(&system);

@@ -27,6 +27,7 @@ mod stall;
 #[cfg(test)]
 mod tests;
 mod told;
+mod usable;
 #[cfg(test)]
 mod wire_tests;
 
@@ -73,6 +74,7 @@ use sessions::Sessions;
 use spread::Spread;
 use stall::Asking;
 use told::Words;
+use usable::Ground;
 
 /// What differs between two starts of the same config.
 #[derive(Clone, Debug)]
@@ -105,6 +107,7 @@ pub struct Node {
     leases: Leases,
     marks: Marks,
     health: Health,
+    ground: Ground,
     words: Words,
     flaps: Flaps,
     alone: Alone,
@@ -186,6 +189,8 @@ enum Timer {
     Young,
     /// A health check is due, or has run for too long.
     Check(usize),
+    /// What an item stands on has been there for long enough.
+    Ground,
 }
 
 #[derive(Debug, Default)]
@@ -230,6 +235,7 @@ impl Node {
             leases: Leases::new(&config, rng.next_u64(), now),
             marks: Marks::default(),
             health: Health::new(&config, now),
+            ground: Ground::default(),
             words: Words::default(),
             flaps: Flaps::default(),
             alone: Alone::default(),
@@ -293,6 +299,8 @@ impl Node {
             Input::Unreachable { addr } => self.on_unreachable(addr, now),
             Input::HookDone { hook, result } => self.on_hook_done(hook, result, now),
             Input::Observed { item, present } => self.on_observed(item, present, now),
+            Input::Usable { item, trouble } => self.on_usable(item, trouble, now),
+            Input::Conflict { item, with, give_up } => self.on_conflict(item, with, give_up, now),
             Input::StreamRequest { conn, data } => self.on_stream_request(conn, data, now),
             Input::StreamReply { data } => self.on_stream_reply(data, now),
             Input::Leave => self.on_leave(now),
@@ -391,6 +399,7 @@ impl Node {
                 Timer::Item(item) => self.item_turn(item),
                 Timer::Young => self.grow_up(),
                 Timer::Check(check) => self.check_turn(check, now),
+                Timer::Ground => self.ground_turn(now),
             }
         }
     }

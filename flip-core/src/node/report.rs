@@ -114,6 +114,7 @@ impl Node {
             checks: self.check_status(at, now),
             unhealthy_on: self.unhealthy_on(at).map(name).collect(),
             failure: self.items.failure(at, now),
+            unusable: self.unusable_status(at, now),
             wanted: self.wanted(at).iter().map(|server| name(*server)).collect(),
             holders,
         }

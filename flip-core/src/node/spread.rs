@@ -118,7 +118,7 @@ impl Node {
         let held = self.items.held(&self.config);
         let (generation, seq) = (self.generation, self.facts.of(me).seq + 1);
         let departing = self.leaving.is_some();
-        let unfit = self.health.unfit(&self.config);
+        let unfit = self.unfit();
         self.facts.put(me, Stated { generation, seq, departing, held, unfit });
         self.spread.facts_repeats = 2;
         self.tell_facts(now);
@@ -167,7 +167,8 @@ impl Node {
         // A successor may have confirmed what this node was holding for it.
         self.items.touch();
         let stated = self.facts.of(server);
-        let unfit_changed = before.1 != stated.unfit || self.health.any() && before.0 != stated.generation;
+        let may_differ = self.health.any() || !stated.unfit.is_empty();
+        let unfit_changed = before.1 != stated.unfit || may_differ && before.0 != stated.generation;
         let mut failing_changed = departed != facts.departing || unfit_changed;
         for (id, before, after) in changes {
             failing_changed |= before == Some(ItemState::Failing) || after == Some(ItemState::Failing);

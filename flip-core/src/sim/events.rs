@@ -46,6 +46,11 @@ impl World {
             Event::PostFailed { .. } | Event::Reloaded { .. } => {}
             Event::Reannounced { .. } => mark!("reannounced"),
             Event::Drift { .. } => mark!("item: drift repaired"),
+            Event::Usable { trouble: Some(_), .. } => mark!("ground: lost"),
+            Event::Usable { trouble: None, .. } => mark!("ground: usable again"),
+            Event::Returning { .. } => mark!("ground: returning"),
+            // The simulator has no other hosts.
+            Event::Conflict { .. } => {}
             Event::Lease { held: true, .. } => mark!("lease: held"),
             Event::Lease { held: false, .. } => mark!("lease: lost"),
             Event::Suspended { .. } => mark!("suspended"),
@@ -76,8 +81,10 @@ fn mark_item(to: ItemState, reason: Reason) {
         Reason::Isolated => mark!("item: taken in isolation"),
         Reason::LeaseLost => mark!("item: given up with its lease"),
         Reason::Drain => mark!("item: drain"),
+        Reason::Unusable => mark!("item: given up without ground"),
         Reason::Inactive
         | Reason::Confirmed
+        | Reason::Conflict
         | Reason::Drift
         | Reason::HealthCheck
         | Reason::HookFailed

@@ -112,6 +112,11 @@ pub(super) enum Mail {
         item: usize,
         present: bool,
     },
+    /// What an item needs is there, or not.
+    Usable {
+        item: usize,
+        well: bool,
+    },
     Witness {
         nonce: u16,
     },

@@ -79,6 +79,11 @@ impl World {
         self.note(Some(index), || format!("interface {}", if up { "up" } else { "gone" }));
         self.hosts[index].interface = up;
         for item in 0..self.things.len() {
+            if self.things[item].release == Release::Kernel {
+                let (at, life) = (self.now + Duration::from_micros(200), self.hosts[index].life);
+                let mail = Mail::Usable { item, well: up };
+                self.queue.push(at, Happening::Mail { host: index, life, mail });
+            }
             if self.things[item].release == Release::Kernel && !up {
                 self.remove(index, item);
                 self.observe(index, item, false);

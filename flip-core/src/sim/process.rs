@@ -81,6 +81,13 @@ impl World {
         if let Some(node) = &mut self.hosts[index].node {
             node.leftovers(&leftovers, local);
         }
+        if !self.hosts[index].interface {
+            for item in 0..self.things.len() {
+                if self.things[item].release == crate::config::Release::Kernel {
+                    self.hosts[index].inbox.push_back(Mail::Usable { item, well: false });
+                }
+            }
+        }
         true
     }
 
@@ -271,6 +278,10 @@ impl World {
                     let item = self.things[item].at;
                     self.feed(index, Input::Observed { item, present });
                 }
+            }
+            Mail::Usable { item, well } => {
+                let trouble = (!well).then(|| "no interface".to_owned());
+                self.feed(index, Input::Usable { item: self.things[item].at, trouble });
             }
             Mail::Witness { nonce } => self.feed(index, Input::WitnessAnswered { nonce }),
             Mail::CheckDone { id, healthy } => {

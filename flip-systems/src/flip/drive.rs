@@ -21,7 +21,7 @@ use super::{End, Error, Program};
 use crate::clock::{self, Sleep};
 use crate::stream::{self, Frame};
 use crate::udp::BUFFER;
-use crate::{Checks, Received, Said, Systems, UdpPort, Witness};
+use crate::{Checks, Received, Said, Systems, UdpPort, Witness, Word};
 
 /// Datagrams taken in one turn, so that a flood does not keep the alarm waiting.
 const BATCH: usize = 256;
@@ -50,6 +50,7 @@ enum Wake {
     HookEnd(HookEnd),
     CheckEnd(CheckEnd),
     Drift(ItemRef, bool),
+    Word(ItemRef, Word),
     Frame(Frame),
     Ask(Ask),
     Witness(u16),
@@ -157,6 +158,10 @@ impl Drive {
             present.into_iter().filter(|(_, present)| *present).map(|(item, _)| item).collect();
         self.node.leftovers(&leftovers, clock::now());
 
+        // Before anything is placed.
+        while let Some((item, word)) = self.systems.word_now() {
+            self.word(item, word);
+        }
         self.inbox.listen();
         let mut buffer = [0; BUFFER];
         let mut wake = Wake::Look;
@@ -181,6 +186,8 @@ impl Drive {
                 biased;
                 wish = self.inbox.wishes.next() => Wake::Wish(wish),
                 Some(end) = self.hooks.1.recv() => Wake::HookEnd(end),
+                // Before drift: a link that went took its addresses along, and nobody can put them back.
+                (item, word) = self.systems.word() => Wake::Word(item, word),
                 (item, present) = self.systems.drift() => Wake::Drift(item, present),
                 nonce = answered(self.witness.as_ref()) => Wake::Witness(nonce.map_err(stopped)?),
                 Some(end) = self.checked.1.recv() => Wake::CheckEnd(end),
@@ -239,6 +246,7 @@ impl Drive {
             }
             Wake::CheckEnd(CheckEnd { id, result }) => self.feed(Input::CheckDone { id, result }),
             Wake::Drift(item, present) => self.feed(Input::Observed { item, present }),
+            Wake::Word(item, word) => self.word(item, word),
             Wake::Said(Said { to, topic, data }) => self.feed(Input::Say { to, topic, data }),
             Wake::Witness(nonce) => self.feed(Input::WitnessAnswered { nonce }),
             Wake::Frame(frame) => self.frame(frame),
@@ -249,6 +257,13 @@ impl Drive {
     fn hook_ended(&mut self, HookEnd { hook, result }: HookEnd) {
         self.running.remove(&hook);
         self.feed(Input::HookDone { hook, result });
+    }
+
+    fn word(&mut self, item: ItemRef, word: Word) {
+        self.feed(match word {
+            Word::Usable(trouble) => Input::Usable { item, trouble },
+            Word::Conflict { with, give_up } => Input::Conflict { item, with, give_up },
+        });
     }
 
     fn answer(&mut self, ask: Ask) {

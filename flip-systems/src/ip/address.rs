@@ -96,6 +96,16 @@ pub(super) struct Bound {
     /// When the kernel made it, in hundredths of a second on a clock of its own. A new lifetime leaves it
     /// as it is; an address that was gone and is back has another one.
     pub(super) born: u32,
+    /// It failed the kernel's detection of duplicates, and is of no use.
+    pub(super) failed: bool,
+}
+
+/// Whether the kernel has found that another host has this address (RFC 4862 §5.4.5).
+pub(super) fn failed(message: &AddressMessage) -> bool {
+    message.attributes.iter().any(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => flags.contains(AddressFlags::Dadfailed),
+        _ => false,
+    })
 }
 
 impl Bound {
@@ -122,7 +132,7 @@ impl Bound {
             _ => None,
         });
         let (net, index) = (address_of(message)?, message.header.index);
-        Some(Self { net, index, maker, born: born.unwrap_or(0) })
+        Some(Self { net, index, maker, born: born.unwrap_or(0), failed: failed(message) })
     }
 }
 
@@ -175,11 +185,11 @@ mod tests {
                 let message = add(net, 3, "a-very-long-one", mark(siblings), 2);
                 assert_eq!(
                     Bound::from_message(&message, PROTOCOL),
-                    Some(Bound { net, index: 3, maker, born: 0 })
+                    Some(Bound { net, index: 3, maker, born: 0, failed: false })
                 );
             }
             let foreign = Bound::from_message(&delete(net, 3), PROTOCOL);
-            assert_eq!(foreign, Some(Bound { net, index: 3, maker: Maker::Other, born: 0 }));
+            assert_eq!(foreign, Some(Bound { net, index: 3, maker: Maker::Other, born: 0, failed: false }));
         }
         // A kernel without IFA_PROTO gives the label only.
         let mut message = add("192.0.2.7/32".parse().unwrap(), 3, "eth0", PROTOCOL, u32::MAX);

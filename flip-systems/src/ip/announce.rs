@@ -109,7 +109,7 @@ fn neighbour_advertisement(ip: Ipv6Addr, Mac(mac): Mac, router: bool) -> Vec<u8>
 
 /// The Internet checksum over pseudo-header and message (RFC 8200 §8.1), for a message of even
 /// length.
-fn checksum(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> u16 {
+pub(super) fn checksum(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> u16 {
     debug_assert!(message.len().is_multiple_of(2));
     let words = |bytes: &[u8]| -> u32 {
         bytes.chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum()

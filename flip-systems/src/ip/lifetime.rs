@@ -55,6 +55,11 @@ pub(super) struct Installed {
 }
 
 impl Installed {
+    /// With the prefix that it has.
+    pub(super) fn net(&self) -> IpNet {
+        self.net
+    }
+
     /// The link that it is on.
     pub(super) fn index(&self) -> u32 {
         self.index

@@ -34,9 +34,9 @@ impl Loose {
                 state: Mutex::new(state),
                 drift,
                 raw,
-                monitor: OnceLock::new(),
+                bus: Arc::default(),
                 connections: None,
-                sharing: OnceLock::new(),
+                tasks: OnceLock::new(),
             }),
         })
     }

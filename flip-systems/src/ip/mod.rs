@@ -30,13 +30,20 @@
 pub mod announce;
 
 mod address;
+mod conflict;
 mod connections;
+mod ground;
 mod lifetime;
+mod listen;
 mod loose;
 mod monitor;
+mod neighbour;
+mod others;
 mod plan;
 mod release;
+mod stand;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::future::ready;
 use std::io;
@@ -44,7 +51,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use flip_core::config::{Interface, IpItem};
+use flip_core::config::{Interface, IpItem, Isolated};
 use flip_core::event::Reason;
 use flip_core::id::ItemRef;
 use flip_core::{Lifetime, Time};
@@ -58,14 +65,20 @@ use tokio::time::Instant;
 
 pub use self::address::PROTOCOL;
 use self::address::{Bound, Maker};
+use self::conflict::Members;
 use self::connections::Connections;
+use self::ground::Ground;
 use self::lifetime::Installed;
+use self::listen::Ear;
 pub(crate) use self::loose::Loose;
 use self::monitor::Monitor;
+use self::others::{Others, Rules};
 use self::plan::{Links, Wanted};
 pub use self::release::{Removed, release};
 use crate::bus::topic;
 use crate::interfaces::{Link, address_of};
+use crate::bus::topic;
+use crate::clock;
 use crate::netlink::{Netlink, messages};
 use crate::sys;
 use crate::system::{
@@ -96,6 +109,10 @@ impl Handler for Ip {
         let siblings = systems.first().map_or(0, |assigned| assigned.siblings);
         for assigned in systems {
             starts.push(holdings.items.len());
+            for item in &assigned.system.items {
+                holdings.rules.push(Rules::read(assigned.system, item.isolated == Isolated::Drop)?);
+            }
+            holdings.others.extend(assigned.others);
             for (item, configured) in assigned.system.items.iter().enumerate() {
                 let ip = configured.ip.as_ref().ok_or_else(|| OpenError::Item {
                     system: assigned.system.name.clone(),
@@ -108,8 +125,13 @@ impl Handler for Ip {
         // What no config knows belongs to no system: one that wants order here is enough.
         let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
         let connections = Connections::open(connections::wanted(systems), Arc::clone(bus));
-        let (world, leftovers) =
-            World::open(holdings, address::mark(siblings), remove, Arc::clone(drift), connections)?;
+        let (world, leftovers) = World::open(
+            holdings,
+            address::mark(siblings),
+            remove,
+            Arc::clone(drift),
+            (Arc::clone(bus), connections),
+        )?;
         let systems = starts
             .into_iter()
             .zip(systems)
@@ -145,8 +167,17 @@ impl IpSystem {
 
 impl System for IpSystem {
     fn alive(&self, item: usize, context: &Context) -> HookFuture {
-        let lifetime = context.lifetime;
-        self.hook(item, move |world, item| world.alive(item, lifetime))
+        if item >= self.count {
+            return Box::pin(ready(Err(format!("no item {item}"))));
+        }
+        let (world, item) = (Arc::clone(&self.world), self.first + item);
+        let (lifetime, reason) = (context.lifetime, context.reason);
+        Box::pin(async move {
+            world.ask_first(item, reason).await?;
+            world.alive(item, lifetime)?;
+            world.ask_beside(item, reason);
+            Ok(())
+        })
     }
 
     fn refresh(&self, items: &[usize], lifetime: Lifetime) -> Vec<usize> {
@@ -202,6 +233,12 @@ impl System for IpSystem {
             Ok((0..count).filter(|item| present[*item]).collect())
         })
     }
+
+    fn heard(&self, from: usize, topic: u8, data: &[u8]) {
+        if topic == topic::MACS {
+            self.world.member_says(from, data);
+        }
+    }
 }
 
 /// Everything that the ip systems of this server share.
@@ -210,10 +247,11 @@ pub(crate) struct World {
     drift: Arc<Drift>,
     /// Sends frames; receives nothing, because its protocol is 0 (packet(7)).
     raw: Socket,
-    monitor: OnceLock<AbortHandle>,
+    bus: Arc<Bus>,
     /// None where nobody wants anything done with them.
     connections: Option<Connections>,
-    sharing: OnceLock<AbortHandle>,
+    /// What reads notices and frames, and tells members what they need to know.
+    tasks: OnceLock<Vec<AbortHandle>>,
 }
 
 struct State {
@@ -221,9 +259,13 @@ struct State {
     /// IFA_PROTO of what this daemon adds.
     mark: u8,
     links: Links,
+    ground: Ground,
+    others: Others,
     items: Vec<Held>,
     /// The addresses of all items, each item's together.
     parts: Vec<Part>,
+    /// What had failed the kernel's detection of duplicates when the addresses were read last.
+    failed: Vec<Bound>,
     /// Counts bursts, so that each has a name.
     bursts: u64,
     /// When a failing refresh was last told of.
@@ -235,6 +277,10 @@ struct State {
 struct Holdings {
     items: Vec<Held>,
     parts: Vec<Part>,
+    /// By item.
+    rules: Vec<Rules>,
+    /// Positions of other servers that may have these items.
+    others: BTreeSet<usize>,
 }
 
 impl Holdings {
@@ -253,6 +299,8 @@ struct Held {
     /// Whether the kernel has all of it, as far as is known.
     present: bool,
     announcing: Option<Burst>,
+    /// Why it cannot be reached here, as was told last.
+    trouble: Option<String>,
 }
 
 /// One address of an item.
@@ -272,9 +320,7 @@ struct Burst {
 
 impl Drop for World {
     fn drop(&mut self) {
-        for task in [&self.monitor, &self.sharing].into_iter().filter_map(OnceLock::get) {
-            task.abort();
-        }
+        self.tasks.get().into_iter().flatten().for_each(AbortHandle::abort);
         self.lock().items.iter_mut().for_each(Held::stop_announcing);
     }
 }
@@ -285,7 +331,7 @@ impl World {
         mark: u8,
         remove: bool,
         drift: Arc<Drift>,
-        connections: Option<Connections>,
+        (bus, connections): (Arc<Bus>, Option<Connections>),
     ) -> Result<(Arc<Self>, Vec<Leftover>), OpenError> {
         let kernel = |doing| move |source| OpenError::Kernel { doing, source };
         let raw = raw_socket()?;
@@ -296,25 +342,22 @@ impl World {
         state.load_links().map_err(kernel("list the interfaces"))?;
         let leftovers = state.sort_leftovers(remove).map_err(kernel("list the addresses"))?;
         state.warn_of_missing_links();
-        let world = Arc::new(Self {
-            state: Mutex::new(state),
-            drift,
-            raw,
-            monitor: OnceLock::new(),
-            connections,
-            sharing: OnceLock::new(),
-        });
-        let task = tokio::spawn(monitor.run(Arc::downgrade(&world)));
-        // The cells are fresh, so this can't fail.
-        drop(world.monitor.set(task.abort_handle()));
+        let ears = Ear::open(state.others.addresses()).map_err(kernel("listen for conflicts"))?;
+        let world =
+            Arc::new(Self { state: Mutex::new(state), drift, raw, bus, connections, tasks: OnceLock::new() });
+        world.look_at_ground(&mut world.lock());
+        let weak = || Arc::downgrade(&world);
+        let mut tasks = vec![tokio::spawn(monitor.run(weak())), tokio::spawn(others::go_on_telling(weak()))];
+        tasks.extend(ears.into_iter().map(|ear| tokio::spawn(ear.run(weak()))));
         if let Some(connections) = world.connections.clone().filter(Connections::shares) {
             let mut life = [0; 4];
             crate::entropy(&mut life).map_err(kernel("get random bytes"))?;
-            let weak = Arc::downgrade(&world);
+            let weak = weak();
             let here = move || weak.upgrade().map(|world| world.shared());
-            let task = tokio::spawn(connections.share(u32::from_ne_bytes(life), here));
-            drop(world.sharing.set(task.abort_handle()));
+            tasks.push(tokio::spawn(connections.share(u32::from_ne_bytes(life), here)));
         }
+        // The cell is fresh, so this can't fail.
+        drop(world.tasks.set(tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect()));
         Ok((world, leftovers))
     }
 
@@ -326,6 +369,7 @@ impl World {
     fn alive(self: &Arc<Self>, item: usize, lifetime: Lifetime) -> Result<(), String> {
         let mut state = self.lock();
         self.drift.forget(state.items[item].at);
+        state.clear_failed(item)?;
         state.install(item, lifetime)?;
         self.start_announcing(&mut state, item);
         if let Some(connections) = &self.connections {
@@ -433,7 +477,7 @@ impl World {
     /// Handles a datagram of notices.
     fn kernel_says(self: &Arc<Self>, datagram: &[u8]) {
         let mut state = self.lock();
-        let mut look = false;
+        let (mut look, mut ground) = (false, false);
         let mut fresh = Vec::new();
         for message in messages(datagram) {
             let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
@@ -442,6 +486,10 @@ impl World {
                     let Some(link) = Link::from_message(&message) else { continue };
                     let old = state.links.insert(link.index, link.clone());
                     look |= old.as_ref().is_none_or(|old| old.name != link.name);
+                    ground = true;
+                    if let Some(old) = old.as_ref().filter(|old| old.name != link.name) {
+                        state.leave_renamed(link.index, &old.name);
+                    }
                     // The neighbours, or the switch between, know nothing of what was held while
                     // the link was down or had another address.
                     let works = |link: &Link| link.up && link.carrier;
@@ -452,18 +500,25 @@ impl World {
                 RouteNetlinkMessage::DelLink(message) => {
                     if let Some(link) = Link::from_message(&message) {
                         state.links.remove(&link.index);
-                        look = true;
+                        (look, ground) = (true, true);
                     }
                 }
                 RouteNetlinkMessage::NewAddress(message) => {
-                    look |= address_of(&message).is_some_and(|net| state.surprised(net.addr(), true));
+                    let failed = address::failed(&message);
+                    look |= failed || address_of(&message).is_some_and(|net| state.surprised(net.addr(), true));
+                    ground |= state.chooses_links();
                     state.notice_sibling(&message);
                 }
                 RouteNetlinkMessage::DelAddress(message) => {
                     look |= address_of(&message).is_some_and(|net| state.surprised(net.addr(), false));
+                    ground |= state.chooses_links();
                 }
                 _ => {}
             }
+        }
+        if ground {
+            self.tell_new_macs(&mut state);
+            self.look_at_ground(&mut state);
         }
         if look {
             self.look(&mut state);
@@ -486,6 +541,7 @@ impl World {
         if let Err(error) = state.load_links() {
             tracing::warn!(%error, "cannot list the interfaces");
         }
+        self.look_at_ground(&mut state);
         self.look(&mut state);
     }
 
@@ -557,7 +613,7 @@ async fn go_on_announcing(world: Weak<World>, item: usize, id: u64) {
 
 impl Held {
     fn new(at: ItemRef, parts: Range<usize>) -> Self {
-        Self { at, parts, present: false, announcing: None }
+        Self { at, parts, present: false, announcing: None, trouble: None }
     }
 
     fn stop_announcing(&mut self) {
@@ -589,8 +645,14 @@ impl State {
     }
 
     fn new(netlink: Netlink, mark: u8, holdings: Holdings) -> Self {
-        let Holdings { items, parts } = holdings;
-        Self { netlink, mark, links: Links::new(), items, parts, bursts: 0, warned: None }
+        let Holdings { items, parts, rules, others } = holdings;
+        let places = |held: (usize, &Held)| held.1.parts.clone().map(move |_| held.0);
+        let item_of = items.iter().enumerate().flat_map(places);
+        let addresses = item_of.zip(parts.iter().map(|part: &Part| part.net.addr()));
+        let others = Others::new(Members::new(others, clock::now()), rules, addresses);
+        let (links, ground) = (Links::new(), Ground::default());
+        let failed = Vec::new();
+        Self { netlink, mark, links, ground, others, items, parts, failed, bursts: 0, warned: None }
     }
 
     fn load_links(&mut self) -> io::Result<()> {
@@ -622,20 +684,17 @@ impl State {
         self.link_of(part).map_or_else(|| part.interface.to_string(), |link| link.name.clone())
     }
 
-    fn warn_of_missing_links(&self) {
-        for part in &self.parts {
-            if let Interface::Name(name) = &part.interface
-                && plan::named(name, &self.links).is_none()
-            {
-                let there = self.links.values().map(|link| link.name.as_str());
-                tracing::warn!("{}", crate::interfaces::missing(name, there));
-            }
-        }
+    /// Whether the host's addresses say on which link some item is.
+    fn chooses_links(&self) -> bool {
+        self.parts.iter().any(|part| part.interface == Interface::Auto)
     }
 
     fn bound(&mut self) -> io::Result<Vec<Bound>> {
         let addresses = self.netlink.addresses()?;
-        Ok(addresses.iter().filter_map(|message| Bound::from_message(message, self.mark)).collect())
+        let bound = addresses.iter().filter_map(|message| Bound::from_message(message, self.mark));
+        let bound: Vec<_> = bound.collect();
+        self.failed = bound.iter().filter(|bound| bound.failed).copied().collect();
+        Ok(bound)
     }
 
     /// For each address what is there of it, our own first.

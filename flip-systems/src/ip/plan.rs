@@ -146,7 +146,8 @@ pub(super) fn found<'a>(
     bound: &[Bound],
 ) -> Vec<Option<Bound>> {
     let mut by_place: BTreeMap<(u32, IpAddr), Bound> = BTreeMap::new();
-    for b in bound.iter().filter(|b| b.maker != Maker::Sibling) {
+    // What failed the kernel's detection of duplicates answers nobody.
+    for b in bound.iter().filter(|b| b.maker != Maker::Sibling && !b.failed) {
         let place = (b.index, b.net.addr());
         if b.maker == Maker::Us || !by_place.contains_key(&place) {
             by_place.insert(place, *b);
@@ -182,7 +183,7 @@ pub(super) fn leftovers<'b>(
 }
 
 /// The link that an address is put on.
-fn choose<'l>(wanted: &Wanted<'_>, links: &'l Links, bound: &[Bound]) -> Result<&'l Link, Refusal> {
+pub(super) fn choose<'l>(wanted: &Wanted<'_>, links: &'l Links, bound: &[Bound]) -> Result<&'l Link, Refusal> {
     let link = match wanted.interface {
         Interface::Name(name) => named(name, links).ok_or_else(|| Refusal::Missing {
             interface: name.clone(),

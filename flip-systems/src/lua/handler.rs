@@ -148,6 +148,8 @@ pub fn reason(reason: Reason) -> &'static str {
         Reason::Drain => "drain",
         Reason::Inactive => "inactive",
         Reason::HealthCheck => "health_check",
+        Reason::Unusable => "unusable",
+        Reason::Conflict => "conflict",
         Reason::HookFailed => "hook_failed",
         Reason::HookDone => "hook_done",
     }

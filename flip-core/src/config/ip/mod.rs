@@ -13,7 +13,7 @@ use super::problem::Problems;
 use super::raw::{Node, clip, list};
 use super::source::{At, Spanned};
 use super::written::{Setting, Written, WrittenServer, WrittenSystem};
-use super::{IP_CONFIG_KEYS, IP_KILL_CONNECTIONS, IP_TICKLE, bounds};
+use super::{IP_CONFIG_KEYS, IP_KILL_CONNECTIONS, IP_TICKLE, bounds, foreign};
 
 /// Reads an item of an `ip` system: `address` or `address/prefix`, IPv4 or IPv6. Without a prefix the
 /// address stands alone (/32 or /128). The host part is kept: `addr()` of the result is what a server
@@ -163,6 +163,10 @@ fn check_level(settings: &[Setting], read_by_ip: bool, only_by_ip: bool, problem
             check_name(value, problems);
         } else if read_by_ip && [IP_KILL_CONNECTIONS, IP_TICKLE].contains(&key.value.as_str()) {
             check_truth(value, problems);
+        } else if read_by_ip && key.value == "conflict" {
+            foreign::check_conflict(value, problems);
+        } else if read_by_ip && key.value == "probe" {
+            foreign::check_probe(value, problems);
         } else if only_by_ip && !IP_CONFIG_KEYS.contains(&key.value.as_str()) {
             match nearest(&key.value, IP_CONFIG_KEYS) {
                 Some(near) => problems.error_help(

@@ -65,7 +65,10 @@ impl Node {
             Ok(()) => {
                 let item = self.items.at_mut(at);
                 item.unannounced.0 = 0;
-                item.error = None;
+                // Why it was given up is told until it is here again.
+                if !(exhausted && item.reason == Reason::Conflict) {
+                    item.error = None;
+                }
                 if action != HookAction::Announce {
                     item.failures = 0;
                 }

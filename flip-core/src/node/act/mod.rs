@@ -91,6 +91,8 @@ struct Item {
     missing: bool,
     /// It is here, though it should not be.
     stray: bool,
+    /// How often in a row somebody else changed it, and when last.
+    drifts: (u32, Time),
     /// Since when it is to be taken from a live holder.
     asked: Option<Time>,
     /// The alive hook failed too often; when the down hook is through, the item is `Failing`.
@@ -115,6 +117,7 @@ impl Items {
             adopted: false,
             missing: false,
             stray: false,
+            drifts: (0, now),
             asked: None,
             exhausted: false,
             decided: false,
@@ -352,7 +355,7 @@ impl Node {
             self.start(at, HookAction::Down, Reason::Drift, now);
             return;
         }
-        if self.unfit_step(at, now) {
+        if self.ground_step(at, now) || self.unfit_step(at, now) {
             return;
         }
         if self.isolated(at) == Isolated::Drop {
@@ -453,13 +456,43 @@ impl Node {
     fn repair(&mut self, at: ItemRef, now: Time) {
         let item = self.items.at_mut(at);
         if std::mem::take(&mut item.missing) {
-            self.event(Event::Drift { item: at, present: false });
+            let times = self.drifted(at, now);
+            self.event(Event::Drift { item: at, present: false, times });
             self.start(at, HookAction::Alive, Reason::Drift, now);
         } else if std::mem::take(&mut item.adopted) {
             // Its lifetime and its announcements are an earlier life's.
             item.announce = false;
             self.call(at, HookAction::Alive, Reason::Adopted, now);
         }
+    }
+
+    /// Somebody else changed the item. How often that happened in a row.
+    fn drifted(&mut self, at: ItemRef, now: Time) -> u32 {
+        let (times, last) = &mut self.items.at_mut(at).drifts;
+        *times = if now.since(*last) < limits::DRIFT_MEMORY { times.saturating_add(1) } else { 1 };
+        *last = now;
+        *times
+    }
+
+    /// A host that is no member uses an item that is here. Where the config says to give way, the item is
+    /// `Failing` here, as after a hook that failed too often: whoever takes it looks for that host first.
+    pub(in crate::node) fn on_conflict(&mut self, at: ItemRef, with: String, give_up: bool, now: Time) {
+        let known = self.config.systems.get(at.system).is_some_and(|system| at.item < system.items.len());
+        if !known || self.items.at(at).state != ItemState::Active {
+            return;
+        }
+        self.event(Event::Conflict { item: at, with: with.clone(), give_up });
+        if !give_up {
+            return;
+        }
+        let item = self.items.at_mut(at);
+        if item.hook.is_some() {
+            // It is only being announced; whoever tells this tells it again.
+            return;
+        }
+        item.error = Some(format!("{with}, which is no member, uses it too"));
+        item.exhausted = true;
+        self.start(at, HookAction::Down, Reason::Conflict, now);
     }
 
     /// The item stays: it is repaired or announced, if need be.
@@ -474,7 +507,7 @@ impl Node {
         }
     }
 
-    fn somebody_else_is_up(&self, at: ItemRef) -> bool {
+    pub(in crate::node) fn somebody_else_is_up(&self, at: ItemRef) -> bool {
         self.holders_now(at).iter().any(|holder| *holder != self.config.me && self.view.is_up(*holder))
     }
 
@@ -537,11 +570,20 @@ impl Node {
                 }
             }
             Some(home) if self.view.get(home).life == Life::Left => Reason::Leave,
+            Some(home) if self.failed_on(home, at) => Reason::HookFailed,
             Some(_) => Reason::Failover,
             // A replicated item has no home but this node.
             None if self.is_drained(self.config.me) => Reason::Drain,
             None => Reason::Home,
         }
+    }
+
+    /// Whether an item is kept from a server by nothing but its hooks.
+    fn failed_on(&self, server: usize, at: ItemRef) -> bool {
+        let id = self.config.systems[at.system].items[at.item].id;
+        self.view.is_up(server)
+            && self.says(server, id, ItemState::Failing)
+            && self.fitness_on(server, at) == Fitness::Fit
     }
 
     pub(in crate::node) fn change(&mut self, at: ItemRef, to: ItemState, reason: Reason, now: Time) {
@@ -585,7 +627,8 @@ impl Node {
                 self.items.at_mut(at).adopted = true;
             }
             (ItemState::Standby, true) => {
-                self.event(Event::Drift { item: at, present });
+                let times = self.drifted(at, now);
+                self.event(Event::Drift { item: at, present, times });
                 self.items.at_mut(at).stray = true;
             }
             (ItemState::Standby, false) => self.items.at_mut(at).stray = false,
@@ -636,7 +679,7 @@ impl Node {
     /// not ended.
     pub(crate) fn is_undecided(&self, at: ItemRef) -> bool {
         !self.items.at(at).decided
-            && (!self.items.placed || matches!(self.health.fitness(at), Fitness::Young | Fitness::Unproven))
+            && (!self.items.placed || matches!(self.own_fitness(at), Fitness::Young | Fitness::Unproven))
     }
 
     /// Where this node believes that an item belongs now: positions of servers.

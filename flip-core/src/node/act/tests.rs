@@ -324,3 +324,54 @@ fn all_hear_what_came_of_reading_scripts_again() {
         assert_eq!(alone.events.last(), Some(&Event::Reloaded { result }));
     }
 }
+
+/// A foreign host has its address: the item goes, is `Failing` for a while, and is tried again.
+#[test]
+fn an_item_is_given_up_to_a_foreign_host_where_the_config_says_so() {
+    let mut alone = Alone::new(2, Hooks::default());
+    alone.feed(Input::Timeout);
+    alone.end_all();
+    let item = ItemRef { system: 0, item: 0 };
+    let with = || "02:00:00:00:00:09".to_owned();
+    alone.feed(Input::Conflict { item, with: with(), give_up: false });
+    assert_eq!(alone.state(0), ItemState::Active, "it is defended elsewhere");
+    assert!(alone.running.is_empty());
+    alone.feed(Input::Conflict { item, with: with(), give_up: true });
+    assert_eq!(alone.running[0].reason, Reason::Conflict);
+    assert_eq!(alone.end_all(), [(HookAction::Down, 0)]);
+    assert_eq!((alone.state(0), alone.state(1)), (ItemState::Failing, ItemState::Active));
+    let told = alone.events.iter().filter(|event| matches!(event, Event::Conflict { .. })).count();
+    assert_eq!(told, 2);
+    let failure = alone.node.status(alone.now).items[0].failure.clone().expect("it says why");
+    assert!(failure.error.contains("02:00:00:00:00:09"), "{failure:?}");
+    // What is not here is given up already.
+    alone.feed(Input::Conflict { item, with: with(), give_up: true });
+    alone.feed(Input::Conflict { item: ItemRef { system: 7, item: 0 }, with: with(), give_up: true });
+    assert!(alone.running.is_empty());
+    let waited = alone.run_to_a_hook(Duration::from_secs(600)).expect("it is tried again");
+    assert!(waited >= Hooks::default().cool_down, "{waited:?}");
+    assert_eq!(alone.end_all(), [(HookAction::Alive, 0)]);
+    assert_eq!(alone.node.status(alone.now).items[0].failure, None);
+}
+
+#[test]
+fn repairs_are_counted_until_there_is_peace_for_a_while() {
+    let mut alone = Alone::new(1, Hooks::default());
+    alone.feed(Input::Timeout);
+    alone.end_all();
+    let item = ItemRef { system: 0, item: 0 };
+    let mut times = Vec::new();
+    for pause in [1, 10, 59, 60, 5] {
+        alone.now = alone.now + Duration::from_secs(pause);
+        alone.feed(Input::Timeout);
+        alone.end_all();
+        alone.events.clear();
+        alone.feed(Input::Observed { item, present: false });
+        assert_eq!(alone.end_all(), [(HookAction::Alive, 0)], "at once");
+        times.extend(alone.events.iter().filter_map(|event| match event {
+            Event::Drift { present: false, times, .. } => Some(*times),
+            _ => None,
+        }));
+    }
+    assert_eq!(times, [1, 2, 3, 1, 2]);
+}

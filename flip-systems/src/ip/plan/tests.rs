@@ -34,7 +34,7 @@ fn bound(text: &str) -> Vec<Bound> {
             "sibling" => Maker::Sibling,
             _ => Maker::Other,
         };
-        Bound { net: net.parse().unwrap(), index: index.parse().unwrap(), maker, born: 0 }
+        Bound { net: net.parse().unwrap(), index: index.parse().unwrap(), maker, born: 0, failed: false }
     };
     text.split(", ").filter(|text| !text.is_empty()).map(one).collect()
 }

@@ -1,0 +1,259 @@
+//! What frames say about who has an address, and the frames that ask.
+//!
+//! IPv4 asks by an ARP probe (RFC 5227 §2.1.1): a request from nobody. IPv6 asks by a neighbour solicitation from
+//! the unspecified address (RFC 4862 §5.4.2). Either is answered by whoever has the address, and changes no
+//! neighbour's cache.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::announce::checksum;
+use crate::interfaces::Mac;
+
+/// What one frame says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sighting {
+    /// Of which address.
+    pub(super) address: IpAddr,
+    /// Who.
+    pub(super) mac: Mac,
+    pub(super) what: What,
+}
+
+/// What is said of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// The sender uses it.
+    Claim,
+    /// The sender is about to use it, and asks whether anybody does.
+    Probe,
+}
+
+const ARP: [u8; 2] = [0x08, 0x06];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+const ICMPV6: u8 = 58;
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+/// Options of both (RFC 4861 §4.6.1).
+const SOURCE_MAC: u8 = 1;
+const TARGET_MAC: u8 = 2;
+
+/// Reads a frame; none where it is not whole, or says nothing of the kind.
+pub(super) fn sighting(frame: &[u8]) -> Option<Sighting> {
+    match frame.get(12..14)?.try_into().ok()? {
+        ARP => arp(frame.get(14..42)?),
+        IPV6 => neighbour_discovery(frame),
+        _ => None,
+    }
+}
+
+/// RFC 5227 §1.1: any packet with a sender's address is a claim to it, whether it asks or answers.
+fn arp(packet: &[u8]) -> Option<Sighting> {
+    // Ethernet, IPv4, addresses of 6 and 4 bytes.
+    if packet[..6] != [0, 1, 8, 0, 6, 4] || packet[6] != 0 || !matches!(packet[7], 1 | 2) {
+        return None;
+    }
+    let mac = Mac(packet[8..14].try_into().ok()?);
+    let ip = |at: usize| packet.get(at..at + 4).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(Ipv4Addr::from);
+    let (sender, target) = (ip(14)?, ip(24)?);
+    let (address, what) = match (sender.is_unspecified(), packet[7]) {
+        (false, _) => (sender, What::Claim),
+        (true, 1) => (target, What::Probe),
+        (true, _) => return None,
+    };
+    Some(Sighting { address: address.into(), mac, what })
+}
+
+/// RFC 4862 §5.4.3 and §5.4.4. Invalid messages are those of RFC 4861 §7.1.
+fn neighbour_discovery(frame: &[u8]) -> Option<Sighting> {
+    let (packet, source_mac) = (frame.get(14..)?, frame.get(6..12)?);
+    let length = usize::from(u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]));
+    let message = packet.get(40..40 + length)?;
+    let ip = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).ok().map(Ipv6Addr::from);
+    let (from, to) = (ip(&packet[8..24])?, ip(&packet[24..40])?);
+    let whole = packet[0] >> 4 == 6 && packet[6] == ICMPV6 && packet[7] == 255 && message.len() >= 24;
+    if !whole || message[1] != 0 || message.len() % 8 != 0 || checksum(from, to, message) != 0 {
+        return None;
+    }
+    let target = ip(&message[8..24])?;
+    let (address, what, option) = match message[0] {
+        ADVERTISEMENT => (target, What::Claim, TARGET_MAC),
+        SOLICITATION if from.is_unspecified() => (target, What::Probe, SOURCE_MAC),
+        SOLICITATION => (from, What::Claim, SOURCE_MAC),
+        _ => return None,
+    };
+    if target.is_multicast() || address.is_unspecified() {
+        return None;
+    }
+    let mac = option_of(&message[24..], option).unwrap_or(source_mac);
+    Some(Sighting { address: address.into(), mac: Mac(mac.try_into().ok()?), what })
+}
+
+/// The hardware address in an option, if there is one.
+fn option_of(mut options: &[u8], kind: u8) -> Option<&[u8]> {
+    while let [found, length, ..] = *options {
+        let length = usize::from(length) * 8;
+        if length == 0 {
+            return None;
+        }
+        if found == kind {
+            return options.get(2..8);
+        }
+        options = options.get(length..)?;
+    }
+    None
+}
+
+/// The frame that asks whether anybody has `address`.
+pub(super) fn probe(address: IpAddr, mac: Mac) -> Vec<u8> {
+    match address {
+        IpAddr::V4(ip) => arp_probe(ip, mac),
+        IpAddr::V6(ip) => solicitation(ip, mac),
+    }
+}
+
+/// ```text
+/// 0        6        12   14   16   18  19 20  22         28        32         38     42
+/// | ff x 6 | sender | 806 | 1  |800 | 6 | 4 | 1 | sender | 0.0.0.0 | 0 x 6    | ip   |
+/// |  Ethernet header     |htype|ptype|hln|pln|op|  mac   |         | target mac      |
+/// ```
+fn arp_probe(ip: Ipv4Addr, Mac(mac): Mac) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(42);
+    frame.extend([0xff; 6]);
+    frame.extend(mac);
+    frame.extend(ARP);
+    frame.extend([0, 1, 0x08, 0x00, 6, 4, 0, 1]);
+    frame.extend(mac);
+    frame.extend([0; 4 + 6]);
+    frame.extend(ip.octets());
+    frame
+}
+
+/// ```text
+/// 0        6        12   14            54     56      58    62       78
+/// | 33:33: | sender | 86dd| IPv6, from  | 135 0| check | 0   | target |
+/// | ff:x:x |        |     | ::, hop 255 |      |       |     |        |
+/// ```
+/// There is no option with the sender's hardware address, because it has no address yet (RFC 4861 §4.3).
+fn solicitation(ip: Ipv6Addr, Mac(mac): Mac) -> Vec<u8> {
+    let group = solicited_node(ip);
+    let mut message = vec![SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(ip.octets());
+    let sum = checksum(Ipv6Addr::UNSPECIFIED, group, &message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+
+    let mut frame = Vec::with_capacity(78);
+    frame.extend([0x33, 0x33]);
+    frame.extend(&group.octets()[12..]);
+    frame.extend(mac);
+    frame.extend(IPV6);
+    frame.extend([0x60, 0, 0, 0, 0, 24, ICMPV6, 255]);
+    frame.extend([0; 16]);
+    frame.extend(group.octets());
+    frame.extend(message);
+    frame
+}
+
+/// The group that whoever has `ip` listens to (RFC 4291 §2.7.1).
+fn solicited_node(ip: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = ip.octets();
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::announce::frames;
+    use super::*;
+
+    const MAC: Mac = Mac([0x02, 0x00, 0x5e, 0x0a, 0x0b, 0x0c]);
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn unhex(text: &str) -> Vec<u8> {
+        let digits: Vec<_> = text.chars().filter(|c| c.is_ascii_hexdigit()).collect();
+        let pair = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap();
+        digits.chunks(2).map(pair).collect()
+    }
+
+    #[test]
+    fn arp_probe_bytes() {
+        let frame = probe("192.0.2.7".parse().unwrap(), MAC);
+        let golden = "ffffffffffff02005e0a0b0c0806\
+                      0001080006040001\
+                      02005e0a0b0c00000000\
+                      000000000000c0000207";
+        assert_eq!(hex(&frame), golden);
+    }
+
+    #[test]
+    fn solicitation_bytes() {
+        let frame = probe("2001:db8::1:fffe:abcd".parse().unwrap(), MAC);
+        // The checksum was computed by another program.
+        let golden = "3333fffeabcd02005e0a0b0c86dd\
+                      6000000000183aff\
+                      00000000000000000000000000000000\
+                      ff0200000000000000000001fffeabcd\
+                      8700f45500000000\
+                      20010db80000000000000001fffeabcd";
+        assert_eq!(hex(&frame), golden);
+        assert_eq!(frame.len(), 78);
+    }
+
+    #[test]
+    fn what_frames_say() {
+        let (v4, v6): (IpAddr, IpAddr) = ("192.0.2.7".parse().unwrap(), "2001:db8::5".parse().unwrap());
+        let said = |frame: &[u8]| sighting(frame).map(|s| (s.address, s.mac, s.what));
+        for frame in frames(v4, MAC, false).iter().chain(&frames(v6, MAC, true)) {
+            let address = if frame.len() == 42 { v4 } else { v6 };
+            assert_eq!(said(frame), Some((address, MAC, What::Claim)));
+            // Cut anywhere, it says nothing.
+            for end in 0..frame.len() {
+                assert_eq!(said(&frame[..end]), None, "{end} bytes");
+            }
+        }
+        for address in [v4, v6] {
+            assert_eq!(said(&probe(address, MAC)), Some((address, MAC, What::Probe)));
+        }
+        // A host that asks for somebody else says that it has its own address.
+        let request = "ffffffffffff 02005e0a0b0c 0806 0001080006040001 02005e0a0b0c c0000209 000000000000 c0000207";
+        let own: IpAddr = "192.0.2.9".parse().unwrap();
+        assert_eq!(said(&unhex(request)), Some((own, MAC, What::Claim)));
+    }
+
+    #[test]
+    fn who_asks_by_ipv6_says_its_own_address() {
+        let (from, target): (Ipv6Addr, Ipv6Addr) =
+            ("2001:db8::9".parse().unwrap(), "2001:db8::5".parse().unwrap());
+        let mut frame = solicitation(target, MAC);
+        frame[22..38].copy_from_slice(&from.octets());
+        frame[56..58].copy_from_slice(&[0, 0]);
+        let sum = checksum(from, solicited_node(target), &frame[54..]);
+        frame[56..58].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(sighting(&frame), Some(Sighting { address: from.into(), mac: MAC, what: What::Claim }));
+    }
+
+    #[test]
+    fn the_option_names_the_host_behind_a_relay() {
+        let mut frame = frames("2001:db8::5".parse().unwrap(), MAC, false).remove(0);
+        frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 99]);
+        assert_eq!(sighting(&frame).unwrap().mac, MAC);
+    }
+
+    #[test]
+    fn what_is_damaged_says_nothing() {
+        let v6 = frames("2001:db8::5".parse().unwrap(), MAC, false).remove(0);
+        // Each byte of the packet that its checksum or a rule covers; the flow label is neither.
+        for at in (14..v6.len()).filter(|at| !(15..18).contains(at)) {
+            let mut frame = v6.clone();
+            frame[at] ^= 0x80;
+            assert_eq!(sighting(&frame), None, "byte {at}");
+        }
+        let v4 = frames("192.0.2.7".parse().unwrap(), MAC, false).remove(0);
+        for at in 12..22 {
+            let mut frame = v4.clone();
+            frame[at] ^= 0x80;
+            assert_eq!(sighting(&frame), None, "byte {at}");
+        }
+    }
+}

@@ -58,9 +58,8 @@ fn one(hosts: &BTreeSet<usize>) -> bool {
 /// Waits until a line of some daemon's log has all of these words.
 fn wait_logged(cluster: &Cluster, words: &[&str]) {
     let end = std::time::Instant::now() + LIMIT;
-    let logged = || {
-        (0..3).any(|n| cluster.log(n).lines().any(|line| words.iter().all(|word| line.contains(word))))
-    };
+    let logged =
+        || (0..3).any(|n| cluster.log(n).lines().any(|line| words.iter().all(|word| line.contains(word))));
     while !logged() {
         let logs: Vec<_> = (0..3).map(|n| cluster.log(n)).collect();
         assert!(std::time::Instant::now() < end, "nobody wrote {words:?}:\n{}", logs.join("\n---\n"));

@@ -141,7 +141,8 @@ impl Facts {
 
     /// Puts what a server states into the place of what it stated before, without a look at what that changes.
     pub fn put(&mut self, server: usize, stated: Stated) {
-        self.servers[server] = stated;
+        self.digest = OnceLock::new();
+        self.servers.insert(server, stated);
     }
 
     /// Replaces what is known of a server.

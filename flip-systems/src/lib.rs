@@ -117,7 +117,6 @@ pub mod memory;
 mod netlink;
 pub mod post;
 pub mod privileges;
-mod roots;
 mod sockdiag;
 pub mod stream;
 #[expect(unsafe_code, reason = "the system calls that no safe crate wraps; each call has its proof")]

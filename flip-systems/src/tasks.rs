@@ -67,7 +67,12 @@ impl Handler for Tasks {
         &self.down
     }
 
-    fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>) -> Result<Opened, OpenError> {
+    fn open(
+        &self,
+        systems: &[Assigned<'_>],
+        drift: &Arc<Drift>,
+        _: &Arc<crate::Bus>,
+    ) -> Result<Opened, OpenError> {
         let open = |assigned: &Assigned<'_>| {
             let config = Arc::new(assigned.system.config.clone());
             let items = assigned.system.items.iter().enumerate();

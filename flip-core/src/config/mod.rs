@@ -54,8 +54,7 @@ use crate::id::{CheckRef, ItemId, ShortId};
 pub const HANDLERS: [(&str, &str); 2] = [("ip_up", "ip_down"), ("memory_up", "memory_down")];
 
 /// The settings that an ip system reads from its `config`.
-pub const IP_CONFIG_KEYS: [&str; 5] =
-    ["interface", "conflict", "probe", IP_KILL_CONNECTIONS, IP_TICKLE];
+pub const IP_CONFIG_KEYS: [&str; 5] = ["interface", "conflict", "probe", IP_KILL_CONNECTIONS, IP_TICKLE];
 /// The setting of an ip system that ends TCP connections to an address before it leaves; `true` or `false`.
 pub const IP_KILL_CONNECTIONS: &str = "kill_connections";
 /// The setting of an ip system that lets the clients of an address's former holder know; `true` or `false`.

@@ -265,6 +265,9 @@ fn systems_of_two_nodes_speak_to_each_other() {
         assert!(mouths[0].say(None, 200, b"hello".to_vec()));
         assert_eq!(ears[1].recv().await.unwrap(), (0, 200, b"hello".to_vec()));
         assert_eq!(ears[0].recv().await.unwrap(), (1, 201, b"hello".to_vec()), "the answer");
+    });
+}
+
 fn free_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -76,9 +76,8 @@ use self::others::{Others, Rules};
 use self::plan::{Links, Wanted};
 pub use self::release::{Removed, release};
 use crate::bus::topic;
-use crate::interfaces::{Link, address_of};
-use crate::bus::topic;
 use crate::clock;
+use crate::interfaces::{Link, address_of};
 use crate::netlink::{Netlink, messages};
 use crate::sys;
 use crate::system::{
@@ -218,11 +217,18 @@ impl System for IpSystem {
     }
 
     fn heard(&self, from: usize, topic: u8, data: &[u8]) {
-        // All systems hear it, and share what they know.
-        if let Some(connections) = self.world.connections.as_ref().filter(|_| self.first == 0)
-            && topic == topic::CONNECTIONS
-        {
-            connections.heard(from, data);
+        // All systems hear it, and share what they know: the first hears for all.
+        if self.first > 0 {
+            return;
+        }
+        match topic {
+            topic::MACS => self.world.member_says(from, data),
+            topic::CONNECTIONS => {
+                if let Some(connections) = &self.world.connections {
+                    connections.heard(from, data);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -232,12 +238,6 @@ impl System for IpSystem {
             let present = world.observe(first..first + count)?;
             Ok((0..count).filter(|item| present[*item]).collect())
         })
-    }
-
-    fn heard(&self, from: usize, topic: u8, data: &[u8]) {
-        if topic == topic::MACS {
-            self.world.member_says(from, data);
-        }
     }
 }
 
@@ -341,7 +341,6 @@ impl World {
         let mut state = State::new(netlink, mark, holdings);
         state.load_links().map_err(kernel("list the interfaces"))?;
         let leftovers = state.sort_leftovers(remove).map_err(kernel("list the addresses"))?;
-        state.warn_of_missing_links();
         let ears = Ear::open(state.others.addresses()).map_err(kernel("listen for conflicts"))?;
         let world =
             Arc::new(Self { state: Mutex::new(state), drift, raw, bus, connections, tasks: OnceLock::new() });
@@ -505,7 +504,8 @@ impl World {
                 }
                 RouteNetlinkMessage::NewAddress(message) => {
                     let failed = address::failed(&message);
-                    look |= failed || address_of(&message).is_some_and(|net| state.surprised(net.addr(), true));
+                    look |=
+                        failed || address_of(&message).is_some_and(|net| state.surprised(net.addr(), true));
                     ground |= state.chooses_links();
                     state.notice_sibling(&message);
                 }

@@ -188,7 +188,6 @@ impl Setup {
         let mut limits = Limits { unsafe_lua: config.lua.unsafe_lua, ..Limits::default() };
         limits.memory = config.lua.memory_mib.map_or(limits.memory, |mib| (mib as usize) << 20);
         limits.steps = config.lua.steps.unwrap_or(limits.steps);
-        let my_host = config.my().addr.ip();
         let siblings = config.siblings();
         Self { siblings, scripts, limits, ..Self::new(&config.my().id) }
     }

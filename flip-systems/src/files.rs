@@ -128,9 +128,13 @@ impl Files {
         self.load(Some(SOME_KEY)).map(|(_, scripts)| scripts).map_err(|problems| {
             let mut lines = Vec::new();
             for problem in problems.into_iter().filter(|problem| problem.severity == Severity::Error) {
+                let line = match problem.help {
+                    Some(help) => format!("{} ({help})", problem.message),
+                    None => problem.message,
+                };
                 // A script that stands in several places is named once.
-                if !lines.contains(&problem.message) {
-                    lines.push(problem.message);
+                if !lines.contains(&line) {
+                    lines.push(line);
                 }
             }
             lines

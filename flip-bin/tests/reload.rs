@@ -32,7 +32,7 @@ impl One {
             "scripts_dir": dir.path().to_str().unwrap(),
             "plugins": ["watch"],
             "hook_timeout": 60_000,
-            "cluster": {"system": {"items": {"alive": "job", "down": "job", "data": ["x"], "checks": [{
+            "cluster": {"system": {"items": {"alive": "job", "down": "job", "cool_down": 0, "data": ["x"], "checks": [{
                 "type": "exec", "command": "/usr/bin/test", "args": ["-e", dir.path().join("well")],
                 "interval": 100, "timeout": 20_000, "fall": 1,
             }]}}},

@@ -36,7 +36,7 @@ pub fn run(runs: usize, seconds: u64) -> anyhow::Result<String> {
     )?;
     writeln!(page, "| --- | --- | --- | --- | --- |")?;
     let kinds = [("native", "memory_up"), ("Lua", "noop")];
-    let ways: [(&str, fn(&str) -> anyhow::Result<Rate>); 3] = [
+    let ways: [(&str, Measure); 3] = [
         ("hooks alone", hooks),
         ("with the node's rules", node),
         ("in a whole node, as in the daemon", whole),
@@ -233,6 +233,9 @@ struct Rate {
     calls: f64,
     micros: f64,
 }
+
+/// One way to run the `alive` hooks of this name.
+type Measure = fn(&str) -> anyhow::Result<Rate>;
 
 /// The beginning of a measurement.
 struct Begin {

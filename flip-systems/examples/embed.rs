@@ -7,8 +7,8 @@ use std::error::Error;
 use std::future::pending;
 use std::net::UdpSocket;
 
-use flip_systems::{Flip, Handle, Registry};
-use serde_json::json;
+use flip_systems::{Flip, Handle, Registry, flip};
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 /// Who runs which job: positions of jobs, and names of nodes.
@@ -24,11 +24,7 @@ impl Drop for Job {
 }
 
 /// Starts a node. A real job would do something where these wait for ever.
-async fn start(
-    id: &'static str,
-    config: &str,
-    board: &watch::Sender<Board>,
-) -> Result<Handle, Box<dyn Error>> {
+async fn start(id: &'static str, config: &str, board: &watch::Sender<Board>) -> Result<Handle, flip::Error> {
     let (mut registry, board) = (Registry::default(), board.clone());
     registry.register_tasks("job", move |task| {
         board.send_if_modified(|board| board.insert((task.position, id)));
@@ -38,7 +34,7 @@ async fn start(
             pending().await
         }
     });
-    Ok(Flip::node(id, config, registry)?.spawn().await?)
+    Flip::node(id, config, registry)?.spawn().await
 }
 
 /// Waits until each of ten jobs runs once, and each of `nodes` runs some; gives what it saw.
@@ -53,27 +49,25 @@ async fn all_run(board: &watch::Sender<Board>, nodes: &[&str]) -> Result<Board, 
 
 /// Gives what ran where with three nodes, and after one of them was lost.
 pub async fn run() -> Result<(Board, Board), Box<dyn Error>> {
-    let free =
-        [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?];
-    let server = |n: usize| {
-        free[n].local_addr().map(|to| json!({"ip": to.ip(), "port": to.port(), "systems": ["job"]}))
+    let server = || -> Result<Value, Box<dyn Error>> {
+        // A port that is free now, and so most likely in a moment.
+        let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+        Ok(json!({"ip": "127.0.0.1", "port": port, "systems": ["job"]}))
     };
     let config = json!({
         "profile": "fast",
-        "servers": {"a": server(0)?, "b": server(1)?, "c": server(2)?},
+        "servers": {"a": server()?, "b": server()?, "c": server()?},
         "cluster": {"system": {"job": {"data": ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]}}},
     });
-    drop(free);
     let (config, board) = (config.to_string(), watch::Sender::new(Board::new()));
-    let [a, b, c] = [
-        start("a", &config, &board).await?,
-        start("b", &config, &board).await?,
-        start("c", &config, &board).await?,
-    ];
+    let mut nodes = Vec::new();
+    for id in ["a", "b", "c"] {
+        nodes.push(start(id, &config, &board).await?);
+    }
     let before = all_run(&board, &["a", "b", "c"]).await?;
-    b.abort(); // As if its machine had lost its power: nobody is told.
+    nodes.remove(1).abort(); // As if its machine had lost its power: nobody is told.
     let after = all_run(&board, &["a", "c"]).await?;
-    for node in [a, c] {
+    for node in nodes {
         node.leave();
         node.ended().await;
     }

@@ -55,7 +55,7 @@ impl fmt::Display for ReadError {
 impl std::error::Error for ReadError {}
 
 /// The files of a config that was read: its text as it was then, and where the rest is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Files {
     path: PathBuf,
     text: String,
@@ -64,6 +64,13 @@ pub struct Files {
     names: ScriptNames,
     /// What the program's own handlers are called.
     native: Vec<String>,
+}
+
+/// Without the text, in which the cluster's key may be.
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Files").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// Reads a config that may name the systems of `registry`. `id` is the server that this is; without it, the
@@ -128,9 +135,13 @@ impl Files {
         self.load(Some(SOME_KEY)).map(|(_, scripts)| scripts).map_err(|problems| {
             let mut lines = Vec::new();
             for problem in problems.into_iter().filter(|problem| problem.severity == Severity::Error) {
+                let line = match problem.help {
+                    Some(help) => format!("{} ({help})", problem.message),
+                    None => problem.message,
+                };
                 // A script that stands in several places is named once.
-                if !lines.contains(&problem.message) {
-                    lines.push(problem.message);
+                if !lines.contains(&line) {
+                    lines.push(line);
                 }
             }
             lines

@@ -7,7 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flip_core::config::Config;
+use flip_core::config::{Config, HANDLERS};
 use flip_core::event::Reason;
 use flip_core::id::ItemRef;
 use flip_core::{HookAction, HookCall, Lifetime, RefreshCall};
@@ -218,10 +218,11 @@ impl Registry {
         self.handlers.iter().map(|h| (h.alive(), h.down()))
     }
 
-    /// All names that a config may use, whatever for, without its scripts.
+    /// All names that a config may use because this program registered them: those of flip's own handlers, which
+    /// the rules of a config know, are not among them, nor are scripts.
     pub fn known(&self) -> impl Iterator<Item = &str> {
-        let pairs = self.names().flat_map(|(alive, down)| [alive, down]);
-        pairs.chain(self.posts.keys().map(String::as_str))
+        let own = self.names().filter(|pair| !HANDLERS.contains(pair));
+        own.flat_map(|(alive, down)| [alive, down]).chain(self.posts.keys().map(String::as_str))
     }
 
     /// The handler's position.

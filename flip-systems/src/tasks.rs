@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::future::ready;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -109,6 +109,8 @@ struct Running(Mutex<BTreeMap<usize, One>>);
 
 struct One {
     abort: AbortHandle,
+    /// It was told to end.
+    ending: bool,
     /// Whoever takes it down waits for its end; one that was kept from waiting leaves that to the next.
     end: Arc<tokio::sync::Mutex<Option<JoinHandle<()>>>>,
 }
@@ -134,14 +136,16 @@ impl System for OneSystem {
         let (make, running) = (Arc::clone(&self.make), Arc::clone(&self.running));
         let (drift, at) = (Arc::clone(&self.drift), ItemRef { system: self.position, item });
         Box::pin(async move {
+            let mine = Arc::downgrade(&running);
             let mut running = running.lock();
-            if running.get(&item).is_some_and(|one| !one.abort.is_finished()) {
-                return Ok(());
+            if let Some(one) = running.get(&item).filter(|one| !one.abort.is_finished()) {
+                return if one.ending { Err("it has not ended yet".to_owned()) } else { Ok(()) };
             }
             drift.forget(at);
-            let handle = tokio::spawn(run(make, task, drift, at));
+            let handle = tokio::spawn(run(make, task, drift, at, mine));
             let abort = handle.abort_handle();
-            running.insert(item, One { abort, end: Arc::new(tokio::sync::Mutex::new(Some(handle))) });
+            let end = Arc::new(tokio::sync::Mutex::new(Some(handle)));
+            running.insert(item, One { abort, ending: false, end });
             Ok(())
         })
     }
@@ -149,7 +153,8 @@ impl System for OneSystem {
     fn down(&self, item: usize, _: &Context) -> HookFuture {
         let running = Arc::clone(&self.running);
         Box::pin(async move {
-            let end = running.lock().get(&item).map(|one| {
+            let end = running.lock().get_mut(&item).map(|one| {
+                one.ending = true;
                 one.abort.abort();
                 Arc::clone(&one.end)
             });
@@ -174,7 +179,7 @@ impl System for OneSystem {
 }
 
 /// Runs a task to its end, and tells after a pause that it is not there any more.
-async fn run(make: Arc<Make>, task: Task, drift: Arc<Drift>, at: ItemRef) {
+async fn run(make: Arc<Make>, task: Task, drift: Arc<Drift>, at: ItemRef, mine: Weak<Running>) {
     let name = task.item.clone();
     let mut work: Option<Work> = None;
     let ended = std::future::poll_fn(|cx| {
@@ -197,5 +202,9 @@ async fn run(make: Arc<Make>, task: Task, drift: Arc<Drift>, at: ItemRef) {
         tracing::error!(item = name, "the task panicked: it is started again");
     }
     tokio::time::sleep(RESTART).await;
+    // Before anybody hears of it: whoever brings the item up again must not find this one.
+    if let Some(running) = mine.upgrade() {
+        running.lock().remove(&at.item);
+    }
     drift.put(at, false);
 }

@@ -32,11 +32,11 @@ pub fn run(runs: usize, seconds: u64) -> anyhow::Result<String> {
     let mut page = String::new();
     writeln!(
         page,
-        "| hooks ({ITEMS} items at once on one node) | calls a second, median of {runs} | worst | best |"
+        "| hooks ({ITEMS} items at once on one node) | calls a second, median of {runs} | worst | best | processor, µs a call |"
     )?;
-    writeln!(page, "| --- | --- | --- | --- |")?;
+    writeln!(page, "| --- | --- | --- | --- | --- |")?;
     let kinds = [("native", "memory_up"), ("Lua", "noop")];
-    let ways: [(&str, fn(&str) -> anyhow::Result<f64>); 3] = [
+    let ways: [(&str, Measure); 3] = [
         ("hooks alone", hooks),
         ("with the node's rules", node),
         ("in a whole node, as in the daemon", whole),
@@ -47,9 +47,10 @@ pub fn run(runs: usize, seconds: u64) -> anyhow::Result<String> {
             for _ in 0..runs {
                 rates.push(measure(alive)?);
             }
-            rates.sort_by(f64::total_cmp);
-            let (median, worst, best) = (rates[rates.len() / 2], rates[0], rates[rates.len() - 1]);
-            writeln!(page, "| {kind} no-op, {way} | {median:.0} | {worst:.0} | {best:.0} |")?;
+            rates.sort_by(|a, b| a.calls.total_cmp(&b.calls));
+            let (worst, best) = (rates[0].calls, rates[rates.len() - 1].calls);
+            let Rate { calls, micros } = rates[rates.len() / 2];
+            writeln!(page, "| {kind} no-op, {way} | {calls:.0} | {worst:.0} | {best:.0} | {micros:.1} |")?;
         }
     }
     let (loaded, state) = memory()?;
@@ -109,13 +110,13 @@ fn systems(config: &Config) -> anyhow::Result<Systems> {
 
 /// Runs the `alive` hook of each item, all spawned at once on the thread of a node's loop, as the daemon
 /// spawns them.
-fn hooks(alive: &str) -> anyhow::Result<f64> {
+fn hooks(alive: &str) -> anyhow::Result<Rate> {
     let config = config(alive)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let systems = systems(&config)?;
         let mut calls = first_plan(&config);
-        let start = Instant::now();
+        let start = Begin::now();
         let (ends, mut inbox) = mpsc::unbounded_channel();
         for call in calls.drain(..) {
             let (id, run, ends) = (call.id, systems.run(call), ends.clone());
@@ -127,7 +128,7 @@ fn hooks(alive: &str) -> anyhow::Result<f64> {
             let (_, result) = inbox.recv().await.context("a hook was lost")?;
             result.map_err(anyhow::Error::msg)?;
         }
-        Ok(rate(ITEMS, start))
+        Ok(start.rate())
     })
 }
 
@@ -147,12 +148,12 @@ fn first_plan(config: &Arc<Config>) -> Vec<flip_core::HookCall> {
 }
 
 /// A node takes all items, from its start until it says that it has them.
-fn node(alive: &str) -> anyhow::Result<f64> {
+fn node(alive: &str) -> anyhow::Result<Rate> {
     let config = config(alive)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let systems = systems(&config)?;
-        let start = Instant::now();
+        let start = Begin::now();
         let (ends, mut inbox) = mpsc::unbounded_channel();
         let mut node =
             Node::new(Arc::clone(&config), Start { generation: 1, seed: [7; 32], keys: None }, clock::now());
@@ -184,12 +185,12 @@ fn node(alive: &str) -> anyhow::Result<f64> {
                 }
             }
         }
-        Ok(rate(ITEMS, start))
+        Ok(start.rate())
     })
 }
 
 /// A whole node takes all items: its loop, sockets, clock and alarm are the daemon's.
-fn whole(alive: &str) -> anyhow::Result<f64> {
+fn whole(alive: &str) -> anyhow::Result<Rate> {
     let config = config(alive)?;
     let mut registry = Registry::default();
     registry.scripts(engine()?);
@@ -199,10 +200,10 @@ fn whole(alive: &str) -> anyhow::Result<f64> {
         let counts = Counts { here: 0, all: Some(all) };
         let flip = Flip::builder(config).registry(registry).program(counts).start().await?;
         let node = flip.handle();
-        let start = Instant::now();
+        let start = Begin::now();
         let run = tokio::spawn(flip.run());
         told.await.context("the node ended")?;
-        let rate = rate(ITEMS, start);
+        let rate = start.rate();
         node.abort();
         run.await??;
         Ok(rate)
@@ -227,8 +228,39 @@ impl Program for Counts {
     }
 }
 
-fn rate(count: usize, start: Instant) -> f64 {
-    count as f64 / start.elapsed().as_secs_f64()
+/// How many calls a second, and what each took of all processors: on a busy machine only that can be compared.
+struct Rate {
+    calls: f64,
+    micros: f64,
+}
+
+/// One way to run the `alive` hooks of this name.
+type Measure = fn(&str) -> anyhow::Result<Rate>;
+
+/// The beginning of a measurement.
+struct Begin {
+    wall: Instant,
+    processor: Duration,
+}
+
+impl Begin {
+    fn now() -> Self {
+        Self { wall: Instant::now(), processor: processor() }
+    }
+
+    /// All items have come.
+    fn rate(&self) -> Rate {
+        let items = ITEMS as f64;
+        let micros = (processor() - self.processor).as_secs_f64() * 1e6 / items;
+        Rate { calls: items / self.wall.elapsed().as_secs_f64(), micros }
+    }
+}
+
+/// Processor time of this process.
+fn processor() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let part = |value: i64| u64::try_from(value).unwrap_or(0);
+    Duration::new(part(time.tv_sec), u32::try_from(part(time.tv_nsec)).unwrap_or(0))
 }
 
 /// Bytes of a loaded script, and of a call's state.

@@ -37,7 +37,7 @@ use std::time::Duration;
 
 pub use checks::{Check, CheckKind, WhenAllFail};
 pub use hooks::{Hooks, OnExit};
-pub use ip::{AUTO, Interface, IpItem, IpPart, parse_vip};
+pub use ip::{AUTO, Interface, IpItem, IpPart, IpRoute, IpRule, Scope, parse_vip};
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
 pub use scripts::{LuaConfig, Script, ScriptFound, ScriptNames, script_names};
@@ -50,7 +50,7 @@ use crate::id::{CheckRef, ItemId, ShortId};
 pub const HANDLERS: [(&str, &str); 2] = [("ip_up", "ip_down"), ("memory_up", "memory_down")];
 
 /// The settings that an ip system reads from its `config`.
-pub const IP_CONFIG_KEYS: [&str; 1] = ["interface"];
+pub const IP_CONFIG_KEYS: [&str; 3] = ["interface", "scope", "noprefixroute"];
 
 /// A cluster as one node sees it: everything that the rules need to know, nothing to be validated.
 #[derive(Clone, Debug)]

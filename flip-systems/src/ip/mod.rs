@@ -1,6 +1,6 @@
 //! The ip system: addresses on interfaces, announced to the neighbours.
 //!
-//! An item is a group of addresses ([`IpItem`]), often of one. They come and go as one: it is here when all
+//! An item is a group of addresses (`IpItem`), often of one. They come and go as one: it is here when all
 //! of them are, what is half up is taken down again, and one that is lost takes the others along until all
 //! are back.
 //!
@@ -30,7 +30,9 @@ mod address;
 mod lifetime;
 mod loose;
 mod monitor;
+mod own;
 mod plan;
+mod routes;
 
 use std::fs;
 use std::future::ready;
@@ -39,7 +41,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use flip_core::config::{Interface, IpItem};
+use flip_core::config::{Interface, IpPart, IpRoute, IpRule, Item};
 use flip_core::id::ItemRef;
 use flip_core::{Lifetime, Time};
 use ipnet::IpNet;
@@ -51,10 +53,11 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 pub use self::address::PROTOCOL;
-use self::address::{Bound, Maker};
+use self::address::{Bound, Maker, Manner};
 use self::lifetime::Installed;
 pub(crate) use self::loose::Loose;
 use self::monitor::Monitor;
+use self::own::OwnLink;
 use self::plan::{Links, Wanted};
 use crate::interfaces::{Link, address_of};
 use crate::netlink::{Netlink, messages};
@@ -79,21 +82,23 @@ impl Handler for Ip {
     fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>) -> Result<Opened, OpenError> {
         let mut holdings = Holdings::default();
         let mut starts = Vec::new();
-        let siblings = systems.first().map_or(0, |assigned| assigned.siblings);
+        let mark = address::mark(systems.first().map_or(0, |assigned| assigned.siblings));
         for assigned in systems {
             starts.push(holdings.items.len());
             for (item, configured) in assigned.system.items.iter().enumerate() {
-                let ip = configured.ip.as_ref().ok_or_else(|| OpenError::Item {
-                    system: assigned.system.name.clone(),
-                    item: configured.name.clone(),
-                    what: "addresses (`Item::ip`)",
-                })?;
-                holdings.push(ItemRef { system: assigned.position, item }, ip);
+                let at = ItemRef { system: assigned.position, item };
+                if !holdings.push(at, configured, mark) {
+                    return Err(OpenError::Item {
+                        system: assigned.system.name.clone(),
+                        item: configured.name.clone(),
+                        what: "addresses (`Item::ip`)",
+                    });
+                }
             }
         }
         // What no config knows belongs to no system: one that wants order here is enough.
         let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
-        let (world, leftovers) = World::open(holdings, address::mark(siblings), remove, Arc::clone(drift))?;
+        let (world, leftovers) = World::open(holdings, mark, remove, Arc::clone(drift))?;
         let systems = starts
             .into_iter()
             .zip(systems)
@@ -192,16 +197,25 @@ struct Holdings {
 }
 
 impl Holdings {
-    fn push(&mut self, at: ItemRef, ip: &IpItem) {
+    /// False for an item without addresses.
+    fn push(&mut self, at: ItemRef, item: &Item, mark: u8) -> bool {
+        let Some(ip) = &item.ip else { return false };
         let first = self.parts.len();
-        self.parts.extend(ip.parts.iter().map(|part| Part::new(part.net, part.interface.clone())));
-        self.items.push(Held::new(at, first..self.parts.len()));
+        for part in &ip.parts {
+            // One link for all addresses of the item on one interface.
+            let nth = ip.parts.iter().position(|other| other.interface == part.interface).unwrap_or(0);
+            let own = part.mac.map(|mac| OwnLink::new(item.id, nth, mark, mac));
+            self.parts.push(Part { own, ..Part::new(part) });
+        }
+        self.items.push(Held::new(at, &item.name, first..self.parts.len()));
+        true
     }
 }
 
 /// An item.
 struct Held {
     at: ItemRef,
+    name: String,
     /// Where its addresses are in the list of parts.
     parts: Range<usize>,
     /// Whether the kernel has all of it, as far as is known.
@@ -213,6 +227,11 @@ struct Held {
 struct Part {
     net: IpNet,
     interface: Interface,
+    manner: Manner,
+    /// The link that is made for it.
+    own: Option<OwnLink>,
+    routes: Vec<IpRoute>,
+    rules: Vec<IpRule>,
     /// Whether the kernel has it, as far as is known.
     present: bool,
     /// What `alive` put there or `observe` found: what a refresh may go on with.
@@ -390,7 +409,15 @@ impl World {
         for item in 0..state.items.len() {
             let held = &state.items[item];
             let mut links = state.parts[held.parts.clone()].iter().filter_map(|part| state.link_of(part));
-            if held.announcing.is_some() && links.any(|link| fresh.contains(&link.index)) {
+            if !held.present || !links.any(|link| fresh.contains(&link.index)) {
+                continue;
+            }
+            let announcing = held.announcing.is_some();
+            // They went with the link.
+            if let Err(error) = state.add_routes(item) {
+                tracing::warn!("{error}");
+            }
+            if announcing {
                 self.start_announcing(&mut state, item);
             }
         }
@@ -470,8 +497,8 @@ async fn go_on_announcing(world: Weak<World>, item: usize, id: u64) {
 }
 
 impl Held {
-    fn new(at: ItemRef, parts: Range<usize>) -> Self {
-        Self { at, parts, present: false, announcing: None }
+    fn new(at: ItemRef, name: &str, parts: Range<usize>) -> Self {
+        Self { at, name: name.to_owned(), parts, present: false, announcing: None }
     }
 
     fn stop_announcing(&mut self) {
@@ -482,13 +509,22 @@ impl Held {
 }
 
 impl Part {
-    fn new(net: IpNet, interface: Interface) -> Self {
-        Self { net, interface, present: false, installed: None }
+    fn new(part: &IpPart) -> Self {
+        Self {
+            net: part.net,
+            interface: part.interface.clone(),
+            manner: Manner { scope: part.scope, noprefixroute: part.noprefixroute },
+            own: None,
+            routes: part.routes.clone(),
+            rules: part.rules.clone(),
+            present: false,
+            installed: None,
+        }
     }
 
     fn wanted(&self) -> Wanted<'_> {
         let at = self.installed.map(|installed| installed.index());
-        Wanted { net: self.net, interface: &self.interface, at }
+        Wanted { net: self.net, interface: &self.interface, at, own: self.own.as_ref() }
     }
 
     /// Whether the time that it was given is over.
@@ -596,6 +632,10 @@ impl State {
         }
         for item in 0..self.items.len() {
             self.items[item].present = self.is_whole(item);
+        }
+        if remove {
+            self.remove_links_left();
+            self.remove_routes_left()?;
         }
         Ok(leftovers)
     }

@@ -34,6 +34,7 @@ mod own;
 mod plan;
 mod routes;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::future::ready;
 use std::io;
@@ -49,6 +50,7 @@ use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -119,23 +121,29 @@ struct IpSystem {
 }
 
 impl IpSystem {
-    fn hook(
-        &self,
-        item: usize,
-        run: impl FnOnce(&Arc<World>, usize) -> Result<(), String> + Send + 'static,
-    ) -> HookFuture {
-        if item >= self.count {
-            return Box::pin(ready(Err(format!("no item {item}"))));
-        }
-        let (world, item) = (Arc::clone(&self.world), self.first + item);
-        Box::pin(async move { run(&world, item) })
+    /// An item in the world's list.
+    fn find(&self, item: usize) -> Option<(Arc<World>, usize)> {
+        (item < self.count).then(|| (Arc::clone(&self.world), self.first + item))
     }
+}
+
+fn no_item(item: usize) -> HookFuture {
+    Box::pin(ready(Err(format!("no item {item}"))))
 }
 
 impl System for IpSystem {
     fn alive(&self, item: usize, context: &Context) -> HookFuture {
         let lifetime = context.lifetime;
-        self.hook(item, move |world, item| world.alive(item, lifetime))
+        let Some((world, item)) = self.find(item) else { return no_item(item) };
+        Box::pin(async move {
+            // It may be coming back while its link is still going.
+            world.unlinked(item).await;
+            let result = world.alive(item, lifetime);
+            if result.is_err() {
+                world.unlinked(item).await;
+            }
+            result
+        })
     }
 
     fn refresh(&self, items: &[usize], lifetime: Lifetime) -> Vec<usize> {
@@ -144,11 +152,17 @@ impl System for IpSystem {
     }
 
     fn down(&self, item: usize, _: &Context) -> HookFuture {
-        self.hook(item, |world, item| world.down(item))
+        let Some((world, item)) = self.find(item) else { return no_item(item) };
+        Box::pin(async move {
+            let result = world.down(item);
+            world.unlinked(item).await;
+            result
+        })
     }
 
     fn announce(&self, item: usize, _: &Context) -> HookFuture {
-        self.hook(item, |world, item| world.announce(item))
+        let Some((world, item)) = self.find(item) else { return no_item(item) };
+        Box::pin(async move { world.announce(item) })
     }
 
     fn hush(&self, item: usize) {
@@ -187,6 +201,8 @@ struct State {
     bursts: u64,
     /// When a failing refresh was last told of.
     warned: Option<Time>,
+    /// Items whose links are being deleted; true when they are gone.
+    unlinking: BTreeMap<usize, watch::Receiver<bool>>,
 }
 
 /// What the config gives to this server.
@@ -292,6 +308,15 @@ impl World {
         let mut state = self.lock();
         self.drift.forget(state.items[item].at);
         state.remove(item)
+    }
+
+    /// Waits until links that an item had are gone, which takes a moment longer than its addresses.
+    async fn unlinked(&self, item: usize) {
+        let gone = self.lock().unlinking.remove(&item);
+        if let Some(mut gone) = gone {
+            // An error says that nobody works on it any more.
+            let _ = gone.wait_for(|gone| *gone).await;
+        }
     }
 
     fn refresh(self: &Arc<Self>, items: &[usize], lifetime: Lifetime) -> Vec<usize> {
@@ -536,7 +561,8 @@ impl Part {
 impl State {
     fn new(netlink: Netlink, mark: u8, holdings: Holdings) -> Self {
         let Holdings { items, parts } = holdings;
-        Self { netlink, mark, links: Links::new(), items, parts, bursts: 0, warned: None }
+        let (links, unlinking) = (Links::new(), BTreeMap::new());
+        Self { netlink, mark, links, items, parts, bursts: 0, warned: None, unlinking }
     }
 
     fn load_links(&mut self) -> io::Result<()> {

@@ -18,15 +18,17 @@
 //! The link has an alias, by which the next life of the daemon knows it, and is in bridge mode, so that macvlans
 //! of containers on the same parent reach the item.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use flip_core::id::ItemId;
+use tokio::sync::watch;
 
 use super::State;
 use super::address::PROTOCOL;
 use super::plan::{self, Step, Wanted};
 use crate::interfaces::{Link, Mac};
+use crate::netlink::Netlink;
 
 /// What the name of every such link begins with.
 const PREFIX: &str = "flip";
@@ -106,20 +108,31 @@ impl State {
         })
     }
 
-    /// Deletes the links of an item, which take along what is on them.
+    /// Deletes the links of an item, which take along what is on them. The kernel takes some 20 ms for that, so
+    /// another thread waits for it; [`super::World::unlinked`] tells when they are gone.
     pub(super) fn unlink(&mut self, item: usize) {
         let parts = &self.parts[self.items[item].parts.clone()];
-        let own: BTreeSet<u32> = parts
+        let own: BTreeMap<u32, String> = parts
             .iter()
             .filter_map(|part| plan::named(&part.own.as_ref()?.name, &self.links))
-            .map(|link| link.index)
+            .map(|link| (link.index, link.name.clone()))
             .collect();
-        for index in own {
-            if let Err(error) = self.delete_link(index) {
-                let name = self.links.get(&index).map_or("?", |link| link.name.as_str());
-                tracing::warn!(%error, "cannot delete the link {name}");
-            }
+        if own.is_empty() {
+            return;
         }
+        self.links.retain(|index, _| !own.contains_key(index));
+        let (done, gone) = watch::channel(false);
+        self.unlinking.insert(item, gone);
+        tokio::task::spawn_blocking(move || {
+            for (index, name) in own {
+                let deleted = Netlink::open().and_then(|mut netlink| netlink.delete_link(index));
+                if let Err(error) = deleted {
+                    tracing::warn!(%error, "cannot delete the link {name}");
+                }
+            }
+            // Nobody may wait.
+            drop(done.send(true));
+        });
     }
 
     /// Deletes links of an earlier life that no item has whose addresses were kept.

@@ -294,7 +294,7 @@ pub struct ServerArgs {
 
 #[derive(Debug, Args)]
 pub struct ItemArgs {
-    /// The item's name, as in `data` of the config.
+    /// The item's name, as `flip status` shows it, or one of its addresses.
     #[arg(value_name = "ITEM")]
     pub item: String,
     #[command(flatten)]

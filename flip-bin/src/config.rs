@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::net::IpAddr;
 
 use flip_core::config::{self, Config, Interface, Problem, Severity, Source};
 use flip_systems::Registry;
@@ -29,30 +30,52 @@ fn missing_interfaces(source: &Source, config: &Config) -> Vec<Problem> {
     let Ok(present) = flip_systems::interfaces() else { return Vec::new() };
     let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
     let mut problems = Vec::new();
-    let mut warn = |path: &[&str], name: &str| {
+    let missing = |path: &[&str], name: &str| {
         let message = format!("interface \"{name}\" is not on this host, so no address can be put on it");
         let help = format!("this host has: {}", names.join(", "));
-        problems.push(Problem::at(source, Severity::Warning, path, &message, Some(&help)));
+        Problem::at(source, Severity::Warning, path, &message, Some(&help))
     };
     for system in config.my().systems.iter().map(|at| &config.systems[*at]) {
         let setting = system.config.get("interface").and_then(|name| name.as_str());
         // Once for each: the file is read anew for every place.
-        let mut warned = BTreeSet::new();
+        let (mut warned, mut unclear) = (BTreeSet::new(), None);
         for (at, item) in system.items.iter().enumerate() {
             for part in item.ip.iter().flat_map(|ip| &ip.parts) {
-                let Interface::Name(name) = &part.interface else { continue };
+                let Interface::Name(name) = &part.interface else {
+                    if unclear.is_none() {
+                        let fit = flip_systems::with_network_of(&present, part.net.addr());
+                        unclear = unclear_auto(source, &fit, part.net.addr(), &system.name, &at.to_string());
+                    }
+                    continue;
+                };
                 if names.contains(&name.as_str()) || !warned.insert(name) {
                     continue;
                 }
                 if setting == Some(name) {
-                    warn(&interface_path(source, &config.my().id, &system.name), name);
+                    problems.push(missing(&interface_path(source, &config.my().id, &system.name), name));
                 } else {
-                    warn(&["cluster", "system", &system.name, "data", &at.to_string()], name);
+                    problems
+                        .push(missing(&["cluster", "system", &system.name, "data", &at.to_string()], name));
                 }
             }
         }
+        problems.extend(unclear);
     }
     problems
+}
+
+/// What there is to say of an address whose interface is `auto`: where it would be put is not one interface.
+fn unclear_auto(source: &Source, fit: &[&str], address: IpAddr, system: &str, at: &str) -> Option<Problem> {
+    let message = match fit {
+        [_] => return None,
+        [] => {
+            format!("the interface of {address} is `auto`, and none of this host has a network with it now")
+        }
+        _ => format!("the interface of {address} is `auto`, and {} have the same network", fit.join(" and ")),
+    };
+    let path = ["cluster", "system", system, "data", at];
+    let help = "name the interface, unless this changes before the item comes here";
+    Some(Problem::at(source, Severity::Warning, &path, &message, Some(help)))
 }
 
 /// Where the interface of a system is set for this server: its own config, the system's, the cluster's.

@@ -24,6 +24,10 @@ pub fn homes(config: &Config, system: usize) -> Vec<usize> {
     if members.is_empty() || spec.kind == SystemKind::Replicate {
         return Vec::new();
     }
+    // Asked often, and without wishes it is simple.
+    if spec.items.iter().all(|item| item.prefer.is_none()) {
+        return (0..spec.items.len()).map(|item| members[item % members.len()]).collect();
+    }
     let preferred = |item: &Item| item.prefer.and_then(|home| members.iter().position(|m| *m == home));
     let mut load = vec![0usize; members.len()];
     for member in spec.items.iter().filter_map(preferred) {

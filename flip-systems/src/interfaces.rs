@@ -49,6 +49,28 @@ pub fn interfaces() -> io::Result<Vec<InterfaceInfo>> {
         .collect())
 }
 
+/// The interfaces among which `auto` has to choose for an address: those that have an address of their own in
+/// a network with it, of the longest prefix. With one name it is clear, with several or none the hook fails.
+/// What flip put there cannot be told apart here, and counts as well.
+#[must_use]
+pub fn with_network_of(interfaces: &[InterfaceInfo], address: IpAddr) -> Vec<&str> {
+    let holding = || {
+        interfaces
+            .iter()
+            .flat_map(|interface| interface.addresses.iter().map(move |net| (interface, net)))
+            .filter(|(_, net)| {
+                net.contains(&address) && net.addr() != address && net.prefix_len() < net.max_prefix_len()
+            })
+    };
+    let Some(longest) = holding().map(|(_, net)| net.prefix_len()).max() else { return Vec::new() };
+    let mut names: Vec<_> = holding()
+        .filter(|(_, net)| net.prefix_len() == longest)
+        .map(|(interface, _)| interface.name.as_str())
+        .collect();
+    names.dedup();
+    names
+}
+
 /// A hardware address of six bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Mac(pub [u8; 6]);
@@ -76,6 +98,10 @@ pub(crate) struct Link {
     /// IFF_LOWER_UP: it has a carrier.
     pub(crate) carrier: bool,
     pub(crate) mac: Option<Mac>,
+    /// IFLA_IFALIAS: what somebody wrote on it.
+    pub(crate) alias: Option<String>,
+    /// IFLA_LINK: the link that it is made on.
+    pub(crate) parent: Option<u32>,
     ethernet: bool,
     quiet: bool,
 }
@@ -98,9 +124,19 @@ impl Link {
             .find_map(|a| if let LinkAttribute::Address(m) = a { Some(m) } else { None })
             .and_then(|m| <[u8; 6]>::try_from(m.as_slice()).ok())
             .map(Mac);
+        let alias = message.attributes.iter().find_map(|a| match a {
+            LinkAttribute::IfAlias(alias) => Some(alias.clone()),
+            _ => None,
+        });
+        let parent = message.attributes.iter().find_map(|a| match a {
+            LinkAttribute::Link(parent) => Some(*parent),
+            _ => None,
+        });
         Some(Self {
             index: message.header.index,
             name,
+            alias,
+            parent,
             up: flags.contains(LinkFlags::Up),
             carrier: flags.contains(LinkFlags::LowerUp),
             mac,
@@ -112,7 +148,8 @@ impl Link {
     /// A link with a carrier, for tests.
     #[cfg(test)]
     pub(crate) fn of_kind(index: u32, name: &str, up: bool, ethernet: bool, mac: Option<Mac>) -> Self {
-        Self { index, name: name.to_owned(), up, carrier: up, mac, ethernet, quiet: !ethernet }
+        let (name, alias, parent) = (name.to_owned(), None, None);
+        Self { index, name, up, carrier: up, mac, alias, parent, ethernet, quiet: !ethernet }
     }
 
     /// Whether neighbours on this link keep a cache that must be told of a moved address.
@@ -157,6 +194,33 @@ mod tests {
     #[test]
     fn a_missing_interface_names_the_others() {
         assert_eq!(missing("lo0", ["lo", "eth0"].into_iter()), "no interface lo0; there are: lo, eth0");
+    }
+
+    #[test]
+    fn auto_chooses_among_the_longest_networks() {
+        let interface = |name: &str, addresses: &[&str]| InterfaceInfo {
+            name: name.to_owned(),
+            up: true,
+            has_arp: true,
+            mac: None,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        let all = [
+            interface("eth0", &["10.0.0.1/24", "10.0.0.2/24", "10.1.0.1/16", "10.3.0.9/32"]),
+            interface("eth1", &["10.1.2.1/24", "10.2.0.1/24", "fd00::1/64"]),
+            interface("eth2", &["10.2.0.2/24"]),
+        ];
+        for (address, expected) in [
+            ("10.0.0.9", &["eth0"][..]),
+            ("10.1.9.9", &["eth0"]),
+            ("10.1.2.9", &["eth1"]),
+            ("10.2.0.9", &["eth1", "eth2"]),
+            ("fd00::9", &["eth1"]),
+            ("10.3.0.9", &[]),
+            ("192.0.2.1", &[]),
+        ] {
+            assert_eq!(with_network_of(&all, address.parse().unwrap()), expected, "{address}");
+        }
     }
 
     #[test]

@@ -131,7 +131,7 @@ pub use bus::{Bus, Said, topic};
 pub use check::{Checks, Scripts};
 pub use entropy::entropy;
 pub use flip::{Flip, Handle};
-pub use interfaces::{InterfaceInfo, interfaces};
+pub use interfaces::{InterfaceInfo, interfaces, with_network_of};
 pub use memory::Memory;
 pub use post::Post;
 pub use system::{Drift, Leftover, OpenError, Registry, System, Systems, Word};

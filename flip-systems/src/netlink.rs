@@ -10,14 +10,20 @@ use std::io;
 use std::time::Duration;
 
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_REPLACE, NLM_F_REQUEST,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE,
+    NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoMacVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+};
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
+
+use crate::interfaces::Mac;
 
 /// The largest datagram that the kernel sends in a dump (NLMSG_GOODSIZE and its growth, 32 KiB).
 pub(crate) const DATAGRAM: usize = 64 * 1024;
@@ -146,6 +152,112 @@ impl Netlink {
             .into_iter()
             .filter_map(|m| if let RouteNetlinkMessage::NewLink(l) = m { Some(l) } else { None })
             .collect())
+    }
+
+    /// Makes a macvlan in bridge mode on the link `parent`, switched off.
+    ///
+    /// # Errors
+    /// The kernel's; EOPNOTSUPP when it has no macvlan.
+    pub(crate) fn add_macvlan(&mut self, name: &str, parent: u32, mac: Mac, alias: &str) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        let data = InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::Bridge)]);
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Link(parent),
+            LinkAttribute::Address(mac.0.to_vec()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::MacVlan), LinkInfo::Data(data)]),
+        ];
+        self.change(&RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)?;
+        // The kernel takes no alias with a link that it makes.
+        let mut message = LinkMessage::default();
+        message.attributes =
+            vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::IfAlias(alias.to_owned())];
+        self.change(&RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// Switches a link on.
+    ///
+    /// # Errors
+    /// The kernel's; EADDRINUSE for a macvlan whose hardware address another one on its parent has.
+    pub(crate) fn set_up(&mut self, name: &str) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        self.change(&RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// Deletes a link; one that is not there is no error.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn delete_link(&mut self, index: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        match self.change(&RouteNetlinkMessage::DelLink(message), 0) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Adds a route; one to the same destination, with the same metric, stays.
+    ///
+    /// # Errors
+    /// The kernel's; EEXIST when there is one.
+    pub(crate) fn add_route(&mut self, message: RouteMessage) -> io::Result<()> {
+        self.change(&RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Deletes a route.
+    ///
+    /// # Errors
+    /// The kernel's; ESRCH when there is none like it.
+    pub(crate) fn delete_route(&mut self, message: RouteMessage) -> io::Result<()> {
+        self.change(&RouteNetlinkMessage::DelRoute(message), 0)
+    }
+
+    /// All routes of this network namespace, of both families and all tables.
+    ///
+    /// # Errors
+    /// As [`Netlink::addresses`].
+    pub(crate) fn routes(&mut self) -> io::Result<Vec<RouteMessage>> {
+        let answers = self.dump(&RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|m| if let RouteNetlinkMessage::NewRoute(r) = m { Some(r) } else { None })
+            .collect())
+    }
+
+    /// Adds a rule.
+    ///
+    /// # Errors
+    /// The kernel's; EEXIST when there is one like it.
+    pub(crate) fn add_rule(&mut self, message: RuleMessage) -> io::Result<()> {
+        self.change(&RouteNetlinkMessage::NewRule(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Deletes a rule.
+    ///
+    /// # Errors
+    /// The kernel's; ENOENT when there is none like it.
+    pub(crate) fn delete_rule(&mut self, message: RuleMessage) -> io::Result<()> {
+        self.change(&RouteNetlinkMessage::DelRule(message), 0)
+    }
+
+    /// All rules of this network namespace, of both families.
+    ///
+    /// # Errors
+    /// As [`Netlink::addresses`].
+    pub(crate) fn rules(&mut self) -> io::Result<Vec<RuleMessage>> {
+        let answers = self.dump(&RouteNetlinkMessage::GetRule(RuleMessage::default()))?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|m| if let RouteNetlinkMessage::NewRule(r) = m { Some(r) } else { None })
+            .collect())
+    }
+
+    fn change(&mut self, request: &RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.ask(request, NLM_F_REQUEST | NLM_F_ACK | flags).map(drop)
     }
 
     fn dump(&mut self, request: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {

@@ -14,6 +14,10 @@ pub const ITEMS: usize = 10_000;
 pub const PARTS: usize = 64;
 /// Addresses of all items.
 pub const ADDRESSES: usize = 20_000;
+/// Routes of one address, and rules.
+pub const ROUTES: usize = 16;
+/// `table`, `metric` and `priority` of routes and rules.
+pub const ROUTE_NUMBER: RangeInclusive<u64> = 1..=u32::MAX as u64;
 /// Bytes of one item's text.
 pub const ITEM: usize = 255;
 /// Characters of a server's id, a system's or a handler's name, and the cluster id.

@@ -98,6 +98,11 @@ impl Config {
                     [index, at, server].iter().for_each(|number| digest.number(*number as u64));
                 }
                 let Some(ip) = &item.ip else { continue };
+                if let Some(mac) = ip.parts.iter().find_map(|part| part.mac) {
+                    digest.text("mac");
+                    [index, at].iter().for_each(|number| digest.number(*number as u64));
+                    mac.iter().for_each(|byte| digest.number(u64::from(*byte)));
+                }
                 let says_it = |net| super::parse_vip(&item.name).is_ok_and(|named| named == net);
                 if !matches!(&ip.parts[..], [part] if says_it(part.net)) {
                     digest.text("group");
@@ -230,6 +235,11 @@ mod tests {
             hash(None, None, [Some(1), None]),
             hash(None, None, [None, Some(1)]),
         ];
+        for mac in [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]] {
+            let mut first = group(&["10.0.0.1"]);
+            first.iter_mut().for_each(|ip| ip.parts[0].mac = Some(mac));
+            seen.push(hash(first, None, none));
+        }
         let all = seen.len();
         seen.sort_unstable();
         seen.dedup();

@@ -40,7 +40,7 @@ use std::time::Duration;
 pub use checks::{Check, CheckKind, WhenAllFail};
 pub use foreign::{CONFLICT_NAMES, PROBE, PROBE_MOST};
 pub use hooks::{Hooks, OnExit};
-pub use ip::{AUTO, Interface, IpItem, IpPart, parse_vip};
+pub use ip::{AUTO, Interface, IpItem, IpPart, IpRoute, IpRule, Scope, parse_vip};
 pub use privileges::{Capability, Keep, Privileges};
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
@@ -54,7 +54,8 @@ use crate::id::{CheckRef, ItemId, ShortId};
 pub const HANDLERS: [(&str, &str); 2] = [("ip_up", "ip_down"), ("memory_up", "memory_down")];
 
 /// The settings that an ip system reads from its `config`.
-pub const IP_CONFIG_KEYS: [&str; 5] = ["interface", "conflict", "probe", IP_KILL_CONNECTIONS, IP_TICKLE];
+pub const IP_CONFIG_KEYS: [&str; 7] =
+    ["interface", "scope", "noprefixroute", "conflict", "probe", IP_KILL_CONNECTIONS, IP_TICKLE];
 /// The setting of an ip system that ends TCP connections to an address before it leaves; `true` or `false`.
 pub const IP_KILL_CONNECTIONS: &str = "kill_connections";
 /// The setting of an ip system that lets the clients of an address's former holder know; `true` or `false`.

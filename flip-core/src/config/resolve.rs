@@ -289,11 +289,15 @@ fn read_items(
     problems: &mut Problems,
 ) -> Vec<Vec<Item>> {
     let mut places = ip::item::Places::default();
-    let mut all = Vec::with_capacity(written.systems.len());
+    let (mut all, mut macs) = (Vec::with_capacity(written.systems.len()), Vec::new());
     for (index, system) in written.systems.iter().enumerate() {
         let members: Vec<_> = memberships.iter().map(|systems| systems.contains(&index)).collect();
-        all.push(read_items_of(system, me, &members, written, &mut places, problems));
+        let items = read_items_of(system, me, &members, written, &mut places, problems);
+        let (items, of_items): (Vec<_>, Vec<_>) = items.into_iter().unzip();
+        all.push(items);
+        macs.push(of_items);
     }
+    ip::mac::assign(&mut all, &macs, problems);
     let total: usize = all.iter().map(Vec::len).sum();
     if total > limits::FACTS {
         let message = format!("found {total} items in all systems, expected at most {}", limits::FACTS);
@@ -310,7 +314,7 @@ fn read_items_of<'w>(
     written: &Written,
     places: &mut ip::item::Places<'w>,
     problems: &mut Problems,
-) -> Vec<Item> {
+) -> Vec<(Item, Option<Spanned<ip::mac::WrittenMac>>)> {
     let is_ip = ip::is_ip(system);
     let mut names: BTreeMap<&str, &At> = BTreeMap::new();
     let mut items = Vec::new();
@@ -329,7 +333,7 @@ fn read_items_of<'w>(
             continue;
         }
         names.insert(&name.value, &name.at);
-        items.push(Item {
+        let resolved = Item {
             name: name.value.clone(),
             id: ItemId::of(&system.name.value, &name.value),
             prefer: (item.prefer.as_ref())
@@ -342,7 +346,8 @@ fn read_items_of<'w>(
                 .unwrap_or_default(),
             own: item.own.clone(),
             ip: addresses.flatten(),
-        });
+        };
+        items.push((resolved, item.mac.clone()));
     }
     items
 }

@@ -158,12 +158,23 @@ pub(super) struct WrittenItem {
     pub own: Option<serde_json::Map<String, serde_json::Value>>,
     /// Its addresses, in an ip system.
     pub parts: Vec<ip::item::WrittenPart>,
+    /// The hardware address of a link of its own.
+    pub mac: Option<Spanned<ip::mac::WrittenMac>>,
 }
 
 impl WrittenItem {
     /// One that says nothing but what it is.
     pub(super) fn plain(name: Spanned<String>, parts: Vec<ip::item::WrittenPart>) -> Self {
-        Self { name, prefer: None, isolated: None, checks: Vec::new(), when_all_fail: None, own: None, parts }
+        Self {
+            name,
+            prefer: None,
+            isolated: None,
+            checks: Vec::new(),
+            when_all_fail: None,
+            own: None,
+            parts,
+            mac: None,
+        }
     }
 }
 

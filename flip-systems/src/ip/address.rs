@@ -1,9 +1,10 @@
 //! What an address of flip looks like in the kernel, and how it is known again.
 
+use flip_core::config::Scope;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo,
+    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
 };
 
 use crate::interfaces::address_of;
@@ -45,9 +46,23 @@ fn label(interface: &str) -> Option<String> {
     (interface.len() + LABEL.len() <= LABEL_MAX).then(|| format!("{interface}{LABEL}"))
 }
 
+/// How an address is put there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Manner {
+    pub(super) scope: Scope,
+    pub(super) noprefixroute: bool,
+}
+
 /// The request that adds `net` to an interface for `seconds` (`Lifetime::FOREVER` for no end), or gives it
 /// that lifetime where it is.
-pub(super) fn add(net: IpNet, index: u32, interface: &str, mark: u8, seconds: u32) -> AddressMessage {
+pub(super) fn add(
+    net: IpNet,
+    index: u32,
+    interface: &str,
+    mark: u8,
+    seconds: u32,
+    manner: Manner,
+) -> AddressMessage {
     let mut message = delete(net, index);
     message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(mark)));
     // Deprecated from the start: an address that may leave at any time must not become the source
@@ -60,12 +75,21 @@ pub(super) fn add(net: IpNet, index: u32, interface: &str, mark: u8, seconds: u3
     match net {
         IpNet::V4(_) => {
             message.attributes.extend(label(interface).map(AddressAttribute::Label));
+            message.header.scope = match manner.scope {
+                Scope::Global => AddressScope::Universe,
+                Scope::Site => AddressScope::Site,
+                Scope::Link => AddressScope::Link,
+                Scope::Host => AddressScope::Host,
+            };
+            if manner.noprefixroute {
+                message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+            }
         }
         IpNet::V6(_) => {
             // Detection of duplicates would keep the address useless for a second, and would lose
             // against a former holder that is just leaving.
             let mut flags = AddressFlags::Nodad;
-            if net.prefix_len() == net.max_prefix_len() {
+            if manner.noprefixroute || net.prefix_len() == net.max_prefix_len() {
                 flags |= AddressFlags::Noprefixroute;
             }
             message.attributes.push(AddressAttribute::Flags(flags));
@@ -182,7 +206,7 @@ mod tests {
         for net in ["192.0.2.7/32", "2001:db8::7/128"] {
             let net: IpNet = net.parse().unwrap();
             for (siblings, maker) in [(0, Maker::Us), (1, Maker::Sibling), (99, Maker::Sibling)] {
-                let message = add(net, 3, "a-very-long-one", mark(siblings), 2);
+                let message = add(net, 3, "a-very-long-one", mark(siblings), 2, Manner::default());
                 assert_eq!(
                     Bound::from_message(&message, PROTOCOL),
                     Some(Bound { net, index: 3, maker, born: 0, failed: false })
@@ -192,7 +216,8 @@ mod tests {
             assert_eq!(foreign, Some(Bound { net, index: 3, maker: Maker::Other, born: 0, failed: false }));
         }
         // A kernel without IFA_PROTO gives the label only.
-        let mut message = add("192.0.2.7/32".parse().unwrap(), 3, "eth0", PROTOCOL, u32::MAX);
+        let mut message =
+            add("192.0.2.7/32".parse().unwrap(), 3, "eth0", PROTOCOL, u32::MAX, Manner::default());
         message.attributes.retain(|a| !matches!(a, AddressAttribute::Protocol(_)));
         assert_eq!(Bound::from_message(&message, PROTOCOL).unwrap().maker, Maker::Us);
     }

@@ -30,6 +30,9 @@ impl Ground {
     /// Why an address cannot be reached on this host, as one line for people; none when it can. `bound` are the
     /// host's addresses where an interface is `auto`.
     pub(super) fn trouble(&self, wanted: &Wanted<'_>, links: &Links, bound: &[Bound]) -> Option<String> {
+        // A link of its own stands on an interface of the host.
+        let at = wanted.at.filter(|_| wanted.own.is_none());
+        let wanted = &Wanted { own: None, at, ..*wanted };
         // Where it is counts, and not where it would be put now.
         let there = match wanted.interface {
             Interface::Name(_) => None,
@@ -95,7 +98,8 @@ mod tests {
             let mut ground = Ground::default();
             ground.look([&interface].into_iter(), &map(&before));
             ground.look([&interface].into_iter(), &map(&after));
-            let wanted = Wanted { net: "192.0.2.7/32".parse().unwrap(), interface: &interface, at: None };
+            let wanted =
+                Wanted { net: "192.0.2.7/32".parse().unwrap(), interface: &interface, own: None, at: None };
             let found = ground.trouble(&wanted, &map(&after), &[]);
             assert_eq!(found.as_deref(), expected, "{before:?} {after:?}");
         }
@@ -103,7 +107,8 @@ mod tests {
 
     #[test]
     fn an_interface_that_is_chosen_needs_a_network_or_the_address() {
-        let wanted = |at| Wanted { net: "192.0.2.7/32".parse().unwrap(), interface: &Interface::Auto, at };
+        let wanted =
+            |at| Wanted { net: "192.0.2.7/32".parse().unwrap(), interface: &Interface::Auto, own: None, at };
         let ground = Ground::default();
         let links = map(&[link(2, "eth0", true, true), link(3, "eth1", true, false)]);
         assert!(ground.trouble(&wanted(None), &links, &[]).unwrap().contains("auto"));

@@ -20,7 +20,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use flip_core::config::Interface;
+use flip_core::config::{Interface, Scope};
 use flip_core::{Lifetime, Time};
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressMessage;
@@ -93,12 +93,12 @@ fn end(lifetime: Lifetime, now: Time) -> Option<Time> {
 
 impl State {
     /// Puts an item there, for a lifetime. After an error that names the lease it is not there, and after any
-    /// error nothing is there of an item with several addresses.
+    /// error nothing is there of an item that is more than an address.
     pub(super) fn install(&mut self, item: usize, lifetime: Lifetime) -> Result<(), String> {
         if is_late(lifetime) {
             return Err(self.too_late(item));
         }
-        let result = self.plan_take(item, lifetime).and_then(|steps| self.carry_out(item, &steps, lifetime));
+        let result = self.bring_up(item, lifetime);
         if is_late(lifetime) {
             return Err(self.too_late(item));
         }
@@ -107,18 +107,26 @@ impl State {
             return Ok(());
         };
         let parts = self.items[item].parts.clone();
-        if parts.len() < 2 {
+        let alone = |part: &Part| part.own.is_none() && part.routes.is_empty() && part.rules.is_empty();
+        if parts.len() < 2 && alone(&self.parts[parts.start]) {
             self.items[item].present = self.is_whole(item);
             return Err(error);
         }
-        let had = self.parts[parts].iter().any(|part| part.present);
+        let had = parts.len() > 1 && self.parts[parts].iter().any(|part| part.present);
         match self.remove(item) {
             Ok(()) if had => {
                 Err(format!("{error}; the other addresses of the group were taken away with it"))
             }
             Ok(()) => Err(error),
-            Err(more) => Err(format!("{error}; other addresses of the group are still there: {more}")),
+            Err(more) => Err(format!("{error}; and not all of it could be taken away: {more}")),
         }
+    }
+
+    fn bring_up(&mut self, item: usize, lifetime: Lifetime) -> Result<(), String> {
+        self.make_links(item)?;
+        let steps = self.plan_take(item, lifetime)?;
+        self.carry_out(item, &steps, lifetime)?;
+        self.add_routes(item)
     }
 
     /// What brings an item up. Changes nothing. A bad answer from the table of links is checked with the kernel.
@@ -167,12 +175,16 @@ impl State {
             .iter()
             .filter_map(|step| match *step {
                 Step::Set { part, net, index } => Some((first + part, net, index)),
-                Step::Promote { .. } | Step::Delete { .. } | Step::Announce { .. } => None,
+                Step::Promote { .. }
+                | Step::Delete { .. }
+                | Step::Announce { .. }
+                | Step::Unlink { .. }
+                | Step::Link { .. } => None,
             })
             .collect();
-        let request = |(_, net, index): &(usize, IpNet, u32)| {
+        let request = |(part, net, index): &(usize, IpNet, u32)| {
             let name = self.links.get(index).map_or("", |link| link.name.as_str());
-            address::add(*net, *index, name, self.mark, lifetime.seconds)
+            address::add(*net, *index, name, self.mark, lifetime.seconds, self.parts[*part].manner)
         };
         let requests = sets.iter().map(request).collect();
         let given = clock::now();
@@ -197,13 +209,13 @@ impl State {
                             let on = self.interface_of(part);
                             fail(format!("the kernel does not confirm {net} on {on}{taken}"));
                         }
-                        Err(error) => fail(self.explain_add(net, index, &error)),
+                        Err(error) => fail(self.explain_add(part, net, index, &error)),
                     }
                 }
             }
             Err(error) => {
-                if let Some((_, net, index)) = sets.first() {
-                    fail(self.explain_add(*net, *index, &error));
+                if let Some((part, net, index)) = sets.first() {
+                    fail(self.explain_add(*part, *net, *index, &error));
                 }
             }
         }
@@ -324,9 +336,9 @@ impl State {
     }
 
     fn refresh_request(&self, part: usize, lifetime: Lifetime) -> Option<AddressMessage> {
-        let installed = self.parts[part].installed?;
+        let (installed, manner) = (self.parts[part].installed?, self.parts[part].manner);
         let name = self.links.get(&installed.index).map_or("", |link| link.name.as_str());
-        Some(address::add(installed.net, installed.index, name, self.mark, lifetime.seconds))
+        Some(address::add(installed.net, installed.index, name, self.mark, lifetime.seconds, manner))
     }
 
     /// One line for all, and not too often: refreshes come several times a second.
@@ -358,6 +370,8 @@ impl State {
         }
         let mut results = Vec::new();
         for &item in items {
+            self.delete_routes(item);
+            self.unlink(item);
             let failed: Vec<_> =
                 self.items[item].parts.clone().filter_map(|part| errors.remove(&part)).collect();
             let present = self.is_whole(item);
@@ -464,7 +478,7 @@ impl State {
         }
     }
 
-    fn explain_add(&mut self, net: IpNet, index: u32, error: &io::Error) -> String {
+    fn explain_add(&mut self, part: usize, net: IpNet, index: u32, error: &io::Error) -> String {
         let interface = self.links.get(&index).map_or_else(|| "?".to_owned(), |link| link.name.clone());
         let what = match Errno::from_io_error(error) {
             Some(Errno::PERM) => capability_missing("CAP_NET_ADMIN"),
@@ -474,6 +488,9 @@ impl State {
             },
             Some(Errno::ACCESS) if net.addr().is_ipv6() => {
                 format!("IPv6 is disabled there (sysctl net.ipv6.conf.{interface}.disable_ipv6)")
+            }
+            Some(Errno::INVAL) if self.parts[part].manner.scope != Scope::Global && net.prefix_len() < 32 => {
+                "an address of the same network has another scope; remove the prefix, or the scope".to_owned()
             }
             Some(_) | None => error.to_string(),
         };

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use flip_core::Lifetime;
-use flip_core::config::Interface;
+use flip_core::config::{Interface, IpPart};
 use flip_core::id::ItemRef;
 use ipnet::IpNet;
 
@@ -77,8 +77,9 @@ impl Loose {
             return Err(format!("scripts have named {ADDRESSES} addresses, expected fewer"));
         }
         let at = state.items.len();
-        state.parts.push(Part::new(net, interface));
-        state.items.push(Held::new(ItemRef { system: 0, item: at }, at..at + 1));
+        let item = ItemRef { system: 0, item: at };
+        state.items.push(Held::new(item, &net.addr().to_string(), at..at + 1));
+        state.parts.push(Part::new(&IpPart::new(net, interface)));
         Ok(at)
     }
 }

@@ -1,6 +1,6 @@
 //! The ip system: addresses on interfaces, announced to the neighbours.
 //!
-//! An item is a group of addresses ([`IpItem`]), often of one. They come and go as one: it is here when all
+//! An item is a group of addresses (`IpItem`), often of one. They come and go as one: it is here when all
 //! of them are, what is half up is taken down again, and one that is lost takes the others along until all
 //! are back.
 //!
@@ -39,11 +39,13 @@ mod loose;
 mod monitor;
 mod neighbour;
 mod others;
+mod own;
 mod plan;
 mod release;
+mod routes;
 mod stand;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::future::ready;
 use std::io;
@@ -51,7 +53,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use flip_core::config::{Interface, IpItem, Isolated};
+use flip_core::config::{Interface, IpPart, IpRoute, IpRule, Isolated, Item};
 use flip_core::event::Reason;
 use flip_core::id::ItemRef;
 use flip_core::{Lifetime, Time};
@@ -60,11 +62,12 @@ use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 pub use self::address::PROTOCOL;
-use self::address::{Bound, Maker};
+use self::address::{Bound, Maker, Manner};
 use self::conflict::Members;
 use self::connections::Connections;
 use self::ground::Ground;
@@ -73,6 +76,7 @@ use self::listen::Ear;
 pub(crate) use self::loose::Loose;
 use self::monitor::Monitor;
 use self::others::{Others, Rules};
+use self::own::OwnLink;
 use self::plan::{Links, Wanted};
 pub use self::release::{Removed, release};
 use crate::bus::topic;
@@ -105,7 +109,7 @@ impl Handler for Ip {
     ) -> Result<Opened, OpenError> {
         let mut holdings = Holdings::default();
         let mut starts = Vec::new();
-        let siblings = systems.first().map_or(0, |assigned| assigned.siblings);
+        let mark = address::mark(systems.first().map_or(0, |assigned| assigned.siblings));
         for assigned in systems {
             starts.push(holdings.items.len());
             for item in &assigned.system.items {
@@ -113,24 +117,21 @@ impl Handler for Ip {
             }
             holdings.others.extend(assigned.others);
             for (item, configured) in assigned.system.items.iter().enumerate() {
-                let ip = configured.ip.as_ref().ok_or_else(|| OpenError::Item {
-                    system: assigned.system.name.clone(),
-                    item: configured.name.clone(),
-                    what: "addresses (`Item::ip`)",
-                })?;
-                holdings.push(ItemRef { system: assigned.position, item }, ip);
+                let at = ItemRef { system: assigned.position, item };
+                if !holdings.push(at, configured, mark) {
+                    return Err(OpenError::Item {
+                        system: assigned.system.name.clone(),
+                        item: configured.name.clone(),
+                        what: "addresses (`Item::ip`)",
+                    });
+                }
             }
         }
         // What no config knows belongs to no system: one that wants order here is enough.
         let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
         let connections = Connections::open(connections::wanted(systems), Arc::clone(bus));
-        let (world, leftovers) = World::open(
-            holdings,
-            address::mark(siblings),
-            remove,
-            Arc::clone(drift),
-            (Arc::clone(bus), connections),
-        )?;
+        let (world, leftovers) =
+            World::open(holdings, mark, remove, Arc::clone(drift), (Arc::clone(bus), connections))?;
         let systems = starts
             .into_iter()
             .zip(systems)
@@ -151,31 +152,31 @@ struct IpSystem {
 }
 
 impl IpSystem {
-    fn hook(
-        &self,
-        item: usize,
-        run: impl FnOnce(&Arc<World>, usize) -> Result<(), String> + Send + 'static,
-    ) -> HookFuture {
-        if item >= self.count {
-            return Box::pin(ready(Err(format!("no item {item}"))));
-        }
-        let (world, item) = (Arc::clone(&self.world), self.first + item);
-        Box::pin(async move { run(&world, item) })
+    /// An item in the world's list.
+    fn find(&self, item: usize) -> Option<(Arc<World>, usize)> {
+        (item < self.count).then(|| (Arc::clone(&self.world), self.first + item))
     }
+}
+
+fn no_item(item: usize) -> HookFuture {
+    Box::pin(ready(Err(format!("no item {item}"))))
 }
 
 impl System for IpSystem {
     fn alive(&self, item: usize, context: &Context) -> HookFuture {
-        if item >= self.count {
-            return Box::pin(ready(Err(format!("no item {item}"))));
-        }
-        let (world, item) = (Arc::clone(&self.world), self.first + item);
         let (lifetime, reason) = (context.lifetime, context.reason);
+        let Some((world, item)) = self.find(item) else { return no_item(item) };
         Box::pin(async move {
+            // It may be coming back while its link is still going.
+            world.unlinked(item).await;
             world.ask_first(item, reason).await?;
-            world.alive(item, lifetime)?;
-            world.ask_beside(item, reason);
-            Ok(())
+            let result = world.alive(item, lifetime);
+            if result.is_err() {
+                world.unlinked(item).await;
+            } else {
+                world.ask_beside(item, reason);
+            }
+            result
         })
     }
 
@@ -185,27 +186,30 @@ impl System for IpSystem {
     }
 
     fn down(&self, item: usize, context: &Context) -> HookFuture {
-        let connections = self.world.connections.as_ref().filter(|_| item < self.count);
-        let Some(connections) = connections.cloned() else {
-            return self.hook(item, |world, item| world.down(item));
-        };
-        let addresses = connections.to_kill(self.world.lock().addresses_of(self.first + item));
+        let Some((world, item)) = self.find(item) else { return no_item(item) };
+        let kill = world.connections.clone().map(|connections| {
+            let addresses = connections.to_kill(world.lock().addresses_of(item));
+            (connections, addresses)
+        });
         // A lease ends when it ends: nothing comes before.
         let before = (context.reason != Reason::LeaseLost).then(|| KILL.min(context.timeout / 2));
-        let down = self.hook(item, |world, item| world.down(item));
         Box::pin(async move {
-            if let Some(limit) = before {
+            if let (Some((connections, addresses)), Some(limit)) = (&kill, before) {
                 connections.kill(addresses.clone(), limit).await;
             }
-            let result = down.await;
-            // What came meanwhile. The address is gone, and nobody waits for this.
-            tokio::spawn(async move { connections.kill(addresses, KILL).await });
+            let result = world.down(item);
+            world.unlinked(item).await;
+            if let Some((connections, addresses)) = kill {
+                // What came meanwhile. The address is gone, and nobody waits for this.
+                tokio::spawn(async move { connections.kill(addresses, KILL).await });
+            }
             result
         })
     }
 
     fn announce(&self, item: usize, _: &Context) -> HookFuture {
-        self.hook(item, |world, item| world.announce(item))
+        let Some((world, item)) = self.find(item) else { return no_item(item) };
+        Box::pin(async move { world.announce(item) })
     }
 
     fn hush(&self, item: usize) {
@@ -270,6 +274,8 @@ struct State {
     bursts: u64,
     /// When a failing refresh was last told of.
     warned: Option<Time>,
+    /// Items whose links are being deleted; true when they are gone.
+    unlinking: BTreeMap<usize, watch::Receiver<bool>>,
 }
 
 /// What the config gives to this server.
@@ -284,16 +290,25 @@ struct Holdings {
 }
 
 impl Holdings {
-    fn push(&mut self, at: ItemRef, ip: &IpItem) {
+    /// False for an item without addresses.
+    fn push(&mut self, at: ItemRef, item: &Item, mark: u8) -> bool {
+        let Some(ip) = &item.ip else { return false };
         let first = self.parts.len();
-        self.parts.extend(ip.parts.iter().map(|part| Part::new(part.net, part.interface.clone())));
-        self.items.push(Held::new(at, first..self.parts.len()));
+        for part in &ip.parts {
+            // One link for all addresses of the item on one interface.
+            let nth = ip.parts.iter().position(|other| other.interface == part.interface).unwrap_or(0);
+            let own = part.mac.map(|mac| OwnLink::new(item.id, nth, mark, mac));
+            self.parts.push(Part { own, ..Part::new(part) });
+        }
+        self.items.push(Held::new(at, &item.name, first..self.parts.len()));
+        true
     }
 }
 
 /// An item.
 struct Held {
     at: ItemRef,
+    name: String,
     /// Where its addresses are in the list of parts.
     parts: Range<usize>,
     /// Whether the kernel has all of it, as far as is known.
@@ -307,6 +322,11 @@ struct Held {
 struct Part {
     net: IpNet,
     interface: Interface,
+    manner: Manner,
+    /// The link that is made for it.
+    own: Option<OwnLink>,
+    routes: Vec<IpRoute>,
+    rules: Vec<IpRule>,
     /// Whether the kernel has it, as far as is known.
     present: bool,
     /// What `alive` put there or `observe` found: what a refresh may go on with.
@@ -400,6 +420,15 @@ impl World {
         self.drift.forget(state.items[item].at);
         self.leaves(&state, item);
         state.remove(item)
+    }
+
+    /// Waits until links that an item had are gone, which takes a moment longer than its addresses.
+    async fn unlinked(&self, item: usize) {
+        let gone = self.lock().unlinking.remove(&item);
+        if let Some(mut gone) = gone {
+            // An error says that nobody works on it any more.
+            let _ = gone.wait_for(|gone| *gone).await;
+        }
     }
 
     fn refresh(self: &Arc<Self>, items: &[usize], lifetime: Lifetime) -> Vec<usize> {
@@ -529,7 +558,15 @@ impl World {
         for item in 0..state.items.len() {
             let held = &state.items[item];
             let mut links = state.parts[held.parts.clone()].iter().filter_map(|part| state.link_of(part));
-            if held.announcing.is_some() && links.any(|link| fresh.contains(&link.index)) {
+            if !held.present || !links.any(|link| fresh.contains(&link.index)) {
+                continue;
+            }
+            let announcing = held.announcing.is_some();
+            // They went with the link.
+            if let Err(error) = state.add_routes(item) {
+                tracing::warn!("{error}");
+            }
+            if announcing {
                 self.start_announcing(&mut state, item);
             }
         }
@@ -612,8 +649,8 @@ async fn go_on_announcing(world: Weak<World>, item: usize, id: u64) {
 }
 
 impl Held {
-    fn new(at: ItemRef, parts: Range<usize>) -> Self {
-        Self { at, parts, present: false, announcing: None, trouble: None }
+    fn new(at: ItemRef, name: &str, parts: Range<usize>) -> Self {
+        Self { at, name: name.to_owned(), parts, present: false, announcing: None, trouble: None }
     }
 
     fn stop_announcing(&mut self) {
@@ -624,13 +661,22 @@ impl Held {
 }
 
 impl Part {
-    fn new(net: IpNet, interface: Interface) -> Self {
-        Self { net, interface, present: false, installed: None }
+    fn new(part: &IpPart) -> Self {
+        Self {
+            net: part.net,
+            interface: part.interface.clone(),
+            manner: Manner { scope: part.scope, noprefixroute: part.noprefixroute },
+            own: None,
+            routes: part.routes.clone(),
+            rules: part.rules.clone(),
+            present: false,
+            installed: None,
+        }
     }
 
     fn wanted(&self) -> Wanted<'_> {
         let at = self.installed.map(|installed| installed.index());
-        Wanted { net: self.net, interface: &self.interface, at }
+        Wanted { net: self.net, interface: &self.interface, at, own: self.own.as_ref() }
     }
 
     /// Whether the time that it was given is over.
@@ -651,8 +697,20 @@ impl State {
         let addresses = item_of.zip(parts.iter().map(|part: &Part| part.net.addr()));
         let others = Others::new(Members::new(others, clock::now()), rules, addresses);
         let (links, ground) = (Links::new(), Ground::default());
-        let failed = Vec::new();
-        Self { netlink, mark, links, ground, others, items, parts, failed, bursts: 0, warned: None }
+        let (failed, unlinking) = (Vec::new(), BTreeMap::new());
+        Self {
+            netlink,
+            mark,
+            links,
+            ground,
+            others,
+            items,
+            parts,
+            failed,
+            bursts: 0,
+            warned: None,
+            unlinking,
+        }
     }
 
     fn load_links(&mut self) -> io::Result<()> {
@@ -676,6 +734,12 @@ impl State {
     /// The link that an address is on, or would be looked for by its name.
     fn link_of(&self, part: &Part) -> Option<&Link> {
         self.links.get(&plan::place(&part.wanted(), &self.links, &[])?)
+    }
+
+    /// The link by which neighbours are spoken to of an address: its own, or the interface where that will be made.
+    fn talks_by(&self, part: &Part) -> Option<&Link> {
+        let parent = || plan::place(&Wanted { own: None, at: None, ..part.wanted() }, &self.links, &[]);
+        self.link_of(part).or_else(|| self.links.get(&parent()?))
     }
 
     /// The interface of an address, for people.
@@ -745,6 +809,10 @@ impl State {
         }
         for item in 0..self.items.len() {
             self.items[item].present = self.is_whole(item);
+        }
+        if remove {
+            self.remove_links_left();
+            self.remove_routes_left()?;
         }
         Ok(leftovers)
     }

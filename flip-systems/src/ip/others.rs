@@ -179,7 +179,7 @@ impl World {
     fn send_probes(&self, item: usize) {
         let state = self.lock();
         for part in &state.parts[state.items[item].parts.clone()] {
-            let Some(link) = state.link_of(part).filter(|link| link.announces()) else { continue };
+            let Some(link) = state.talks_by(part).filter(|link| link.announces()) else { continue };
             let Some(mac) = link.mac else { continue };
             let frame = neighbour::probe(part.net.addr(), mac);
             if let Err(error) = sys::send_frame(&self.raw, link.index, &frame) {
@@ -218,7 +218,7 @@ impl World {
         let Some(seen) = sighting(frame) else { return };
         let mut state = self.lock();
         for (item, part) in state.others.places.get(&seen.address).cloned().unwrap_or_default() {
-            if state.link_of(&state.parts[part]).is_none_or(|link| link.index != index) {
+            if state.talks_by(&state.parts[part]).is_none_or(|link| link.index != index) {
                 continue;
             }
             if state.saw(item, part, seen, clock::now()) {

@@ -15,6 +15,7 @@ use flip_core::config::Interface;
 use ipnet::IpNet;
 
 use super::address::{Bound, Maker};
+use super::own::OwnLink;
 use crate::interfaces::{Link, missing};
 
 /// The links of this host, by index.
@@ -27,6 +28,8 @@ pub(super) struct Wanted<'a> {
     pub(super) interface: &'a Interface,
     /// The link on which it was put or found.
     pub(super) at: Option<u32>,
+    /// The link that is made for it on that interface.
+    pub(super) own: Option<&'a OwnLink>,
 }
 
 /// One thing to do. `part` is the position of its address in the list that was handed in.
@@ -40,6 +43,10 @@ pub(super) enum Step {
     Delete { part: usize, net: IpNet, index: u32 },
     /// Tells the neighbours.
     Announce { part: usize, index: u32 },
+    /// Deletes a link of an item's own.
+    Unlink { index: u32 },
+    /// Makes the link of its own on `parent`.
+    Link { part: usize, parent: u32 },
 }
 
 /// Why an item cannot be brought up: the interface of one of its addresses. Nothing is to be done then.
@@ -118,6 +125,31 @@ pub(super) fn take(
     Ok(steps)
 }
 
+/// Makes the links that an item has of its own; those that are there as they should be stay. Addresses of one
+/// link are on the interface of the first.
+pub(super) fn own_links(wanted: &[Wanted<'_>], links: &Links, bound: &[Bound]) -> Result<Vec<Step>, Refusal> {
+    let mut steps = Vec::new();
+    let mut made = BTreeSet::new();
+    for (part, wanted) in wanted.iter().enumerate() {
+        let Some(own) = wanted.own.filter(|own| made.insert(own.name.as_str())) else { continue };
+        let there = named(&own.name, links);
+        // Where it was put it stays, whatever the host's networks say by now.
+        let kept = there.and_then(|there| links.get(&there.parent?)).filter(|parent| parent.up);
+        let parent = match (wanted.interface, kept) {
+            (Interface::Auto, Some(parent)) => parent,
+            (Interface::Auto | Interface::Name(_), _) => parent(wanted, links, bound)?,
+        };
+        let is_right =
+            |there: &&Link| (there.mac, there.parent, there.up) == (Some(own.mac), Some(parent.index), true);
+        if there.filter(is_right).is_some() {
+            continue;
+        }
+        steps.extend(there.map(|there| Step::Unlink { index: there.index }));
+        steps.push(Step::Link { part, parent: parent.index });
+    }
+    Ok(steps)
+}
+
 /// Takes addresses away, whatever prefix somebody else chose for them: it is the address that answers. What a
 /// sibling has stays.
 pub(super) fn release<'a>(
@@ -188,21 +220,33 @@ pub(super) fn choose<'l>(
     links: &'l Links,
     bound: &[Bound],
 ) -> Result<&'l Link, Refusal> {
-    let link = match wanted.interface {
-        Interface::Name(name) => named(name, links).ok_or_else(|| Refusal::Missing {
-            interface: name.clone(),
-            there: links.values().map(|link| link.name.clone()).collect(),
-        })?,
-        Interface::Auto => auto(wanted.net.addr(), links, bound)?,
-    };
-    if !link.up {
-        return Err(Refusal::Down { interface: link.name.clone() });
+    match wanted.own {
+        Some(own) => usable(&own.name, links),
+        None => parent(wanted, links, bound),
     }
-    Ok(link)
+}
+
+/// The interface of the host that an address belongs to.
+fn parent<'l>(wanted: &Wanted<'_>, links: &'l Links, bound: &[Bound]) -> Result<&'l Link, Refusal> {
+    match wanted.interface {
+        Interface::Name(name) => usable(name, links),
+        Interface::Auto => usable(&auto(wanted.net.addr(), links, bound)?.name, links),
+    }
+}
+
+fn usable<'l>(name: &str, links: &'l Links) -> Result<&'l Link, Refusal> {
+    let Some(link) = named(name, links) else {
+        let there = links.values().map(|link| link.name.clone()).collect();
+        return Err(Refusal::Missing { interface: name.to_owned(), there });
+    };
+    if link.up { Ok(link) } else { Err(Refusal::Down { interface: link.name.clone() }) }
 }
 
 /// The link on which an address is, or would be looked for.
 pub(super) fn place(wanted: &Wanted<'_>, links: &Links, bound: &[Bound]) -> Option<u32> {
+    if let Some(own) = wanted.own {
+        return named(&own.name, links).map(|link| link.index);
+    }
     match wanted.interface {
         Interface::Name(name) => named(name, links).map(|link| link.index),
         Interface::Auto => wanted

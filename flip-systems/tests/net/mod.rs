@@ -21,6 +21,8 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
+pub mod hosts;
+
 pub const V4: &str = "10.9.0.5";
 pub const V6: &str = "2001:db8:9::5";
 

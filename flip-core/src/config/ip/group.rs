@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::options::{IpRoute, IpRule};
 use super::{check_interface_name, parse_vip};
 
 /// The word that leaves the choice of an interface to the server.
@@ -24,6 +25,54 @@ pub struct IpPart {
     pub net: IpNet,
     /// Where it is put on this server.
     pub interface: Interface,
+    /// The hardware address of a link of its own on that interface; all addresses of an item have the same, and
+    /// no two items. None: the address is on the interface itself.
+    pub mac: Option<[u8; 6]>,
+    /// How far away the kernel takes it to be good for; IPv4 only.
+    pub scope: Scope,
+    /// Whether the kernel is told to make no route to the network of the prefix.
+    pub noprefixroute: bool,
+    /// Routes that are there while the address is.
+    pub routes: Vec<IpRoute>,
+    /// Rules that are there while the address is.
+    pub rules: Vec<IpRule>,
+}
+
+/// The scope of an IPv4 address (ip-address(8)): a narrower one is not chosen as the source of packets that go
+/// further.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Good for everything.
+    #[default]
+    Global,
+    /// Good within the site.
+    Site,
+    /// Good on the link.
+    Link,
+    /// Good for this host's own packets only.
+    Host,
+}
+
+impl Scope {
+    /// The words of the config.
+    pub const NAMES: [(&'static str, Self); 4] =
+        [("global", Self::Global), ("site", Self::Site), ("link", Self::Link), ("host", Self::Host)];
+}
+
+impl IpPart {
+    /// An address that says nothing but its place.
+    #[must_use]
+    pub fn new(net: IpNet, interface: Interface) -> Self {
+        Self {
+            net,
+            interface,
+            mac: None,
+            scope: Scope::default(),
+            noprefixroute: false,
+            routes: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
 }
 
 /// Where a server puts an address.
@@ -43,7 +92,7 @@ impl IpItem {
     /// Says what was expected, as a fragment that fits after "found …, expected ".
     pub fn parse(text: &str, default: &Interface) -> Result<Self, String> {
         let (net, interface) = parse_place(text)?;
-        Ok(Self { parts: vec![IpPart { net, interface: interface.unwrap_or_else(|| default.clone()) }] })
+        Ok(Self { parts: vec![IpPart::new(net, interface.unwrap_or_else(|| default.clone()))] })
     }
 
     /// Whether one of its addresses is this one.

@@ -19,16 +19,30 @@ use super::super::problem::Problems;
 use super::super::raw::{Fields, Node, clip, list};
 use super::super::source::{At, Spanned};
 use super::super::written::{Setting, Written, WrittenItem, WrittenSystem};
-use super::super::{bounds, checks, policy};
-use super::group::{Interface, IpItem, IpPart, parse_place};
-use super::{refuse_interface_name, takes_part, warn_own_address};
+use super::super::{SystemKind, bounds, checks, policy};
+use super::group::{Interface, IpItem, IpPart, Scope, parse_place};
+use super::options::WrittenOptions;
+use super::{mac, options, refuse_interface_name, scope_of, takes_part, warn_own_address};
 
 /// What the entry itself may say, as an object.
-const ITEM_KEYS: &[&str] = &["ip", "name", "interface", "prefer", "isolated", "checks", "when_all_fail"];
+const ITEM_KEYS: &[&str] = &[
+    "ip",
+    "name",
+    "interface",
+    "prefer",
+    "mac",
+    "isolated",
+    "checks",
+    "when_all_fail",
+    "scope",
+    "noprefixroute",
+    "routes",
+    "rules",
+];
 /// What an address of a group may say.
-const PART_KEYS: &[&str] = &["ip", "interface"];
+const PART_KEYS: &[&str] = &["ip", "interface", "scope", "noprefixroute", "routes", "rules"];
 /// What concerns a whole item.
-const WHOLE_KEYS: &[&str] = &["name", "prefer", "isolated", "checks", "when_all_fail"];
+const WHOLE_KEYS: &[&str] = &["name", "prefer", "mac", "isolated", "checks", "when_all_fail"];
 
 const EXPECTED: &str = "an item: an address, an object with the key `ip`, or a group of them as an array";
 
@@ -40,6 +54,14 @@ pub(in crate::config) struct WrittenPart {
     pub net: IpNet,
     /// What the item itself says.
     pub interface: Option<Interface>,
+    pub options: WrittenOptions,
+}
+
+/// What a group says for those of its addresses that do not say it themselves.
+#[derive(Default)]
+struct OfGroup {
+    interface: Option<Interface>,
+    options: WrittenOptions,
 }
 
 /// Reads one entry.
@@ -66,7 +88,7 @@ fn read_list(node: &Node, problems: &mut Problems) -> Option<WrittenItem> {
         let first = elements.remove(0);
         prefer = Some(first.spanned(first.text("the id of a server", problems)?.value));
     }
-    let parts = read_parts(node, &elements, None, problems)?;
+    let parts = read_parts(node, &elements, &OfGroup::default(), problems)?;
     let name = parts.first()?.text.clone();
     Some(WrittenItem { prefer, ..WrittenItem::plain(name, parts) })
 }
@@ -78,6 +100,7 @@ fn read_object(node: &Node, problems: &mut Problems) -> Option<WrittenItem> {
     let isolated = fields.get("isolated").and_then(|node| policy::isolated(node, problems));
     let checks = fields.get("checks").map(|node| checks::checks(node, problems)).unwrap_or_default();
     let when_all_fail = fields.get("when_all_fail").and_then(|node| checks::when_all_fail(node, problems));
+    let mac = fields.get("mac").and_then(|node| mac::read(node, problems));
     let interface = read_interface(&fields, problems);
     let Some(ip) = fields.get("ip") else {
         let help = "write for instance {\"ip\": \"10.0.0.9\", \"isolated\": \"drop\"}";
@@ -86,12 +109,13 @@ fn read_object(node: &Node, problems: &mut Problems) -> Option<WrittenItem> {
     };
     let parts = if matches!(ip.value, Value::Array(_)) {
         let elements = ip.elements(EXPECTED, problems)?;
-        read_parts(ip, &elements, interface.as_ref(), problems)?
+        let of_group = OfGroup { interface, options: options::of_group(&fields, problems) };
+        read_parts(ip, &elements, &of_group, problems)?
     } else {
-        vec![read_address(ip, interface, problems)?]
+        vec![read_address(ip, interface, &fields, problems)?]
     };
     let name = name.or_else(|| Some(parts.first()?.text.clone()))?;
-    Some(WrittenItem { prefer, isolated, checks, when_all_fail, ..WrittenItem::plain(name, parts) })
+    Some(WrittenItem { prefer, mac, isolated, checks, when_all_fail, ..WrittenItem::plain(name, parts) })
 }
 
 fn read_name(node: &Node, problems: &mut Problems) -> Option<Spanned<String>> {
@@ -102,7 +126,7 @@ fn read_name(node: &Node, problems: &mut Problems) -> Option<Spanned<String>> {
 fn read_parts(
     node: &Node,
     elements: &[Node],
-    interface: Option<&Interface>,
+    group: &OfGroup,
     problems: &mut Problems,
 ) -> Option<Vec<WrittenPart>> {
     if elements.is_empty() || elements.len() > bounds::PARTS {
@@ -111,17 +135,16 @@ fn read_parts(
         problems.error_help(&node.at, message, "all addresses of a group are on one server");
         return None;
     }
-    let parts: Vec<_> =
-        elements.iter().map(|element| read_part(element, interface.cloned(), problems)).collect();
+    let parts: Vec<_> = elements.iter().map(|element| read_part(element, group, problems)).collect();
     parts.into_iter().collect()
 }
 
 /// An address of a group.
-fn read_part(node: &Node, default: Option<Interface>, problems: &mut Problems) -> Option<WrittenPart> {
+fn read_part(node: &Node, group: &OfGroup, problems: &mut Problems) -> Option<WrittenPart> {
     const EXPECTED: &str = "an address of the group: a text, or an object with the key `ip`";
     if !matches!(node.value, Value::Object(_)) {
         let part = read_text(node, EXPECTED, problems)?;
-        return Some(WrittenPart { interface: part.interface.or(default), ..part });
+        return Some(part.within(group));
     }
     let fields = node.any_fields(EXPECTED, problems)?;
     for entry in fields.all() {
@@ -138,17 +161,29 @@ fn read_part(node: &Node, default: Option<Interface>, problems: &mut Problems) -
             problems.error_help(&entry.key.at, format!("unknown key `{}`", clip(key)), help);
         }
     }
-    let interface = read_interface(&fields, problems).or(default);
+    let interface = read_interface(&fields, problems);
     let Some(ip) = fields.get("ip") else {
         let help = "write for instance {\"ip\": \"10.0.0.9/24\", \"interface\": \"eth0\"}";
         problems.error_help(&node.at, "found no `ip`, expected an address of the group", help);
         return None;
     };
-    read_address(ip, interface, problems)
+    Some(read_address(ip, interface, &fields, problems)?.within(group))
 }
 
-/// The value of `ip` beside which `interface` may stand.
-fn read_address(node: &Node, interface: Option<Interface>, problems: &mut Problems) -> Option<WrittenPart> {
+impl WrittenPart {
+    fn within(self, group: &OfGroup) -> Self {
+        let interface = self.interface.or_else(|| group.interface.clone());
+        Self { interface, options: self.options.or(&group.options), ..self }
+    }
+}
+
+/// The value of `ip`, beside which `interface` may stand and what else `fields` say of one address.
+fn read_address(
+    node: &Node,
+    interface: Option<Interface>,
+    fields: &Fields,
+    problems: &mut Problems,
+) -> Option<WrittenPart> {
     let part = read_text(node, "an IP address such as 10.0.0.1 or 10.0.0.1/24", problems)?;
     if let (Some(of_text), Some(of_key)) = (&part.interface, &interface)
         && of_text != of_key
@@ -156,7 +191,8 @@ fn read_address(node: &Node, interface: Option<Interface>, problems: &mut Proble
         let message = format!("found `{of_text}` behind the @, and `{of_key}` under `interface`");
         problems.error_help(&node.at, message, "say the interface once");
     }
-    Some(WrittenPart { interface: part.interface.or(interface), ..part })
+    let options = options::read(fields, part.net, problems);
+    Some(WrittenPart { interface: part.interface.or(interface), options, ..part })
 }
 
 fn read_interface(fields: &Fields, problems: &mut Problems) -> Option<Interface> {
@@ -173,7 +209,8 @@ fn read_text(node: &Node, expected: &str, problems: &mut Problems) -> Option<Wri
     match parse_place(&text.value) {
         Ok((net, interface)) => {
             let address = text.value.split('@').next().unwrap_or_default().to_owned();
-            Some(WrittenPart { text: node.spanned(address), net, interface })
+            let options = WrittenOptions::default();
+            Some(WrittenPart { text: node.spanned(address), net, interface, options })
         }
         Err(expected) => {
             let message = format!("found \"{}\", expected {expected}", clip(&text.value));
@@ -206,7 +243,18 @@ impl<'w> Places<'w> {
         written: &Written,
         problems: &mut Problems,
     ) -> Option<IpItem> {
-        let default = setting(system, me, written);
+        let say = |key| setting(key, system, me, written);
+        let default = say("interface").and_then(|value| Some(Interface::of(value.as_str()?)));
+        let scope = say("scope").and_then(scope_of).unwrap_or_default();
+        let noprefixroute = say("noprefixroute").and_then(serde_json::Value::as_bool).unwrap_or_default();
+        if let (Some(mac), SystemKind::Replicate) = (&item.mac, system.kind) {
+            let message = format!(
+                "a hardware address that moves in system `{}`, whose `type` is \"replicate\": all servers would \
+                 have it at a time",
+                clip(&system.name.value),
+            );
+            problems.error_help(&mac.at, message, "remove it, or set `type` to \"shard\"");
+        }
         let mut parts = Vec::new();
         let mut clean = true;
         for part in &item.parts {
@@ -214,7 +262,21 @@ impl<'w> Places<'w> {
             clean &= self.claim(part, interface.as_ref(), problems);
             warn_own_address(part.net.addr(), &part.text.at, written, problems);
             // A server that takes no part puts nothing anywhere, and need not say where.
-            parts.push(IpPart { net: part.net, interface: interface.unwrap_or(Interface::Auto) });
+            let options = &part.options;
+            // Of the setting it is not known whether it would hurt an address with a prefix.
+            let scope = match part.net {
+                IpNet::V4(v4) if v4.prefix_len() == 32 => scope,
+                IpNet::V4(_) | IpNet::V6(_) => Scope::default(),
+            };
+            let of_v6 = part.net.addr().is_ipv6();
+            let own_scope = options.scope.as_ref().filter(|_| !of_v6).map(|given| given.value);
+            parts.push(IpPart {
+                scope: own_scope.unwrap_or(scope),
+                noprefixroute: options.noprefixroute.as_ref().map_or(noprefixroute, |given| given.value),
+                routes: options.routes.clone(),
+                rules: options.rules.clone(),
+                ..IpPart::new(part.net, interface.unwrap_or(Interface::Auto))
+            });
         }
         clean.then_some(IpItem { parts })
     }
@@ -270,12 +332,18 @@ impl<'w> Places<'w> {
     }
 }
 
-/// The setting `interface` of a system on a server: its own, else the system's, else the cluster's.
-fn setting(system: &WrittenSystem, me: Option<usize>, written: &Written) -> Option<Interface> {
+/// A setting of a system on a server: its own, else the system's, else the cluster's.
+fn setting<'w>(
+    key: &str,
+    system: &'w WrittenSystem,
+    me: Option<usize>,
+    written: &'w Written,
+) -> Option<&'w serde_json::Value> {
     let own = me.map(|me| &written.servers[me]).filter(|server| takes_part(server, system));
     let levels = [own.map(|server| &server.config), Some(&system.config), Some(&written.config)];
-    let found = levels.into_iter().flatten().find_map(|settings: &Vec<Setting>| {
-        settings.iter().find(|setting| setting.key.value == "interface")
-    })?;
-    Some(Interface::of(found.value.value.as_str()?))
+    let found = levels
+        .into_iter()
+        .flatten()
+        .find_map(|settings: &Vec<Setting>| settings.iter().find(|setting| setting.key.value == key))?;
+    Some(&found.value.value)
 }

@@ -2,12 +2,15 @@
 
 mod group;
 pub(super) mod item;
+pub(super) mod mac;
+mod options;
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-pub use self::group::{AUTO, Interface, IpItem, IpPart};
+pub use self::group::{AUTO, Interface, IpItem, IpPart, Scope};
+pub use self::options::{IpRoute, IpRule};
 use super::nearest::nearest;
 use super::problem::Problems;
 use super::raw::{Node, clip, list};
@@ -167,6 +170,10 @@ fn check_level(settings: &[Setting], read_by_ip: bool, only_by_ip: bool, problem
             foreign::check_conflict(value, problems);
         } else if read_by_ip && key.value == "probe" {
             foreign::check_probe(value, problems);
+        } else if read_by_ip && key.value == "scope" {
+            check_scope(value, problems);
+        } else if read_by_ip && key.value == "noprefixroute" {
+            check_truth(value, problems);
         } else if only_by_ip && !IP_CONFIG_KEYS.contains(&key.value.as_str()) {
             match nearest(&key.value, IP_CONFIG_KEYS) {
                 Some(near) => problems.error_help(
@@ -192,6 +199,18 @@ fn check_truth(value: &Spanned<serde_json::Value>, problems: &mut Problems) {
         }
         _ => problems.error(&value.at, "expected `true` or `false`"),
     }
+}
+
+fn check_scope(value: &Spanned<serde_json::Value>, problems: &mut Problems) {
+    if scope_of(&value.value).is_none() {
+        let expected = list(Scope::NAMES.iter().map(|(name, _)| *name));
+        problems.error(&value.at, format!("expected one of {expected}, in double quotes"));
+    }
+}
+
+fn scope_of(value: &serde_json::Value) -> Option<Scope> {
+    let text = value.as_str()?;
+    Scope::NAMES.iter().find(|(name, _)| *name == text).map(|(_, scope)| *scope)
 }
 
 fn check_name(value: &Spanned<serde_json::Value>, problems: &mut Problems) {

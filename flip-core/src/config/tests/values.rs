@@ -6,7 +6,8 @@ use super::*;
 use crate::config::checks::{Encryption, SourceAddress};
 use crate::config::{CheckKind, Script, ScriptFound};
 use crate::config::{
-    Config, Hooks, Isolated, OnExit, Profile, Release, Severity, SystemKind, key_file_path, script_names,
+    Config, Hooks, IpRoute, IpRule, Isolated, OnExit, Profile, Release, Severity, SystemKind, key_file_path,
+    script_names,
 };
 
 fn config(text: &str, id: &str) -> Config {
@@ -156,6 +157,106 @@ fn items_of_an_ip_system_come_in_many_forms() {
     for name in ["10.1.0.7", "we", "", "10.1.0.6@eth2"] {
         assert!(!web.is_called(name), "{name}");
     }
+}
+
+#[test]
+fn addresses_say_how_they_are_put_there() {
+    let text = r#"{
+        "servers": {"a": {"ip": "10.0.0.1", "systems": ["ip"], "config": {"noprefixroute": true}},
+                    "b": {"ip": "10.0.0.2", "systems": ["ip"]}, "c": {"ip": "10.0.0.3"}},
+        "cluster": {"config": {"interface": "eth0", "scope": "host"}, "system": {"ip": {"data": [
+            "10.1.0.1", "10.1.0.2/24", "fd00::3/64",
+            {"ip": ["10.1.0.4/24", {"ip": "10.1.0.5", "scope": "site", "noprefixroute": false}, "fd00::5"],
+             "scope": "link", "noprefixroute": true},
+            {"ip": "10.1.0.6", "scope": "global"}
+        ]}}}}"#;
+    let shown = |me| {
+        let parts = |item: &crate::config::Item| {
+            let shown = |part: &crate::config::IpPart| format!("{:?} {}", part.scope, part.noprefixroute);
+            item.ip.iter().flat_map(|ip| &ip.parts).map(shown).collect::<Vec<_>>().join(", ")
+        };
+        config(text, me).systems[0].items.iter().map(parts).collect::<Vec<_>>()
+    };
+    let group = "Link true, Site false, Global true";
+    assert_eq!(shown("a"), ["Host true", "Global true", "Global true", group, "Global true"]);
+    assert_eq!(shown("b"), ["Host false", "Global false", "Global false", group, "Global false"]);
+}
+
+#[test]
+fn routes_and_rules_of_an_address() {
+    let text = r#"{
+        "servers": {"a": {"ip": "10.0.0.1", "systems": ["ip"]}, "b": {"ip": "10.0.0.2"}, "c": {"ip": "10.0.0.3"}},
+        "cluster": {"config": {"interface": "eth0"}, "system": {"ip": {"data": [
+            {"ip": "10.1.0.1", "routes": [{"to": "default", "via": "10.1.0.254", "src": "10.1.0.1", "table": 100},
+                                          {"to": "10.2.3.4/16", "metric": 7}],
+             "rules": [{"table": 100}, {"from": "default", "to": "10.3.0.1", "table": 101, "priority": 9}]},
+            {"ip": ["10.1.0.2", {"ip": "fd00::2", "routes": [{"to": "default"}], "rules": [{"table": 7}]}]}
+        ]}}}}"#;
+    let items = config(text, "a").systems.remove(0).items;
+    let part = |item: usize, at: usize| items[item].ip.as_ref().expect("an ip system").parts[at].clone();
+    let route = |to: &str, via: Option<&str>, src: Option<&str>, table, metric| IpRoute {
+        to: to.parse().expect("a network"),
+        via: via.map(|via| via.parse().expect("an address")),
+        src: src.map(|src| src.parse().expect("an address")),
+        table,
+        metric,
+    };
+    let rule = |from: Option<&str>, to: Option<&str>, table, priority| IpRule {
+        from: from.map(|from| from.parse().expect("a network")),
+        to: to.map(|to| to.parse().expect("a network")),
+        table,
+        priority,
+    };
+    assert_eq!(
+        part(0, 0).routes,
+        [
+            route("0.0.0.0/0", Some("10.1.0.254"), Some("10.1.0.1"), Some(100), None),
+            route("10.2.0.0/16", None, None, None, Some(7)),
+        ]
+    );
+    assert_eq!(
+        part(0, 0).rules,
+        [
+            rule(Some("10.1.0.1/32"), None, 100, None),
+            rule(Some("0.0.0.0/0"), Some("10.3.0.1/32"), 101, Some(9)),
+        ]
+    );
+    assert_eq!((part(1, 0).routes, part(1, 0).rules), (vec![], vec![]));
+    assert_eq!(part(1, 1).routes, [route("::/0", None, None, None, None)]);
+    assert_eq!(part(1, 1).rules, [rule(Some("fd00::2/128"), None, 7, None)]);
+}
+
+#[test]
+fn virtual_hardware_addresses_are_the_same_on_all_servers_and_differ_between_items() {
+    let config_of = |data: &str, me| {
+        let text = format!(
+            r#"{{"servers": {{"a": {{"ip": "10.0.0.1", "systems": ["ip"]}}, "b": {{"ip": "10.0.0.2", "systems": ["ip"]}},
+                "c": {{"ip": "10.0.0.3"}}}},
+                "cluster": {{"config": {{"interface": "eth0"}}, "system": {{"ip": {{"data": [{data}]}}}}}}}}"#
+        );
+        config(&text, me)
+    };
+    let macs = |config: &Config| -> Vec<Option<[u8; 6]>> {
+        let parts = config.systems[0].items.iter().flat_map(|item| &item.ip.as_ref().expect("ip").parts);
+        parts.map(|part| part.mac).collect()
+    };
+    // So many that some must come to the same number, beside one that is given.
+    let all: Vec<_> = (0..200).map(|n| format!(r#"{{"ip": "10.1.0.{n}", "mac": "virtual"}}"#)).collect();
+    let data = format!(r#"{}, {{"ip": "10.2.0.1", "mac": "virtual:7"}}, "10.2.0.2""#, all[1..].join(","));
+    let config = config_of(&data, "a");
+    let of_a = macs(&config);
+    assert_eq!(of_a, macs(&config_of(&data, "b")));
+    assert_eq!(of_a[199..], [Some([0, 0, 0x5e, 0, 1, 7]), None]);
+    let mut numbers: Vec<_> = of_a.iter().flatten().map(|mac| (mac[..5].to_vec(), mac[5])).collect();
+    assert!(numbers.iter().all(|(block, number)| block == &[0, 0, 0x5e, 0, 1] && *number > 0));
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 200, "one for each");
+    // A group has one for all its addresses, and keeps it whatever else is listed.
+    let group = r#"{"ip": ["10.3.0.1", "fd00::1@eth1"], "mac": "virtual"}"#;
+    let alone = macs(&config_of(group, "a"));
+    assert_eq!(alone[0], alone[1]);
+    assert_eq!(macs(&config_of(&format!(r#""10.2.0.1", {group}"#), "a"))[1..], alone);
 }
 
 #[test]

@@ -21,7 +21,8 @@ fn item(texts: &str) -> IpItem {
 }
 
 fn wanted(item: &IpItem) -> Vec<Wanted<'_>> {
-    item.parts.iter().map(|part| Wanted { net: part.net, interface: &part.interface, at: None }).collect()
+    let parts = item.parts.iter();
+    parts.map(|part| Wanted { net: part.net, interface: &part.interface, at: None, own: None }).collect()
 }
 
 /// What is there: `us 10.0.0.1/24@2`, with the index of its link.
@@ -45,6 +46,8 @@ fn show(steps: &[Step]) -> String {
         Step::Set { part, net, index } => format!("set {part} {net}@{index}"),
         Step::Delete { part, net, index } => format!("delete {part} {net}@{index}"),
         Step::Announce { part, index } => format!("announce {part}@{index}"),
+        Step::Unlink { index } => format!("unlink {index}"),
+        Step::Link { part, parent } => format!("link {part}@{parent}"),
     };
     steps.iter().map(one).collect::<Vec<_>>().join(", ")
 }
@@ -148,7 +151,7 @@ fn an_automatic_place_is_kept() {
         (None, "us 10.0.0.1/32@3, other 10.0.0.7/24@2", Some(2)),
         (None, "other 10.0.0.1/32@3", None),
     ] {
-        let wanted = Wanted { net, interface: &auto, at };
+        let wanted = Wanted { net, interface: &auto, at, own: None };
         assert_eq!(place(&wanted, &links, &bound(there)), expected, "{at:?} where {there}");
     }
 }
@@ -226,4 +229,58 @@ fn leftovers_of_an_earlier_life() {
             |(b, kept): &(&Bound, bool)| format!("{}{}@{}", if *kept { '+' } else { '-' }, b.net, b.index);
         assert_eq!(sorted.iter().map(show).collect::<Vec<_>>().join(" "), expected, "{items:?}");
     }
+}
+
+#[test]
+fn links_of_its_own() {
+    let mac = Mac([0, 0, 0x5e, 0, 1, 7]);
+    let own = [OwnLink { name: "flip-0".into(), mac }, OwnLink { name: "flip-1".into(), mac }];
+    let there = |mac, parent, up| {
+        let mut link = Link::of_kind(9, "flip-0", up, true, Some(mac));
+        link.parent = Some(parent);
+        link
+    };
+    let other = Mac([2, 0, 0, 0, 0, 9]);
+    for (item_text, owns, there, addresses, expected) in [
+        ("10.0.0.1", &[0][..], None, "", "link 0@2"),
+        ("10.0.0.1 10.0.0.2 fd00::1@eth1", &[0, 0, 1], None, "", "link 0@2, link 2@3"),
+        ("10.0.0.1", &[0], Some(there(mac, 2, true)), "", ""),
+        ("10.0.0.1", &[0], Some(there(other, 2, true)), "", "unlink 9, link 0@2"),
+        ("10.0.0.1", &[0], Some(there(mac, 3, true)), "", "unlink 9, link 0@2"),
+        ("10.0.0.1", &[0], Some(there(mac, 2, false)), "", "unlink 9, link 0@2"),
+        ("10.0.0.1@auto", &[0], None, "other 10.0.0.7/24@3", "link 0@3"),
+        ("10.0.0.1@auto", &[0], Some(there(mac, 2, true)), "other 10.0.0.7/24@3", ""),
+        ("10.0.0.1@auto", &[0], Some(there(mac, 77, true)), "other 10.0.0.7/24@3", "unlink 9, link 0@3"),
+        ("10.0.0.1@off", &[0], None, "", "interface off is down: bring it up"),
+        ("10.0.0.1@wan", &[0], None, "", "no interface wan; there are: lo, eth0, eth1, off"),
+    ] {
+        let item = item(item_text);
+        let mut wanted = wanted(&item);
+        wanted.iter_mut().zip(owns).for_each(|(wanted, at)| wanted.own = Some(&own[*at]));
+        let mut links = links();
+        links.extend(there.map(|link| (link.index, link)));
+        let steps = own_links(&wanted, &links, &bound(addresses));
+        let told = steps.map_or_else(|refusal| refusal.to_string(), |steps| show(&steps));
+        assert_eq!(told, expected, "{item_text} where {addresses}");
+    }
+}
+
+#[test]
+fn an_address_with_a_link_of_its_own_is_on_that_link_alone() {
+    let own = OwnLink { name: "flip-0".into(), mac: Mac([0, 0, 0x5e, 0, 1, 7]) };
+    let item = item("10.0.0.1");
+    let wanted = [Wanted { own: Some(&own), ..wanted(&item)[0] }];
+    let there = bound("us 10.0.0.1/32@2, us 10.0.0.1/32@9");
+    let mut links = links();
+    let refusal = take(&wanted, &links, &there, false).unwrap_err();
+    assert_eq!(refusal.to_string(), "no interface flip-0; there are: lo, eth0, eth1, off");
+    assert_eq!(release(wanted.into_iter().enumerate(), &links, &there), []);
+    links.insert(9, Link::of_kind(9, "flip-0", true, true, Some(own.mac)));
+    let steps = take(&wanted, &links, &there, false).unwrap();
+    assert_eq!(show(&steps), "set 0 10.0.0.1/32@9, announce 0@9");
+    let steps = release(wanted.into_iter().enumerate(), &links, &there);
+    assert_eq!(show(&steps), "delete 0 10.0.0.1/32@9");
+    // That of an earlier life without one is none of it.
+    let left = leftovers(&wanted, [0..1].into_iter(), &links, &there);
+    assert_eq!(left.iter().map(|(b, kept)| (b.index, *kept)).collect::<Vec<_>>(), [(2, false), (9, true)]);
 }

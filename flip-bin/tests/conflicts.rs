@@ -58,9 +58,8 @@ fn one(hosts: &BTreeSet<usize>) -> bool {
 /// Waits until a line of some daemon's log has all of these words.
 fn wait_logged(cluster: &Cluster, words: &[&str]) {
     let end = std::time::Instant::now() + LIMIT;
-    let logged = || {
-        (0..3).any(|n| cluster.log(n).lines().any(|line| words.iter().all(|word| line.contains(word))))
-    };
+    let logged =
+        || (0..3).any(|n| cluster.log(n).lines().any(|line| words.iter().all(|word| line.contains(word))));
     while !logged() {
         let logs: Vec<_> = (0..3).map(|n| cluster.log(n)).collect();
         assert!(std::time::Instant::now() < end, "nobody wrote {words:?}:\n{}", logs.join("\n---\n"));
@@ -175,7 +174,11 @@ fn a_duplicate_is_no_holder_and_is_put_there_anew() {
     let failed = || ip(format!("-6 addr show dev eth0 to {address}")).contains("dadfailed");
     let end = std::time::Instant::now() + LIMIT;
     while !failed() {
-        assert!(std::time::Instant::now() < end, "the kernel finds no duplicate: {}", ip("-6 addr".to_owned()));
+        assert!(
+            std::time::Instant::now() < end,
+            "the kernel finds no duplicate: {}",
+            ip("-6 addr".to_owned())
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     // Its home is the first server.

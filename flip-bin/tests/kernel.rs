@@ -91,10 +91,11 @@ fn moves_and_returns(cluster: &Cluster, take: impl Fn(&Lab), text: &str, give: i
     cluster.wait_healthy(LIMIT).unwrap();
     let given = Instant::now();
     give(cluster.lab());
-    cluster.wait_for(0, LIMIT, |status| {
-        status.items[0].unusable.as_ref().is_some_and(|unusable| unusable.returns_in_ms.is_some())
-    })
-    .unwrap();
+    cluster
+        .wait_for(0, LIMIT, |status| {
+            status.items[0].unusable.as_ref().is_some_and(|unusable| unusable.returns_in_ms.is_some())
+        })
+        .unwrap();
     wait_held(cluster.lab(), vip(0), LIMIT, only(0)).unwrap();
     assert!(given.elapsed() >= MATURE, "after {:?}", given.elapsed());
     cluster.wait_healthy(LIMIT).unwrap();

@@ -99,7 +99,10 @@ impl Log {
             Event::Drift { item: at, present: false, times } if *times >= FIGHT => {
                 if let Some(left_out) = self.due(Repeat::Fight(*at), now) {
                     let (system, item) = names(config, *at);
-                    warn!(system, item, times, left_out, "somebody else removes it again and again: {WHO_FIGHTS}");
+                    warn!(
+                        system,
+                        item, times, left_out, "somebody else removes it again and again: {WHO_FIGHTS}"
+                    );
                 }
             }
             event => self::event(event, config),

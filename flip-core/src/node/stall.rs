@@ -126,7 +126,8 @@ mod tests {
         assert_eq!(cluster.holders(), [winner]);
         assert_eq!(cluster.state(0), ItemState::Standby);
         let announced = |(node, event): &&(usize, Event)| {
-            *node == 0 && matches!(event, Event::Reannounced { .. } | Event::Item { reason: Reason::Drift, .. })
+            *node == 0
+                && matches!(event, Event::Reannounced { .. } | Event::Item { reason: Reason::Drift, .. })
         };
         assert_eq!(cluster.events.iter().find(announced), None);
     }

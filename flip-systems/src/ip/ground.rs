@@ -95,8 +95,7 @@ mod tests {
             let mut ground = Ground::default();
             ground.look([&interface].into_iter(), &map(&before));
             ground.look([&interface].into_iter(), &map(&after));
-            let wanted =
-                Wanted { net: "192.0.2.7/32".parse().unwrap(), interface: &interface, at: None };
+            let wanted = Wanted { net: "192.0.2.7/32".parse().unwrap(), interface: &interface, at: None };
             let found = ground.trouble(&wanted, &map(&after), &[]);
             assert_eq!(found.as_deref(), expected, "{before:?} {after:?}");
         }

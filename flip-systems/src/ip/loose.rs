@@ -29,7 +29,15 @@ impl Loose {
         let mut state = State::new(netlink, address::mark(siblings), Holdings::default());
         state.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
         let drift = Arc::new(Drift::default());
-        Ok(Self { world: Arc::new(World { state: Mutex::new(state), drift, raw, bus: Arc::default(), tasks: OnceLock::new() }) })
+        Ok(Self {
+            world: Arc::new(World {
+                state: Mutex::new(state),
+                drift,
+                raw,
+                bus: Arc::default(),
+                tasks: OnceLock::new(),
+            }),
+        })
     }
 
     /// Puts the address on the interface and announces it. Within a runtime.

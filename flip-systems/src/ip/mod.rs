@@ -67,9 +67,9 @@ pub(crate) use self::loose::Loose;
 use self::monitor::Monitor;
 use self::others::{Others, Rules};
 use self::plan::{Links, Wanted};
-use crate::interfaces::{Link, address_of};
 use crate::bus::topic;
 use crate::clock;
+use crate::interfaces::{Link, address_of};
 use crate::netlink::{Netlink, messages};
 use crate::sys;
 use crate::system::{
@@ -89,7 +89,12 @@ impl Handler for Ip {
         "ip_down"
     }
 
-    fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>, bus: &Arc<Bus>) -> Result<Opened, OpenError> {
+    fn open(
+        &self,
+        systems: &[Assigned<'_>],
+        drift: &Arc<Drift>,
+        bus: &Arc<Bus>,
+    ) -> Result<Opened, OpenError> {
         let mut holdings = Holdings::default();
         let mut starts = Vec::new();
         let siblings = systems.first().map_or(0, |assigned| assigned.siblings);
@@ -110,7 +115,8 @@ impl Handler for Ip {
         }
         // What no config knows belongs to no system: one that wants order here is enough.
         let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
-        let (world, leftovers) = World::open(holdings, address::mark(siblings), remove, Arc::clone(drift), Arc::clone(bus))?;
+        let (world, leftovers) =
+            World::open(holdings, address::mark(siblings), remove, Arc::clone(drift), Arc::clone(bus))?;
         let systems = starts
             .into_iter()
             .zip(systems)
@@ -424,7 +430,8 @@ impl World {
                 }
                 RouteNetlinkMessage::NewAddress(message) => {
                     let failed = address::failed(&message);
-                    look |= failed || address_of(&message).is_some_and(|net| state.surprised(net.addr(), true));
+                    look |=
+                        failed || address_of(&message).is_some_and(|net| state.surprised(net.addr(), true));
                     ground |= state.chooses_links();
                     state.notice_sibling(&message);
                 }

@@ -216,7 +216,8 @@ mod tests {
             assert_eq!(said(&probe(address, MAC)), Some((address, MAC, What::Probe)));
         }
         // A host that asks for somebody else says that it has its own address.
-        let request = "ffffffffffff 02005e0a0b0c 0806 0001080006040001 02005e0a0b0c c0000209 000000000000 c0000207";
+        let request =
+            "ffffffffffff 02005e0a0b0c 0806 0001080006040001 02005e0a0b0c c0000209 000000000000 c0000207";
         let own: IpAddr = "192.0.2.9".parse().unwrap();
         assert_eq!(said(&unhex(request)), Some((own, MAC, What::Claim)));
     }

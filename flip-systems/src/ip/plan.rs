@@ -183,7 +183,11 @@ pub(super) fn leftovers<'b>(
 }
 
 /// The link that an address is put on.
-pub(super) fn choose<'l>(wanted: &Wanted<'_>, links: &'l Links, bound: &[Bound]) -> Result<&'l Link, Refusal> {
+pub(super) fn choose<'l>(
+    wanted: &Wanted<'_>,
+    links: &'l Links,
+    bound: &[Bound],
+) -> Result<&'l Link, Refusal> {
     let link = match wanted.interface {
         Interface::Name(name) => named(name, links).ok_or_else(|| Refusal::Missing {
             interface: name.clone(),

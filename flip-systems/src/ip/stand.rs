@@ -16,7 +16,9 @@ impl World {
         let mut well: BTreeMap<&str, usize> = BTreeMap::new();
         for (held, trouble) in state.items.iter().zip(&troubles) {
             match (&held.trouble, trouble) {
-                (before, Some(text)) if before.as_ref() != Some(text) => *lost.entry(text.as_str()).or_default() += 1,
+                (before, Some(text)) if before.as_ref() != Some(text) => {
+                    *lost.entry(text.as_str()).or_default() += 1
+                }
                 (Some(text), None) => *well.entry(text.as_str()).or_default() += 1,
                 (Some(_) | None, Some(_)) | (None, None) => continue,
             }

@@ -151,6 +151,56 @@ fn an_address_is_given_up_to_a_foreign_host_and_taken_back_when_that_is_gone() {
     }
 }
 
+/// What failed the kernel's own detection of duplicates is there and answers nobody: it is no address that is held.
+#[test]
+fn a_duplicate_is_no_holder_and_is_put_there_anew() {
+    if !root_or_skip("a_duplicate_is_no_holder_and_is_put_there_anew") {
+        return;
+    }
+    let mut cluster = prepared("defend");
+    let address = vip6(0);
+    cluster.lab().add_address(Who::Client, address).unwrap();
+    let ip = |arguments: String| {
+        let run = || Command::new("ip").args(arguments.split(' ')).output().unwrap();
+        let output = cluster.lab().enter(Who::Host(0), run).unwrap();
+        assert!(output.status.success(), "ip {arguments}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (name, value) in [("accept_dad", "1"), ("dad_transmits", "1")] {
+        let path = format!("/proc/sys/net/ipv6/conf/eth0/{name}");
+        cluster.lab().enter(Who::Host(0), || std::fs::write(path, value)).unwrap().unwrap();
+    }
+    ip(format!("-6 addr add {address}/128 dev eth0"));
+    let failed = || ip(format!("-6 addr show dev eth0 to {address}")).contains("dadfailed");
+    let end = std::time::Instant::now() + LIMIT;
+    while !failed() {
+        assert!(
+            std::time::Instant::now() < end,
+            "the kernel finds no duplicate: {}",
+            ip("-6 addr".to_owned())
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Its home is the first server.
+    let mut config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(cluster.config_path()).unwrap()).unwrap();
+    config["cluster"]["system"]["ip"]["data"] = json!([address]);
+    cluster.set_config(&config).unwrap();
+    let mac = client_mac(&cluster);
+    start(&mut cluster);
+    wait_logged(&cluster, &["hook failed", &address.to_string(), &mac]);
+    cluster.lab().delete_address(Who::Client, address).unwrap();
+    let holds = |status: &flip_core::status::Status| {
+        let held = |h: &flip_core::status::HolderStatus| h.state == ItemState::Active && h.server == "h0";
+        status.items[0].holders.iter().any(held)
+    };
+    cluster.wait_for(0, LIMIT, holds).unwrap();
+    let show = || Command::new("ip").args(["-6", "addr", "show", "dev", "eth0"]).output().unwrap();
+    let shown = cluster.lab().enter(Who::Host(0), show).unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains(&address.to_string()) && !shown.contains("dadfailed"), "{shown}");
+}
+
 /// The client takes the address without asking anybody, and speaks from it: to do so, its kernel asks for the
 /// hardware address of whom it speaks to.
 fn use_address(cluster: &Cluster, address: IpAddr) {

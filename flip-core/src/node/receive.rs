@@ -253,6 +253,8 @@ impl Node {
         self.spread.forget_contact();
         self.state_facts(now);
         self.restate_word(now);
+        // Who was declared down is not ready for items, and others have taken them.
+        self.replace_items(now);
         for server in self.others() {
             self.ping(server, crate::loss::Purpose::Probe, now);
         }

@@ -71,6 +71,13 @@ impl Node {
             && !planted(Bug::StaleBallotsCount)
     }
 
+    /// Until when nothing is announced after a stall: the others may have given the items of this node away
+    /// meanwhile, and what waited in its socket through the stall says nothing of that.
+    pub(super) fn silent_until(&self, now: Time) -> Option<Time> {
+        let stall = self.distrust_before.filter(|_| self.just_stalled(now))?;
+        Some(stall + self.config.timing.window() / 2 + Duration::from_millis(1))
+    }
+
     /// Asks all voters that were not heard since the stall, because an old pong proves nothing now, and
     /// greets those who are missing.
     pub(super) fn ask_around(&mut self, now: Time) {
@@ -96,6 +103,34 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{Event, ItemState, Reason};
+    use crate::node::checked::{Cluster, MS};
+
+    /// What waited in its socket lets a holder that was stopped see a quorum before it knows that it was declared
+    /// down. It must neither call clients back to itself nor keep the item.
+    #[test]
+    fn a_holder_that_was_stopped_announces_nothing_and_lets_go_of_what_others_took() {
+        let mut cluster = Cluster::new("abc", |config| {
+            config.systems[0].items[0].checks.clear();
+            config.timing.mature = MS(60_000);
+        });
+        cluster.run(MS(1000));
+        assert_eq!(cluster.holders(), [0]);
+        cluster.freeze(0);
+        cluster.run(MS(20_000));
+        assert_eq!(cluster.holders().len(), 2, "its kernel has it still, and another daemon");
+        let winner = cluster.holders()[1];
+        cluster.events.clear();
+        cluster.thaw(0);
+        cluster.run(MS(1000));
+        assert_eq!(cluster.holders(), [winner]);
+        assert_eq!(cluster.state(0), ItemState::Standby);
+        let announced = |(node, event): &&(usize, Event)| {
+            *node == 0
+                && matches!(event, Event::Reannounced { .. } | Event::Item { reason: Reason::Drift, .. })
+        };
+        assert_eq!(cluster.events.iter().find(announced), None);
+    }
 
     #[test]
     fn who_stalls_again_and_again_asks_ever_less() {

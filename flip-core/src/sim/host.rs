@@ -93,6 +93,8 @@ pub(super) struct Host {
     /// Per item, the burst of announcements that goes on.
     pub(super) bursts: Vec<Option<u64>>,
     pub(super) interface: bool,
+    /// Whether its kernel tells what becomes of the interface.
+    pub(super) interface_told: bool,
     pub(super) hooks: Vec<Option<Running>>,
     pub(super) hook_trouble: Option<(HookMode, f64)>,
     pub(super) check_trouble: Option<(CheckMode, f64)>,
@@ -162,6 +164,7 @@ impl Host {
             addresses: vec![None; items],
             bursts: vec![None; items],
             interface: true,
+            interface_told: false,
             hooks: vec![None; items],
             hook_trouble: None,
             check_trouble: None,

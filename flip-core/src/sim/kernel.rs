@@ -74,12 +74,13 @@ impl World {
         }
     }
 
-    /// The interface goes away with its addresses, or comes back without them.
+    /// The interface goes away with its addresses, or comes back without them. A kernel that has no word for what
+    /// is wrong with it (`told`) leaves it to the hooks to find out.
     pub(super) fn set_interface(&mut self, index: usize, up: bool) {
         self.note(Some(index), || format!("interface {}", if up { "up" } else { "gone" }));
         self.hosts[index].interface = up;
         for item in 0..self.things.len() {
-            if self.things[item].release == Release::Kernel {
+            if self.hosts[index].interface_told && self.things[item].release == Release::Kernel {
                 let (at, life) = (self.now + Duration::from_micros(200), self.hosts[index].life);
                 let mail = Mail::Usable { item, well: up };
                 self.queue.push(at, Happening::Mail { host: index, life, mail });

@@ -81,7 +81,7 @@ impl World {
         if let Some(node) = &mut self.hosts[index].node {
             node.leftovers(&leftovers, local);
         }
-        if !self.hosts[index].interface {
+        if !self.hosts[index].interface && self.hosts[index].interface_told {
             for item in 0..self.things.len() {
                 if self.things[item].release == crate::config::Release::Kernel {
                     self.hosts[index].inbox.push_back(Mail::Usable { item, well: false });

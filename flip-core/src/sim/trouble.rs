@@ -120,8 +120,10 @@ impl World {
                 self.hosts[host].hook_trouble = Some((mode, p));
                 self.undo_at(end, Undo::Hooks(host));
             }
-            Fault::Interface { host, .. } => {
+            Fault::Interface { host, ms } => {
                 self.ill(host);
+                // One of two, without another draw.
+                self.hosts[host].interface_told |= ms % 2 == 1;
                 self.set_interface(host, false);
                 self.undo_at(end, Undo::Interface(host));
             }

@@ -10,10 +10,10 @@ use flip_core::event::Reason;
 
 use super::conflict::{self, Act, Answer, Guard, Members, Policy};
 use super::neighbour::{self, sighting};
-use super::{State, World};
+use super::{Part, State, World};
 use crate::bus::topic;
 use crate::clock;
-use crate::interfaces::Mac;
+use crate::interfaces::{Link, Mac};
 use crate::sys;
 use crate::system::{OpenError, Word};
 
@@ -165,10 +165,13 @@ impl World {
     fn begin_to_ask(&self, item: usize) -> Option<Duration> {
         let mut state = self.lock();
         let wait = state.others.rules[item].probe;
-        if wait.is_zero() || state.items[item].present {
+        let parts = state.items[item].parts.clone();
+        let has_neighbours = |part: &Part| state.link_of(part).is_some_and(Link::announces);
+        let somebody = state.parts[parts.clone()].iter().any(has_neighbours);
+        if wait.is_zero() || state.items[item].present || !somebody {
             return None;
         }
-        for part in state.items[item].parts.clone() {
+        for part in parts {
             if !state.parts[part].present {
                 state.others.guards[part].ask();
             }

@@ -65,8 +65,8 @@ impl Node {
             Ok(()) => {
                 let item = self.items.at_mut(at);
                 item.unannounced.0 = 0;
-                // Why it was given up is told until it is here again.
-                if !(exhausted && item.reason == Reason::Conflict) {
+                // Why it is `Failing` is told until it is here again.
+                if !exhausted {
                     item.error = None;
                 }
                 if action != HookAction::Announce {

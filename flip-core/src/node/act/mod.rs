@@ -498,9 +498,15 @@ impl Node {
     /// The item stays: it is repaired or announced, if need be.
     fn stay(&mut self, at: ItemRef, now: Time) {
         self.repair(at, now);
+        let silent_until = self.silent_until(now);
         let item = self.items.at_mut(at);
-        let may_announce = item.hook.is_none() && item.unannounced.1.is_none_or(|at| at <= now);
+        let may_announce =
+            silent_until.is_none() && item.hook.is_none() && item.unannounced.1.is_none_or(|at| at <= now);
         item.announce |= std::mem::take(&mut item.hushed);
+        if let Some(until) = silent_until.filter(|_| item.announce) {
+            self.timers.set_earlier(Timer::Item(at), until);
+        }
+        let item = self.items.at_mut(at);
         if may_announce && std::mem::take(&mut item.announce) {
             self.event(Event::Reannounced { item: at });
             self.call(at, HookAction::Announce, Reason::HookDone, now);

@@ -362,7 +362,7 @@ fn repairs_are_counted_until_there_is_peace_for_a_while() {
     let item = ItemRef { system: 0, item: 0 };
     let mut times = Vec::new();
     for pause in [1, 10, 59, 60, 5] {
-        alone.now = alone.now + Duration::from_secs(pause);
+        alone.now += Duration::from_secs(pause);
         alone.feed(Input::Timeout);
         alone.end_all();
         alone.events.clear();

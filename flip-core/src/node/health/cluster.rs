@@ -25,6 +25,8 @@ pub(crate) struct Cluster {
     pub(crate) answers: Vec<Answer>,
     /// Cut off from all others.
     pub(crate) cut: Vec<bool>,
+    /// Stopped, with what waits in its socket.
+    pub(crate) frozen: BTreeMap<usize, Vec<(std::net::SocketAddr, Vec<u8>)>>,
     pub(crate) now: Time,
     pub(crate) late: BTreeMap<(Time, usize), u64>,
     pub(crate) events: Vec<(usize, Event)>,
@@ -42,6 +44,7 @@ impl Cluster {
             nodes,
             answers: vec![Answer::Well; count],
             cut: vec![false; count],
+            frozen: BTreeMap::new(),
             now,
             late: BTreeMap::new(),
             events: Vec::new(),
@@ -77,7 +80,9 @@ impl Cluster {
                     Output::Datagram { to, data } => {
                         let addr = self.nodes[from].config.my().addr;
                         let to = usize::from(to.port() - self.nodes[0].config.servers[0].addr.port());
-                        if !self.cut[from] && !self.cut[to] {
+                        if let Some(waiting) = self.frozen.get_mut(&to) {
+                            waiting.push((addr, data));
+                        } else if !self.cut[from] && !self.cut[to] {
                             self.nodes[to].handle(Input::Datagram { from: addr, data: &data }, self.now);
                             busy.push_back(to);
                         }
@@ -107,10 +112,24 @@ impl Cluster {
         }
     }
 
+    pub(crate) fn freeze(&mut self, node: usize) {
+        self.frozen.insert(node, Vec::new());
+    }
+
+    /// Goes on as the driver does: first what is due, then what waited.
+    pub(crate) fn thaw(&mut self, node: usize) {
+        let waiting = self.frozen.remove(&node).unwrap_or_default();
+        self.feed(node, Input::Timeout);
+        for (from, data) in waiting {
+            self.feed(node, Input::Datagram { from, data: &data });
+        }
+    }
+
     pub(crate) fn run(&mut self, span: Duration) {
         let end = self.now + span;
         loop {
             let next = (0..self.nodes.len())
+                .filter(|node| !self.frozen.contains_key(node))
                 .filter_map(|node| Some((self.nodes[node].poll_timeout()?, node)))
                 .min()
                 .filter(|(at, _)| *at <= end);

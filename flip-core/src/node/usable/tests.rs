@@ -21,7 +21,8 @@ fn every_state_meets_every_word() {
     let t = Time::from_millis;
     let (well, trouble) = (None, Some("eth0 has no carrier"));
     // What was said before and when, what is said at 5000 ms, the state after it, what it turned.
-    let table: [(&[(u64, Option<&str>)], Option<&str>, char, Turn); 6] = [
+    type Word = Option<&'static str>;
+    let table: [(&[(u64, Word)], Word, char, Turn); 6] = [
         (&[], well, 'u', Turn::None),
         (&[], trouble, 'n', Turn::Lost),
         (&[(0, trouble)], trouble, 'n', Turn::None),

@@ -73,11 +73,13 @@ fn what_runs_programs_of_others_is_named() {
     assert_eq!(plugin.programs.as_deref(), Some("the plugin look runs"));
 }
 
+/// `user`, `privileges`, whether programs run; what is kept, what is passed on, whether nothing can gain more.
+type Row<'a> = (&'a str, &'a str, bool, Option<&'a [Capability]>, &'a [Capability], bool);
+
 #[test]
 fn the_table_of_the_module_holds() {
     let both: &[Capability] = &[NetAdmin, NetRaw];
-    // user, privileges, programs: kept, passed on, no new privileges.
-    let table: [(&str, &str, bool, Option<&[Capability]>, &[Capability], bool); 9] = [
+    let table: [Row<'_>; 9] = [
         ("", "auto", false, Some(both), &[], true),
         ("", "auto", true, None, &[], false),
         ("", "least", false, Some(both), &[], true),

@@ -108,12 +108,12 @@ mod tests {
         #[rustfmt::skip]
         let expected = [
             // Version and length, service, total length, identification, fragment, hops, TCP, checksum.
-            0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0x8e, 0x8f,
+            0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0x8e, 0x94,
             192, 0, 2, 1, 198, 51, 100, 7,
             // Ports, sequence, acknowledgement.
             0, 80, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
             // Length of the header, ACK, window, checksum, urgent pointer.
-            0x50, 0x10, 0x04, 0, 0xfe, 0x47, 0, 0,
+            0x50, 0x10, 0x04, 0, 0xff, 0x47, 0, 0,
         ];
         assert_eq!(packet, expected);
         // A sum over what it covers is all ones (RFC 1071 §1).

@@ -65,7 +65,6 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
         LogFormat::Text => {}
         LogFormat::Json => warnings.iter().for_each(log::warning),
     }
-    privileges::log(&privileges);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Whoever is to be told may be gone; what the daemon holds matters more.
     let service = service::Service::from_environment().unwrap_or_else(|error| {
@@ -91,7 +90,12 @@ struct Host {
 async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts, files: Files, host: Host) -> Outcome {
     let Host { dir, privileges, service } = host;
     let state = state::State::open(&dir)?;
+<<<<<<< ours
     let builder = Flip::builder(Arc::clone(&config)).bind().await?;
+=======
+    privileges::log(&privileges);
+    let mut builder = Flip::builder(Arc::clone(&config)).bind().await?;
+>>>>>>> theirs
     let socket = socket::Socket::bind(&args.state.socket.unwrap_or_else(|| dir.join(paths::SOCKET)))?;
     let builder = builder.scripts(scripts)?;
     let engine = builder.engine().cloned();

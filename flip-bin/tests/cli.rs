@@ -74,10 +74,35 @@ fn the_original_config_is_valid_and_names_the_missing_interface() {
 
 #[test]
 fn the_other_examples_are_valid_too() {
-    for (name, id) in [("three-servers", "a"), ("never-two", "db1"), ("two-servers", "a")] {
+    for (name, id) in [("three-servers", "a"), ("never-two", "db1"), ("two-servers", "a"), ("vip", "web1")] {
         let out = run(&["check", "--config", &example(name), "--id", id]);
         assert_eq!(out.status.code(), Some(0), "{name}: {}", text(&out.stderr));
     }
+}
+
+#[test]
+fn interfaces_of_items_are_looked_for_on_this_host() {
+    let config = |item: &str| {
+        let servers = r#""id": "a", "servers": {"a": {"ip": "127.0.0.1", "systems": ["ip"]}}"#;
+        let data = format!(r#"["127.3.0.1", "{item}"]"#);
+        format!(
+            r#"{{{servers}, "cluster": {{"system": {{"ip": {{"config": {{"interface": "auto"}}, "data": {data}}}}}}}}}"#
+        )
+    };
+    let (code, told) = check(&config("fd77:1:2:3::9"), &[]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        told.contains(
+            "the interface of fd77:1:2:3::9 is `auto`, and none of this host has a network with it now"
+        ),
+        "{told}"
+    );
+    assert!(told.contains("key cluster.system.ip.data.1"), "{told}");
+    // The loopback has 127.0.0.0/8.
+    let (_, told) = check(&config("127.4.0.1"), &[]);
+    assert!(!told.contains("`auto`"), "{told}");
+    let (_, told) = check(&config("fd77:1:2:3::9@wan9"), &[]);
+    assert!(told.contains("interface \"wan9\" is not on this host"), "{told}");
 }
 
 #[test]

@@ -48,9 +48,9 @@ impl Example {
             ip(&lab, host, "link set world up");
         }
         let mut example = Self { lab, dir: tempfile::tempdir().unwrap(), daemons: Vec::new() };
-        for host in 0..3 {
+        for (host, id) in IDS.into_iter().enumerate() {
             let mut flip = example.lab.command(Who::Host(host), flip().to_str().unwrap()).unwrap();
-            flip.arg("--config").arg(page("cluster.json")).args(["--id", IDS[host], "--state-dir"]);
+            flip.arg("--config").arg(page("cluster.json")).args(["--id", id, "--state-dir"]);
             flip.arg(example.dir.path()).stderr(Stdio::null());
             let daemon = example.lab.spawn(flip).unwrap();
             example.daemons.push(daemon);

@@ -214,10 +214,7 @@ fn routed() -> Config {
          "rules": [{"table": 100}]}
     ]}}}}"#;
     let source = flip_core::config::Source { file: "cluster.json", text };
-    flip_core::config::load(&source, &flip_core::config::Overrides::default())
-        .ok()
-        .expect("a good config")
-        .config
+    flip_core::config::load(&source, &flip_core::config::Overrides::default()).expect("a good config").config
 }
 
 fn rules() -> usize {

@@ -131,7 +131,7 @@ impl State {
                 }
             }
             // Nobody may wait.
-            drop(done.send(true));
+            let _ = done.send(true);
         });
     }
 

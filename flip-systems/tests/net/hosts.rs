@@ -72,7 +72,7 @@ impl Host {
 
     fn ask(&self, order: impl FnOnce(Reply) -> Order) -> Result<(), String> {
         let (reply, answer) = channel();
-        self.orders.send(order(reply)).ok().expect("the host is there");
+        assert!(self.orders.send(order(reply)).is_ok(), "the host is there");
         answer.recv().expect("the host did not panic")
     }
 

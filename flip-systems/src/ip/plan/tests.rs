@@ -281,6 +281,6 @@ fn an_address_with_a_link_of_its_own_is_on_that_link_alone() {
     let steps = release(wanted.into_iter().enumerate(), &links, &there);
     assert_eq!(show(&steps), "delete 0 10.0.0.1/32@9");
     // That of an earlier life without one is none of it.
-    let left = leftovers(&wanted, [0..1].into_iter(), &links, &there);
+    let left = leftovers(&wanted, std::iter::once(0..1), &links, &there);
     assert_eq!(left.iter().map(|(b, kept)| (b.index, *kept)).collect::<Vec<_>>(), [(2, false), (9, true)]);
 }

@@ -235,6 +235,33 @@ fn what_a_killed_daemon_left_is_released() {
     let (code, said) = release(&cluster, &[]);
     assert_eq!((code, said.as_str()), (Some(0), "no address of flip is on this host\n"));
 
+    // What comes with an address goes with it.
+    let mut text =
+        serde_json::from_str::<serde_json::Value>(&std::fs::read_to_string(&config).unwrap()).unwrap();
+    let before = text.clone();
+    let systems = text["cluster"]["system"].as_object_mut().unwrap();
+    let data = systems.values_mut().next().unwrap()["data"].as_array_mut().unwrap();
+    let first =
+        data.iter_mut().find(|item| item.as_str().is_some_and(|item| item.starts_with(&vip(0).to_string())));
+    *first.unwrap() = serde_json::json!({
+        "ip": vip(0).to_string(),
+        "mac": "virtual",
+        "routes": [{"to": "198.51.100.0/24", "table": 100}],
+        "rules": [{"table": 100}],
+    });
+    cluster.set_config(&text).unwrap();
+    cluster.restart(0).unwrap();
+    cluster.wait_healthy(LIMIT).unwrap();
+    cluster.kill(0).unwrap();
+    let (code, said) = release(&cluster, &with_config);
+    assert_eq!(code, Some(0), "{said}");
+    let rule = format!("removed the rule from {}/32 for table 100\n", vip(0));
+    for what in ["removed the link flip", "removed the route to 198.51.100.0/24 in table 100\n", &rule] {
+        assert!(said.contains(what), "{what} not in {said}");
+    }
+    assert_eq!(release(&cluster, &[]).1, "no address of flip is on this host\n");
+    cluster.set_config(&before).unwrap();
+
     // By force, although it runs; and without a config that can be used.
     cluster.restart(0).unwrap();
     cluster.wait_healthy(LIMIT).unwrap();

@@ -90,12 +90,8 @@ struct Host {
 async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts, files: Files, host: Host) -> Outcome {
     let Host { dir, privileges, service } = host;
     let state = state::State::open(&dir)?;
-<<<<<<< ours
-    let builder = Flip::builder(Arc::clone(&config)).bind().await?;
-=======
     privileges::log(&privileges);
-    let mut builder = Flip::builder(Arc::clone(&config)).bind().await?;
->>>>>>> theirs
+    let builder = Flip::builder(Arc::clone(&config)).bind().await?;
     let socket = socket::Socket::bind(&args.state.socket.unwrap_or_else(|| dir.join(paths::SOCKET)))?;
     let builder = builder.scripts(scripts)?;
     let engine = builder.engine().cloned();

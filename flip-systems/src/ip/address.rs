@@ -1,6 +1,8 @@
 //! What an address of flip looks like in the kernel, and how it is known again.
 
 use flip_core::config::Scope;
+use std::ops::RangeInclusive;
+
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
@@ -30,6 +32,14 @@ pub(super) enum Maker {
 /// The IFA_PROTO of the daemon that has `siblings` others before it on its host.
 pub(super) fn mark(siblings: usize) -> u8 {
     PROTOCOL + u8::try_from(siblings).unwrap_or(MARKS).min(MARKS - 1)
+}
+
+/// The IFA_PROTO of the daemon that has so many before it on its host, or of every daemon.
+pub(super) fn marks(siblings: Option<usize>) -> RangeInclusive<u8> {
+    match siblings {
+        Some(siblings) => mark(siblings)..=mark(siblings),
+        None => PROTOCOL..=PROTOCOL + (MARKS - 1),
+    }
 }
 
 /// What the label of an IPv4 address of flip ends with.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use flip_core::config::{IpRoute, IpRule};
 use ipnet::IpNet;
@@ -16,6 +17,7 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rustix::io::Errno;
 
 use super::State;
+use crate::netlink::Netlink;
 
 /// The main table (RT_TABLE_MAIN).
 const MAIN: u32 = 254;
@@ -103,8 +105,33 @@ fn match_of(message: &RuleMessage) -> Match {
     (message.header.family, from, to, table)
 }
 
+/// Routes and rules that carry one of these marks, each with a line for people.
+pub(super) fn marked(
+    netlink: &mut Netlink,
+    marks: &RangeInclusive<u8>,
+) -> io::Result<(Vec<(RouteMessage, String)>, Vec<(RuleMessage, String)>)> {
+    let routes = netlink.routes()?.into_iter().filter(|m| marks.contains(&u8::from(m.header.protocol)));
+    let routes = routes.map(|message| {
+        let place = place_of(&message).map(|(to, table, _)| format!(" to {to} in table {table}"));
+        (message, format!("the route{}", place.unwrap_or_default()))
+    });
+    let is_marked = |message: &RuleMessage| {
+        let protocol =
+            |a: &RuleAttribute| matches!(a, RuleAttribute::Protocol(p) if marks.contains(&u8::from(*p)));
+        message.attributes.iter().any(protocol)
+    };
+    let rules = netlink.rules()?.into_iter().filter(is_marked).map(|message| {
+        let (_, from, to, table) = match_of(&message);
+        let net =
+            |word: &str, net: Option<IpNet>| net.map_or_else(String::new, |net| format!(" {word} {net}"));
+        let what = format!("the rule{}{} for table {table}", net("from", from), net("to", to));
+        (message, what)
+    });
+    Ok((routes.collect(), rules.collect()))
+}
+
 /// What it is not an error to miss.
-fn gone(error: io::Error) -> io::Result<()> {
+pub(super) fn gone(error: io::Error) -> io::Result<()> {
     match Errno::from_io_error(&error) {
         Some(Errno::SRCH | Errno::NOENT | Errno::NODEV | Errno::NETUNREACH) => Ok(()),
         Some(_) | None => Err(error),

@@ -19,16 +19,18 @@ fn letter(ground: &Ground) -> char {
 #[test]
 fn every_state_meets_every_word() {
     let t = Time::from_millis;
-    let (well, trouble) = (None, Some("eth0 has no carrier"));
+    const WELL: Option<&str> = None;
+    const TROUBLE: Option<&str> = Some("eth0 has no carrier");
     // What was said before and when, what is said at 5000 ms, the state after it, what it turned.
     type Word = Option<&'static str>;
-    let table: [(&[(u64, Word)], Word, char, Turn); 6] = [
-        (&[], well, 'u', Turn::None),
-        (&[], trouble, 'n', Turn::Lost),
-        (&[(0, trouble)], trouble, 'n', Turn::None),
-        (&[(0, trouble)], well, 'r', Turn::Returning),
-        (&[(0, trouble), (4000, well)], well, 'r', Turn::None),
-        (&[(0, trouble), (4000, well)], trouble, 'n', Turn::Lost),
+    type Row = (&'static [(u64, Word)], Word, char, Turn);
+    let table: [Row; 6] = [
+        (&[], WELL, 'u', Turn::None),
+        (&[], TROUBLE, 'n', Turn::Lost),
+        (&[(0, TROUBLE)], TROUBLE, 'n', Turn::None),
+        (&[(0, TROUBLE)], WELL, 'r', Turn::Returning),
+        (&[(0, TROUBLE), (4000, WELL)], WELL, 'r', Turn::None),
+        (&[(0, TROUBLE), (4000, WELL)], TROUBLE, 'n', Turn::Lost),
     ];
     for (before, word, state, turn) in table {
         let mut ground = Ground::default();

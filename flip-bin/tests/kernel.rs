@@ -181,9 +181,9 @@ fn flushed_addresses_are_back_and_whoever_flushes_again_and_again_is_named() {
     assert_eq!(held.without(&[0]).taken_in(vip(0), begin, held.observed().to), 0, "nobody else took it");
     let log = cluster.log(0);
     assert!(log.contains("somebody else removed it") && log.contains("times=2"), "{log}");
-    let named = log.lines().filter(|line| line.contains("again and again"));
-    assert_eq!(named.clone().count(), 1, "once, however often: {log}");
-    let line = named.last().unwrap();
+    let named: Vec<_> = log.lines().filter(|line| line.contains("again and again")).collect();
+    assert_eq!(named.len(), 1, "once, however often: {log}");
+    let line = named[0];
     assert!(line.contains("KeepConfiguration=") && line.contains("unmanaged-devices="), "{line}");
 }
 

@@ -105,11 +105,14 @@ fn match_of(message: &RuleMessage) -> Match {
     (message.header.family, from, to, table)
 }
 
-/// Routes and rules that carry one of these marks, each with a line for people.
+/// Each with a line for people.
+type Named<M> = Vec<(M, String)>;
+
+/// Routes and rules that carry one of these marks.
 pub(super) fn marked(
     netlink: &mut Netlink,
     marks: &RangeInclusive<u8>,
-) -> io::Result<(Vec<(RouteMessage, String)>, Vec<(RuleMessage, String)>)> {
+) -> io::Result<(Named<RouteMessage>, Named<RuleMessage>)> {
     let routes = netlink.routes()?.into_iter().filter(|m| marks.contains(&u8::from(m.header.protocol)));
     let routes = routes.map(|message| {
         let place = place_of(&message).map(|(to, table, _)| format!(" to {to} in table {table}"));

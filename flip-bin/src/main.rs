@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Some(Command::Drain(args)) => operate::drain(args),
         Some(Command::Undrain(args)) => operate::undrain(args),
         Some(Command::Retry(args)) => operate::retry(args),
+        Some(Command::Announce(args)) => operate::announce(args),
         Some(Command::ConfirmReleased(args)) => operate::confirm_released(args),
         Some(Command::Key { command }) => key::run(command),
         Some(Command::Hook { command: HookCommand::Run(args) }) => hook::run(&args),

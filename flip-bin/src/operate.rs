@@ -1,4 +1,5 @@
-//! What operators tell a cluster: `flip drain`, `flip undrain`, `flip confirm-released`, `flip retry`.
+//! What operators tell a cluster: `flip drain`, `flip undrain`, `flip confirm-released`, `flip retry`,
+//! `flip announce`.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::cli::{AskArgs, ItemArgs, ServerArgs};
+use crate::cli::{AnnounceArgs, AskArgs, ItemArgs, ServerArgs};
 use crate::daemon::socket::{self, Request, Topic, Wish};
 use crate::status::{ask, parse};
 use crate::{Failure, Outcome, paths};
@@ -32,6 +33,10 @@ pub fn confirm_released(args: ItemArgs) -> Outcome {
 
 pub fn retry(args: ItemArgs) -> Outcome {
     wish(&args.daemon, |_| Ok(Wish::Retry(args.item)))
+}
+
+pub fn announce(args: AnnounceArgs) -> Outcome {
+    wish(&args.daemon, |_| Ok(Wish::Announce(args.item)))
 }
 
 fn server(args: ServerArgs, what: fn(String) -> Wish) -> Outcome {

@@ -121,7 +121,7 @@ pub mod system;
 pub mod udp;
 pub mod witness;
 
-pub use bus::{Bus, Said, topic};
+pub use bus::{Bus, Confirmed, Said, topic};
 pub use check::{Checks, Scripts};
 pub use entropy::entropy;
 pub use flip::{Flip, Handle};

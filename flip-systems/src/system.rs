@@ -13,7 +13,7 @@ use flip_core::id::ItemRef;
 use flip_core::{HookAction, HookCall, Lifetime, RefreshCall};
 use tokio::sync::Notify;
 
-pub use crate::bus::{Bus, Said};
+pub use crate::bus::{Bus, Confirmed, Said};
 use crate::ip::Ip;
 use crate::lua::{Engine, LuaPost, LuaSystem};
 use crate::memory::Memory;
@@ -398,6 +398,12 @@ impl Systems {
     /// safe.
     pub async fn said(&self) -> Said {
         self.bus.next().await
+    }
+
+    /// The next thing that another server saw of an item that is here, for `Input::Confirmed`. Waits until there
+    /// is one. Cancel safe.
+    pub async fn confirmed(&self) -> Confirmed {
+        self.bus.next_confirmed().await
     }
 
     /// Tells the systems which other servers are up ([`Bus::members`]).

@@ -105,6 +105,7 @@ async fn serve(flip: Flip, mut socket: Socket, changes: watch::Receiver<Arc<str>
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut announce = signal(SignalKind::user_defined1())?;
     let node = flip.handle();
     tokio::spawn(socket.serve(node.clone(), changes));
     let mut asked: Option<Time> = None;
@@ -126,6 +127,16 @@ async fn serve(flip: Flip, mut socket: Socket, changes: watch::Receiver<Arc<str>
             // Unheard it would end the daemon without a goodbye, and leave the addresses behind.
             Some(()) = hangup.recv() => {
                 tracing::warn!("SIGHUP changes nothing: restart the daemon to use another config");
+            }
+            Some(()) = announce.recv() => {
+                let node = node.clone();
+                tokio::spawn(async move {
+                    // The log has what was done, and why not.
+                    match node.announce(None).await {
+                        Ok(done) => tracing::info!("SIGUSR1: {done}"),
+                        Err(why) => tracing::warn!("SIGUSR1: {why}"),
+                    }
+                });
             }
             end = &mut run => return match end {
                 Ok(End::Left | End::Aborted) => Ok(ExitCode::SUCCESS),

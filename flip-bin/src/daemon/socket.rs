@@ -53,6 +53,8 @@ pub enum Wish {
     ConfirmReleased(String),
     /// What made hooks of the item of this name fail here is mended: try again now.
     Retry(String),
+    /// Tell the neighbours again of the item of this name, which is here; of all that are, without a name.
+    Announce(Option<String>),
     /// Add a key to the ring of the cluster.
     KeyAdd(HexKey),
     /// Seal with this key of the ring.
@@ -68,6 +70,7 @@ impl From<Wish> for Command {
             Wish::Undrain(server) => Self::Undrain { server },
             Wish::ConfirmReleased(item) => Self::ConfirmReleased { item },
             Wish::Retry(item) => Self::Retry { item },
+            Wish::Announce(item) => Self::Announce { item },
             Wish::KeyAdd(key) => Self::KeyAdd { key: key.0 },
             Wish::KeyUse(id) => Self::KeyUse { id: id.0 },
             Wish::KeyRemove(id) => Self::KeyRemove { id: id.0 },
@@ -235,6 +238,8 @@ mod tests {
             (Request::Do(Wish::Drain("a".into())), r#"{"do":{"drain":"a"}}"#),
             (Request::Do(Wish::Undrain("a".into())), r#"{"do":{"undrain":"a"}}"#),
             (Request::Do(Wish::Retry("ip".into())), r#"{"do":{"retry":"ip"}}"#),
+            (Request::Do(Wish::Announce(Some("ip".into()))), r#"{"do":{"announce":"ip"}}"#),
+            (Request::Do(Wish::Announce(None)), r#"{"do":{"announce":null}}"#),
             (Request::Do(Wish::ConfirmReleased("ip".into())), r#"{"do":{"confirm_released":"ip"}}"#),
         ];
         for (request, line) in table {

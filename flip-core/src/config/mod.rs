@@ -9,6 +9,7 @@
 //! parts) →
 //! [`Config`].
 
+mod announce;
 pub mod bounds;
 mod check;
 pub mod checks;
@@ -35,6 +36,7 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+pub use announce::{Announce, Notify};
 pub use checks::{Check, CheckKind, WhenAllFail};
 pub use hooks::{Hooks, OnExit};
 pub use ip::parse_vip;
@@ -50,7 +52,7 @@ use crate::id::{CheckRef, ItemId, ShortId};
 pub const HANDLERS: [(&str, &str); 2] = [("ip_up", "ip_down"), ("memory_up", "memory_down")];
 
 /// The settings that an ip system reads from its `config`.
-pub const IP_CONFIG_KEYS: [&str; 1] = ["interface"];
+pub const IP_CONFIG_KEYS: [&str; 5] = ["interface", "announce", "announce_rate", "arp_cache", "notify"];
 
 /// A cluster as one node sees it: everything that the rules need to know, nothing to be validated.
 #[derive(Clone, Debug)]

@@ -164,6 +164,7 @@ impl Node {
             | Command::Undrain { .. }
             | Command::ConfirmReleased { .. }
             | Command::Retry { .. }
+            | Command::Announce { .. }
             | Command::SetFact { .. }
             | Command::SetActive { .. } => return,
         };

@@ -159,6 +159,7 @@ impl Node {
                 return self.on_told_command(asker, told, now);
             }
             Command::Retry { item } => self.retry(item),
+            Command::Announce { item } => self.announce_command(item.as_deref()),
             Command::KeyAdd { .. } | Command::KeyUse { .. } | Command::KeyRemove { .. } => {
                 return self.on_key_command(asker, command, now);
             }

@@ -113,6 +113,7 @@ impl Node {
             checks: self.check_status(at, now),
             unhealthy_on: self.unhealthy_on(at).map(name).collect(),
             failure: self.items.failure(at, now),
+            announced: self.announced(at, now),
             wanted: self.wanted(at).iter().map(|server| name(*server)).collect(),
             holders,
         }

@@ -45,6 +45,8 @@ impl World {
             // The simulator's do not fail.
             Event::PostFailed { .. } => {}
             Event::Reannounced { .. } => mark!("reannounced"),
+            // Nobody looks who answers in the simulator.
+            Event::Confirmed { .. } | Event::AnsweredByOther { .. } => {}
             Event::Drift { .. } => mark!("item: drift repaired"),
             Event::Lease { held: true, .. } => mark!("lease: held"),
             Event::Lease { held: false, .. } => mark!("lease: lost"),

@@ -21,7 +21,7 @@ use super::{End, Error, Program};
 use crate::clock::{self, Sleep};
 use crate::stream::{self, Frame};
 use crate::udp::BUFFER;
-use crate::{Checks, Received, Said, Systems, UdpPort, Witness};
+use crate::{Checks, Confirmed, Received, Said, Systems, UdpPort, Witness};
 
 /// Datagrams taken in one turn, so that a flood does not keep the alarm waiting.
 const BATCH: usize = 256;
@@ -52,6 +52,7 @@ enum Wake {
     Ask(Ask),
     Witness(u16),
     Said(Said),
+    Confirmed(Confirmed),
     /// The alarm, or datagrams: both are looked at in each turn.
     Look,
 }
@@ -185,6 +186,7 @@ impl Drive {
                 Some(frame) = self.frames.1.recv() => Wake::Frame(frame),
                 Some(ask) = self.inbox.asks.recv() => Wake::Ask(ask),
                 said = self.systems.said() => Wake::Said(said),
+                confirmed = self.systems.confirmed() => Wake::Confirmed(confirmed),
                 result = self.alarm.ring() => {
                     result.map_err(stopped)?;
                     Wake::Look
@@ -235,6 +237,9 @@ impl Drive {
             Wake::CheckEnd(CheckEnd { id, result }) => self.feed(Input::CheckDone { id, result }),
             Wake::Drift(item, present) => self.feed(Input::Observed { item, present }),
             Wake::Said(Said { to, topic, data }) => self.feed(Input::Say { to, topic, data }),
+            Wake::Confirmed(Confirmed { item, by, answered }) => {
+                self.feed(Input::Confirmed { item, by, answered });
+            }
             Wake::Witness(nonce) => self.feed(Input::WitnessAnswered { nonce }),
             Wake::Frame(frame) => self.frame(frame),
             Wake::Ask(ask) => self.answer(ask),

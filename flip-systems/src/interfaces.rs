@@ -50,7 +50,7 @@ pub fn interfaces() -> io::Result<Vec<InterfaceInfo>> {
 }
 
 /// A hardware address of six bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
 
 impl fmt::Display for Mac {

@@ -26,6 +26,30 @@ pub(crate) fn send_frame(socket: &Socket, index: u32, frame: &[u8]) -> io::Resul
     socket.send_to(frame, &address).map(drop)
 }
 
+/// Takes one frame that arrived, as far as it fits into `buffer`. Tells its length there and the interface that
+/// it came by.
+///
+/// # Errors
+/// Those of recvfrom(2); `WouldBlock` when there is none.
+pub(crate) fn receive_frame(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, u32)> {
+    // SAFETY: all-zero bytes are a valid `sockaddr_ll`.
+    let mut from: libc::sockaddr_ll = unsafe { zeroed() };
+    let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: buffer and address are live and as long as is said next to them.
+    let received = unsafe {
+        libc::recvfrom(
+            socket.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_DONTWAIT,
+            (&raw mut from).cast(),
+            &raw mut length,
+        )
+    };
+    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    Ok((received, u32::try_from(from.sll_ifindex).unwrap_or(0)))
+}
+
 /// Asks the kernel to keep ICMP errors of `socket` in its error queue (ip(7), IP_RECVERR).
 ///
 /// # Errors

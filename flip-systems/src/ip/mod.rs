@@ -431,8 +431,9 @@ fn raw_socket() -> Result<Socket, OpenError> {
 
 async fn go_on_announcing(world: Weak<World>, item: usize, id: u64) {
     let start = Instant::now();
+    let schedule = flip_core::config::Announce::default();
     for n in 1.. {
-        let due = start + announce::due(n);
+        let Some(due) = schedule.due(n).map(|after| start + after) else { return };
         tokio::time::sleep_until(due).await;
         // This process was stopped: who holds the address now is for the rules to say, before anything is
         // announced.

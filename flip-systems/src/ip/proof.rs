@@ -21,8 +21,8 @@ use flip_core::{Time, limits};
 
 use crate::interfaces::Mac;
 
-/// Between the first announcement and the first question: so long it may take a switch to learn.
-const DELAY: Duration = Duration::from_millis(50);
+/// Between the first announcement and the first question: the former holder of a planned move has let go by then.
+const DELAY: Duration = Duration::from_millis(500);
 /// How long a member may take to answer: it looks for less than that, even for many addresses.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Before somebody is asked again who has seen another hardware address answer.

@@ -1,9 +1,10 @@
 //! Reads the config file, the key file and what the host knows, and hands them to the rules.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use flip_core::config::{self, Config, Overrides, Problem, Severity, Source};
+use flip_core::config::{self, Config, Interface, Overrides, Problem, Severity, Source};
 
 use flip_systems::lua::Scripts;
 
@@ -84,15 +85,28 @@ fn missing_interfaces(source: &Source, config: &Config) -> Vec<Problem> {
     let Ok(present) = flip_systems::interfaces() else { return Vec::new() };
     let names: Vec<_> = present.iter().map(|interface| interface.name.as_str()).collect();
     let mut problems = Vec::new();
-    for system in config.my().systems.iter().map(|at| &config.systems[*at]) {
-        let Some(name) = system.config.get("interface").and_then(|name| name.as_str()) else { continue };
-        if system.alive != "ip_up" || names.contains(&name) {
-            continue;
-        }
-        let path = interface_path(source, &config.my().id, &system.name);
+    let mut warn = |path: &[&str], name: &str| {
         let message = format!("interface \"{name}\" is not on this host, so no address can be put on it");
         let help = format!("this host has: {}", names.join(", "));
-        problems.push(Problem::at(source, Severity::Warning, &path, &message, Some(&help)));
+        problems.push(Problem::at(source, Severity::Warning, path, &message, Some(&help)));
+    };
+    for system in config.my().systems.iter().map(|at| &config.systems[*at]) {
+        let setting = system.config.get("interface").and_then(|name| name.as_str());
+        // Once for each: the file is read anew for every place.
+        let mut warned = BTreeSet::new();
+        for (at, item) in system.items.iter().enumerate() {
+            for part in item.ip.iter().flat_map(|ip| &ip.parts) {
+                let Interface::Name(name) = &part.interface else { continue };
+                if names.contains(&name.as_str()) || !warned.insert(name) {
+                    continue;
+                }
+                if setting == Some(name) {
+                    warn(&interface_path(source, &config.my().id, &system.name), name);
+                } else {
+                    warn(&["cluster", "system", &system.name, "data", &at.to_string()], name);
+                }
+            }
+        }
     }
     problems
 }

@@ -3,16 +3,20 @@
 //! It has no memory and needs no talk: two nodes with the same config and the same live members
 //! compute the same holders.
 
-use crate::config::{Config, System, SystemKind};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::config::{Config, Item, System, SystemKind};
 use crate::id::{ItemId, ShortId};
 
 /// Positions of the servers that hold an item: one for a sharded item, any number for a replicated
 /// one, none when nobody may.
 pub type Holders = Vec<usize>;
 
-/// Where each item of `system` belongs when everybody is up: dealt in listed order over the system's
-/// servers, sorted by priority and then by listed order, round robin. Empty when the system has no
-/// servers or is replicated.
+/// Where each item of `system` belongs when everybody is up. Items that prefer a server are at home there.
+/// The others are dealt in listed order over the system's servers, each to the one that is home to the fewest
+/// so far; ties by priority, then by listed order. Without preferences that is round robin. Empty when the
+/// system has no servers or is replicated.
 #[must_use]
 pub fn homes(config: &Config, system: usize) -> Vec<usize> {
     let members = members(config, system);
@@ -20,7 +24,20 @@ pub fn homes(config: &Config, system: usize) -> Vec<usize> {
     if members.is_empty() || spec.kind == SystemKind::Replicate {
         return Vec::new();
     }
-    (0..spec.items.len()).map(|item| members[item % members.len()]).collect()
+    let preferred = |item: &Item| item.prefer.and_then(|home| members.iter().position(|m| *m == home));
+    let mut load = vec![0usize; members.len()];
+    for member in spec.items.iter().filter_map(preferred) {
+        load[member] += 1;
+    }
+    let mut fewest: BinaryHeap<_> =
+        load.into_iter().enumerate().map(|(member, load)| Reverse((load, member))).collect();
+    let mut deal = || {
+        let mut next = fewest.peek_mut()?;
+        let Reverse((load, member)) = &mut *next;
+        *load += 1;
+        Some(*member)
+    };
+    spec.items.iter().filter_map(|item| preferred(item).or_else(&mut deal)).map(|at| members[at]).collect()
 }
 
 /// The servers of a system by priority, then by listed order.
@@ -150,6 +167,50 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// For every choice of preferred homes of up to four items on three servers: each is at home where it wants
+    /// to be, and the others are dealt as evenly as that allows, in listed order.
+    #[test]
+    fn preferred_homes_are_kept_and_the_rest_is_dealt_evenly() {
+        for items in 0..=4usize {
+            for choice in 0..4usize.pow(items as u32) {
+                let mut config = cluster(3, items);
+                let wish = |item: usize| Some(choice / 4usize.pow(item as u32) % 4).filter(|home| *home < 3);
+                for item in 0..items {
+                    config.systems[0].items[item].prefer = wish(item);
+                }
+                let homes = homes(&config, 0);
+                assert_eq!(homes.len(), items);
+                let mut wished = [0; 3];
+                for (item, home) in homes.iter().enumerate() {
+                    assert!(wish(item).is_none_or(|wish| wish == *home), "{choice:b} {item}");
+                    wished[*home] += usize::from(wish(item).is_some());
+                }
+                let load = |server: usize| homes.iter().filter(|home| **home == server).count();
+                for (full, spare) in (0..3).flat_map(|a| (0..3).map(move |b| (a, b))) {
+                    // Who got more than it was wished for got it when nobody had less.
+                    assert!(
+                        load(full) == wished[full] || load(full) <= load(spare) + 1,
+                        "{choice:b}: {homes:?}"
+                    );
+                }
+                let placed = place(&config, 0, |_, _| true);
+                assert_eq!(placed, homes.iter().map(|home| vec![*home]).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    /// vippy's example: one of four groups prefers the second server.
+    #[test]
+    fn one_preferred_home_of_four() {
+        let mut config = cluster(2, 4);
+        config.systems[0].items[0].prefer = Some(1);
+        assert_eq!(homes(&config, 0), [1, 0, 0, 1]);
+        assert_eq!(place(&config, 0, |server, _| server == 0), vec![vec![0]; 4]);
+        // A server that takes no part is nobody's home.
+        config.servers[1].systems.clear();
+        assert_eq!(homes(&config, 0), [0; 4]);
     }
 
     /// The table of the original's README: flip1 has priority 1, flip none, flip2 is an arbiter.

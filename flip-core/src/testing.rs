@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::config::{
-    Check, CheckKind, ClusterKey, Config, Hooks, Isolated, Item, LEASE, LogLevel, Profile, Release, Server,
-    System, SystemKind, WhenAllFail,
+    Check, CheckKind, ClusterKey, Config, Hooks, Item, LEASE, LogLevel, Profile, Release, Server, System,
+    SystemKind,
 };
-use crate::id::{ItemId, ShortId};
+use crate::id::ShortId;
 
 /// A cluster whose servers are the letters of `ids`, all in one sharded system without items.
 pub fn config(ids: &str, me: &str) -> Config {
@@ -52,16 +52,7 @@ pub fn config(ids: &str, me: &str) -> Config {
 
 /// `count` items named "0", "1", … in the system of [`config`].
 pub fn items(count: usize) -> Vec<Item> {
-    (0..count)
-        .map(|n| Item {
-            name: n.to_string(),
-            id: ItemId::of("test", &n.to_string()),
-            isolated: Isolated::Keep,
-            checks: Vec::new(),
-            when_all_fail: WhenAllFail::default(),
-            own: None,
-        })
-        .collect()
+    (0..count).map(|n| Item::plain("test", &n.to_string())).collect()
 }
 
 /// A check that runs every second, with the defaults.

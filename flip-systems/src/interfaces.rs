@@ -109,6 +109,12 @@ impl Link {
         })
     }
 
+    /// A link with a carrier, for tests.
+    #[cfg(test)]
+    pub(crate) fn of_kind(index: u32, name: &str, up: bool, ethernet: bool, mac: Option<Mac>) -> Self {
+        Self { index, name: name.to_owned(), up, carrier: up, mac, ethernet, quiet: !ethernet }
+    }
+
     /// Whether neighbours on this link keep a cache that must be told of a moved address.
     pub(crate) fn announces(&self) -> bool {
         self.ethernet && !self.quiet && self.mac.is_some()

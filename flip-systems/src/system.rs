@@ -88,6 +88,8 @@ pub struct Assigned<'a> {
     pub system: &'a flip_core::config::System,
     /// How many servers before this one in the list have its IP address, and so share its host.
     pub siblings: usize,
+    /// Position of this server in the config.
+    pub me: usize,
 }
 
 /// Makes systems: what the names under `alive` and `down` in a config stand for.
@@ -313,7 +315,12 @@ impl Systems {
                 systems.insert(position, (Arc::new(made?), system.items.len()));
                 continue;
             }
-            assigned.entry(registry.find(system)?).or_default().push(Assigned { position, system, siblings });
+            assigned.entry(registry.find(system)?).or_default().push(Assigned {
+                position,
+                system,
+                siblings,
+                me: config.me,
+            });
         }
         let (drift, bus) = (Arc::new(Drift::default()), Arc::new(Bus::default()));
         let mut leftovers = Vec::new();
@@ -475,15 +482,6 @@ pub enum OpenError {
         /// What would belong under `down`.
         expected: String,
     },
-    /// A setting of a system is missing or wrong. Nothing was changed.
-    Setting {
-        /// Name of the system.
-        system: String,
-        /// The key within its `config`.
-        key: &'static str,
-        /// What is wrong and what is expected.
-        what: String,
-    },
     /// An item is not what the system handles. Nothing was changed.
     Item {
         /// Name of the system.
@@ -522,7 +520,6 @@ impl fmt::Display for OpenError {
                 "system {system}: {down:?} under \"down\" does not belong to {alive:?} under \"alive\"; \
                  expected {expected:?}"
             ),
-            Self::Setting { system, key, what } => write!(f, "system {system}: config.{key}: {what}"),
             Self::Item { system, item, what } => {
                 write!(f, "system {system}: item {item:?}: expected {what}")
             }
@@ -538,7 +535,6 @@ impl std::error::Error for OpenError {
             Self::Kernel { source, .. } => Some(source),
             Self::UnknownHandler { .. }
             | Self::Mismatch { .. }
-            | Self::Setting { .. }
             | Self::Item { .. }
             | Self::Capability { .. } => None,
         }

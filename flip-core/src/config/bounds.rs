@@ -10,6 +10,10 @@ pub const SERVERS: usize = 4096;
 pub const SYSTEMS: usize = 1000;
 /// Items of one system.
 pub const ITEMS: usize = 10_000;
+/// Addresses of one item: they are put there in one exchange with the kernel.
+pub const PARTS: usize = 64;
+/// Addresses of all items.
+pub const ADDRESSES: usize = 20_000;
 /// Bytes of one item's text.
 pub const ITEM: usize = 255;
 /// Characters of a server's id, a system's or a handler's name, and the cluster id.

@@ -61,6 +61,7 @@ impl Config {
         digest.duration(self.lease);
         digest.duration(self.timing.mature);
         self.digest_checks(&mut digest);
+        self.digest_homes_and_groups(&mut digest);
         let bytes = digest.0.finalize();
         u64::from_be_bytes(std::array::from_fn(|at| bytes.as_bytes()[at]))
     }
@@ -81,6 +82,28 @@ impl Config {
                     WhenAllFail::Release => 0,
                     WhenAllFail::Keep => 1,
                 });
+            }
+        }
+    }
+}
+
+impl Config {
+    /// A config without preferred homes and without groups or names for addresses has the digest that it had
+    /// before there were any. Interfaces may differ: each server has its own.
+    fn digest_homes_and_groups(&self, digest: &mut Digest) {
+        for (index, system) in self.systems.iter().enumerate() {
+            for (at, item) in system.items.iter().enumerate() {
+                if let Some(server) = item.prefer {
+                    digest.text("prefer");
+                    [index, at, server].iter().for_each(|number| digest.number(*number as u64));
+                }
+                let Some(ip) = &item.ip else { continue };
+                let says_it = |net| super::parse_vip(&item.name).is_ok_and(|named| named == net);
+                if !matches!(&ip.parts[..], [part] if says_it(part.net)) {
+                    digest.text("group");
+                    [index, at, ip.parts.len()].iter().for_each(|number| digest.number(*number as u64));
+                    ip.parts.iter().for_each(|part| digest.text(&part.net.to_string()));
+                }
             }
         }
     }
@@ -117,8 +140,8 @@ impl Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Item;
     use crate::config::checks::{CheckKind, Endpoint};
+    use crate::config::{Interface, IpItem, Item};
     use crate::testing;
 
     #[test]
@@ -173,6 +196,46 @@ mod tests {
         assert_eq!(seen.len(), all, "two of them look the same");
     }
 
+    fn group(texts: &[&str]) -> Option<IpItem> {
+        let part = |text: &&str| IpItem::parse(text, &Interface::Auto).unwrap().parts.remove(0);
+        Some(IpItem { parts: texts.iter().map(part).collect() })
+    }
+
+    #[test]
+    fn content_hash_covers_homes_and_groups() {
+        let mut base = testing::config("abc", "a");
+        base.systems[0].items = vec![Item::plain("test", "10.0.0.1"), Item::plain("test", "10.0.0.2")];
+        let hash = |first: Option<IpItem>, second: Option<IpItem>, prefer: [Option<usize>; 2]| {
+            let mut config = base.clone();
+            config.systems[0].items[0].ip = first;
+            config.systems[0].items[1].ip = second;
+            (config.systems[0].items[0].prefer, config.systems[0].items[1].prefer) = (prefer[0], prefer[1]);
+            config.content_hash()
+        };
+        let none = [None; 2];
+        let plain = hash(None, None, none);
+        assert_eq!(hash(group(&["10.0.0.1"]), group(&["10.0.0.2@eth0"]), none), plain, "as before");
+        assert_eq!(
+            hash(group(&["10.0.0.1@eth0", "fd00::1"]), None, none),
+            hash(group(&["10.0.0.1@eth1", "fd00::1@eth2"]), None, none),
+            "each server has its own interfaces"
+        );
+        let mut seen = vec![
+            plain,
+            hash(group(&["10.0.0.1", "fd00::1"]), None, none),
+            hash(group(&["fd00::1", "10.0.0.1"]), None, none),
+            hash(group(&["10.0.0.1/24"]), None, none),
+            hash(None, group(&["10.0.0.1", "fd00::1"]), none),
+            hash(None, None, [Some(0), None]),
+            hash(None, None, [Some(1), None]),
+            hash(None, None, [None, Some(1)]),
+        ];
+        let all = seen.len();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), all, "two of them look the same");
+    }
+
     #[test]
     fn content_hash_covers_what_must_be_equal() {
         let mut base = testing::config("abc", "a");
@@ -193,6 +256,8 @@ mod tests {
             let item: Item = c.systems[0].items.remove(0);
             c.systems[0].items[0].name += &item.name;
         }));
+        assert!(changed(|c| c.systems[0].items[1].prefer = Some(0)));
+        assert!(changed(|c| c.systems[0].items[1].ip = group(&["10.0.0.1", "10.0.0.2"])));
         assert!(changed(|c| c.systems[0].items[1].isolated = Isolated::Drop));
         assert!(changed(|c| c.systems[0].items[1].isolated = Isolated::Take));
         assert!(changed(|c| c.systems[0].orphan = Some(Duration::from_secs(60))));

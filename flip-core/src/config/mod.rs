@@ -39,7 +39,7 @@ use std::time::Duration;
 pub use announce::{Announce, Notify};
 pub use checks::{Check, CheckKind, WhenAllFail};
 pub use hooks::{Hooks, OnExit};
-pub use ip::parse_vip;
+pub use ip::{AUTO, Interface, IpItem, IpPart, parse_vip};
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
 pub use scripts::{LuaConfig, Script, ScriptFound, ScriptNames, script_names};
@@ -168,10 +168,12 @@ impl Release {
 /// One entry of a system's `data`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// The text in the config.
+    /// What it is called: its `name` or the text in the config; of a group without a name, its first address.
     pub name: String,
     /// Its cluster-wide id.
     pub id: ItemId,
+    /// Position of the server that is its home by wish (`prefer`).
+    pub prefer: Option<usize>,
     /// The system's `isolated`, or its own.
     pub isolated: Isolated,
     /// What tells whether a server is fit to hold this item, beside the checks of its system.
@@ -180,6 +182,32 @@ pub struct Item {
     pub when_all_fail: WhenAllFail,
     /// The whole entry where it is an object that says more than its name: settings for its hooks.
     pub own: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Its addresses, in an ip system.
+    pub ip: Option<IpItem>,
+}
+
+impl Item {
+    /// An item that says nothing but its name.
+    #[must_use]
+    pub fn plain(system: &str, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            id: ItemId::of(system, name),
+            prefer: None,
+            isolated: Isolated::default(),
+            checks: Vec::new(),
+            when_all_fail: WhenAllFail::default(),
+            own: None,
+            ip: None,
+        }
+    }
+
+    /// Whether people who say `text` mean this item: by its name, or by one of its addresses.
+    #[must_use]
+    pub fn is_called(&self, text: &str) -> bool {
+        let has = |ip: &IpItem| parse_vip(text).is_ok_and(|net| ip.has(net.addr()));
+        self.name == text || self.ip.as_ref().is_some_and(has)
+    }
 }
 
 /// How the items of a system are placed.

@@ -15,8 +15,7 @@ use super::{Isolated, ORPHAN, Release, SystemKind, bounds, checks, handlers, ip}
 use crate::quorum::majority;
 
 const WITNESS_KEYS: &[&str] = &["ping"];
-const NAMED_KEYS: &[&str] = &["name", "isolated", "checks", "when_all_fail"];
-const ADDRESS_KEYS: &[&str] = &["ip", "isolated", "checks", "when_all_fail"];
+const NAMED_KEYS: &[&str] = &["name", "prefer", "isolated", "checks", "when_all_fail"];
 
 /// The value of `isolated`, of a system or of one item.
 pub(super) fn isolated(node: &Node, problems: &mut Problems) -> Option<Spanned<Isolated>> {
@@ -93,47 +92,42 @@ pub(super) fn witness(node: &Node, problems: &mut Problems) -> Option<Spanned<Ip
     }
 }
 
-/// An entry of `data`: a text, or an object where the item has more to say than its name.
-pub(super) fn item(node: &Node, system: &WrittenSystem, problems: &mut Problems) -> Option<WrittenItem> {
-    let is_ip = ip::is_ip(system);
-    let (key, other, what, example) = if is_ip {
-        ("ip", "name", "the address of the item", "{\"ip\": \"10.0.0.9\", \"isolated\": \"drop\"}")
-    } else {
-        ("name", "ip", "the name of the item", "{\"name\": \"x\", \"isolated\": \"drop\"}")
-    };
-    let expected = format!("an item: a string, or an object with the key `{key}`");
-    let mut said = (None, Vec::new(), None, None);
-    let name = if matches!(node.value, Value::Object(_)) {
-        let fields = if is_ip {
-            node.fields(&expected, ADDRESS_KEYS, problems)?
-        } else {
-            named_fields(node, &expected, problems)?
-        };
-        let name = fields.get(key);
-        if name.is_none() && (!is_ip || fields.get(other).is_none()) {
-            let help = format!("write for instance {example}");
-            problems.error_help(&node.at, format!("found no `{key}`, expected {what}"), help);
-        }
-        let more = fields.all().iter().any(|entry| !NAMED_KEYS.contains(&entry.key.value));
-        let own = if more && !is_ip { node.json(problems)?.as_object().cloned() } else { None };
-        said = (
-            fields.get("isolated").and_then(|node| isolated(node, problems)),
-            fields.get("checks").map(|node| checks::checks(node, problems)).unwrap_or_default(),
-            fields.get("when_all_fail").and_then(|node| checks::when_all_fail(node, problems)),
-            own,
-        );
-        name?.clone()
-    } else {
-        node.clone()
-    };
-    let text = name.text(&expected, problems)?;
-    if text.value.is_empty() || text.value.len() > bounds::ITEM || text.value.contains(char::is_control) {
-        let expected = format!("an item: 1 to {} bytes without control characters", bounds::ITEM);
-        name.refuse(&expected, problems);
+/// An entry of `data` of a system that is not ip: a text, or an object where the item has more to say than
+/// its name.
+pub(super) fn item(node: &Node, problems: &mut Problems) -> Option<WrittenItem> {
+    const EXPECTED: &str = "an item: a string, or an object with the key `name`";
+    if !matches!(node.value, Value::Object(_)) {
+        let text = node.text(EXPECTED, problems)?;
+        return check_item_name(node, &text.value, problems).then(|| WrittenItem::plain(text, Vec::new()));
+    }
+    let fields = named_fields(node, EXPECTED, problems)?;
+    let name = fields.get("name");
+    if name.is_none() {
+        let help = "write for instance {\"name\": \"x\", \"isolated\": \"drop\"}";
+        problems.error_help(&node.at, "found no `name`, expected the name of the item", help);
+    }
+    let more = fields.all().iter().any(|entry| !NAMED_KEYS.contains(&entry.key.value));
+    let own = if more { node.json(problems)?.as_object().cloned() } else { None };
+    let prefer = fields.get("prefer").and_then(|node| node.text("the id of a server", problems));
+    let isolated = fields.get("isolated").and_then(|node| isolated(node, problems));
+    let checks = fields.get("checks").map(|node| checks::checks(node, problems)).unwrap_or_default();
+    let when_all_fail = fields.get("when_all_fail").and_then(|node| checks::when_all_fail(node, problems));
+    let text = name?.text(EXPECTED, problems)?;
+    if !check_item_name(name?, &text.value, problems) {
         return None;
     }
-    let (isolated, checks, when_all_fail, own) = said;
-    Some(WrittenItem { name: text, isolated, checks, when_all_fail, own })
+    let plain = WrittenItem::plain(text, Vec::new());
+    Some(WrittenItem { prefer, isolated, checks, when_all_fail, own, ..plain })
+}
+
+/// Reports a text that cannot name an item; false then.
+pub(super) fn check_item_name(node: &Node, text: &str, problems: &mut Problems) -> bool {
+    if text.is_empty() || text.len() > bounds::ITEM || text.contains(char::is_control) {
+        let expected = format!("an item: 1 to {} bytes without control characters", bounds::ITEM);
+        node.refuse(&expected, problems);
+        return false;
+    }
+    true
 }
 
 /// An item with a name: keys that flip does not know are settings for its hooks.
@@ -293,15 +287,13 @@ fn check_witness(written: &Written, problems: &mut Problems) {
         problems.error_help(&witness.at, message, "name the gateway, or another host that is always there");
     }
     for system in written.systems.iter().filter(|system| ip::is_ip(system)) {
-        let same = |item: &&WrittenItem| {
-            super::parse_vip(&item.name.value).is_ok_and(|net| net.addr().to_canonical() == address)
-        };
-        if let Some(item) = system.items.iter().find(same) {
+        let mut parts = system.items.iter().flat_map(|item| &item.parts);
+        if let Some(part) = parts.find(|part| part.net.addr().to_canonical() == address) {
             let message = format!(
                 "found {}, which is also an item ({}), expected an address that does not move: when its \
                  holder dies, the witness would be silent too, and nobody could take over",
                 witness.value,
-                place(&item.name.at, problems),
+                place(&part.text.at, problems),
             );
             problems.error_help(
                 &witness.at,

@@ -1,7 +1,7 @@
 //! From the config as written to the config as meant: defaults, references, merged settings.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::key::{self, Secret};
 use super::nearest::nearest;
@@ -10,8 +10,8 @@ use super::raw::{clip, list};
 use super::source::{At, Spanned};
 use super::written::{Setting, Written, WrittenSystem};
 use super::{
-    ClusterKey, Config, Item, LEASE, ORPHAN, Overrides, Profile, Release, Server, System, Timing, check,
-    checks, handlers, hooks, ip, policy, scripts,
+    ClusterKey, Config, Item, LEASE, ORPHAN, Overrides, Profile, Release, Server, System, SystemKind, Timing,
+    check, checks, handlers, hooks, ip, policy, scripts,
 };
 use crate::id::{ItemId, ShortId};
 use crate::{limits, quorum};
@@ -40,7 +40,7 @@ pub(super) fn resolve(
         hooks::check(system, written, problems);
     }
     ip::check_settings(written, problems);
-    let items = read_items(written, problems);
+    let items = read_items(written, me, &memberships, problems);
     let secret = key::choose(written, overrides.key_file, problems);
     policy::check(written, voters.as_ref().map(Vec::len), quorum, overrides.scripts, problems);
     checks::warn(written, problems);
@@ -279,25 +279,35 @@ fn find_quorum(written: &Written, voters: usize, problems: &mut Problems) -> Opt
     }
 }
 
-/// The items of every system. One that is listed twice is placed once: two servers would hold it.
-fn read_items(written: &Written, problems: &mut Problems) -> Vec<Vec<Item>> {
-    let mut addresses: BTreeMap<IpAddr, &At> = BTreeMap::new();
+/// The items of every system as server `me` has them. One that is listed twice is placed once: two servers
+/// would hold it.
+fn read_items(
+    written: &Written,
+    me: Option<usize>,
+    memberships: &[Vec<usize>],
+    problems: &mut Problems,
+) -> Vec<Vec<Item>> {
+    let mut places = ip::item::Places::default();
     let mut all = Vec::with_capacity(written.systems.len());
-    for system in &written.systems {
-        all.push(read_items_of(system, written, &mut addresses, problems));
+    for (index, system) in written.systems.iter().enumerate() {
+        let members: Vec<_> = memberships.iter().map(|systems| systems.contains(&index)).collect();
+        all.push(read_items_of(system, me, &members, written, &mut places, problems));
     }
     let total: usize = all.iter().map(Vec::len).sum();
     if total > limits::FACTS {
         let message = format!("found {total} items in all systems, expected at most {}", limits::FACTS);
         problems.error_help(&written.at, message, "split the cluster in two");
     }
+    places.check_count(&written.at, problems);
     all
 }
 
 fn read_items_of<'w>(
     system: &'w WrittenSystem,
+    me: Option<usize>,
+    members: &[bool],
     written: &Written,
-    addresses: &mut BTreeMap<IpAddr, &'w At>,
+    places: &mut ip::item::Places<'w>,
     problems: &mut Problems,
 ) -> Vec<Item> {
     let is_ip = ip::is_ip(system);
@@ -305,24 +315,24 @@ fn read_items_of<'w>(
     let mut items = Vec::new();
     for item in &system.items {
         let name = &item.name;
-        let mut first = names.get(name.value.as_str()).copied();
-        let mut address = None;
-        if is_ip {
-            address = ip::address(name, problems);
-            first = address.and_then(|address| addresses.get(&address.to_canonical()).copied());
+        let addresses = is_ip.then(|| places.resolve(item, system, me, written, problems));
+        if let Some(None) = addresses {
+            continue;
         }
-        if let Some(first) = first {
-            warn_twice(name, first, problems);
+        if let Some(first) = names.get(name.value.as_str()) {
+            if is_ip {
+                refuse_same_name(name, first, problems);
+            } else {
+                warn_twice(name, first, problems);
+            }
             continue;
         }
         names.insert(&name.value, &name.at);
-        if let Some(address) = address {
-            addresses.insert(address.to_canonical(), &name.at);
-            ip::warn_own_address(address, &name.at, written, problems);
-        }
         items.push(Item {
             name: name.value.clone(),
             id: ItemId::of(&system.name.value, &name.value),
+            prefer: (item.prefer.as_ref())
+                .and_then(|id| find_preferred(id, system, members, written, problems)),
             isolated: policy::isolated_of(item, system),
             checks: item.checks.clone(),
             when_all_fail: (item.when_all_fail.as_ref())
@@ -330,9 +340,54 @@ fn read_items_of<'w>(
                 .map(|given| given.value)
                 .unwrap_or_default(),
             own: item.own.clone(),
+            ip: addresses.flatten(),
         });
     }
     items
+}
+
+/// The position of the server that an item names as its home.
+fn find_preferred(
+    id: &Spanned<String>,
+    system: &WrittenSystem,
+    members: &[bool],
+    written: &Written,
+    problems: &mut Problems,
+) -> Option<usize> {
+    let known = || written.servers.iter().map(|server| server.id.value.as_str());
+    let Some(index) = known().position(|known| known == id.value) else {
+        let in_list = ip::is_ip(system) && !id.at.path.ends_with(".prefer");
+        let what = if in_list { "an address, or the id of the server" } else { "the id of the server" };
+        let help = match nearest(&id.value, known()) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => format!("the servers are {}", list(known())),
+        };
+        let message = format!("found \"{}\", expected {what} that is its home", clip(&id.value));
+        problems.error_help(&id.at, message, help);
+        return None;
+    };
+    let name = clip(&system.name.value);
+    if !members.get(index).is_some_and(|member| *member) {
+        let message =
+            format!("server `{}` is preferred, and takes no part in system `{name}`", clip(&id.value));
+        let help = format!("add \"{name}\" to its `systems`, or prefer a server that has it");
+        problems.error_help(&id.at, message, help);
+        return None;
+    }
+    if system.kind == SystemKind::Replicate {
+        let message = format!("a home has no effect in system `{name}`: every server holds every item");
+        problems.warning(&id.at, message, "remove it, or set `type` to \"shard\"");
+    }
+    Some(index)
+}
+
+fn refuse_same_name(item: &Spanned<String>, first: &At, problems: &mut Problems) {
+    let message = format!(
+        "two items are called \"{}\", the first is {}; expected different names",
+        clip(&item.value),
+        policy::place(first, problems),
+    );
+    problems.error_help(&item.at, message, "give one of them another `name`");
 }
 
 fn warn_twice(item: &Spanned<String>, first: &At, problems: &mut Problems) {

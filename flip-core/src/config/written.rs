@@ -145,11 +145,22 @@ pub(super) struct WrittenSystem {
 #[derive(Debug)]
 pub(super) struct WrittenItem {
     pub name: Spanned<String>,
+    /// The id of the server that is its home.
+    pub prefer: Option<Spanned<String>>,
     pub isolated: Option<Spanned<Isolated>>,
     pub checks: Vec<Check>,
     pub when_all_fail: Option<Spanned<WhenAllFail>>,
-    /// The whole object, where it says more than name and `isolated`.
+    /// The whole object, where it says more than flip reads.
     pub own: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Its addresses, in an ip system.
+    pub parts: Vec<ip::item::WrittenPart>,
+}
+
+impl WrittenItem {
+    /// One that says nothing but what it is.
+    pub(super) fn plain(name: Spanned<String>, parts: Vec<ip::item::WrittenPart>) -> Self {
+        Self { name, prefer: None, isolated: None, checks: Vec::new(), when_all_fail: None, own: None, parts }
+    }
 }
 
 /// An entry of a `config`.
@@ -390,7 +401,8 @@ fn read_items(node: &Node, system: &WrittenSystem, problems: &mut Problems) -> V
         problems.error_help(&node.at, message, "deal them to several systems");
         return Vec::new();
     }
-    elements.iter().filter_map(|element| policy::item(element, system, problems)).collect()
+    let read = if ip::is_ip(system) { ip::item::read } else { policy::item };
+    elements.iter().filter_map(|element| read(element, problems)).collect()
 }
 
 fn read_config(node: Option<&Node>, problems: &mut Problems) -> Vec<Setting> {

@@ -183,14 +183,8 @@ mod tests {
         config.systems.push(config.systems[0].clone());
         config.systems[0].items = crate::testing::items(3);
         config.systems.push(config.systems[0].clone());
-        config.systems[2].items = vec![crate::config::Item {
-            name: "z".into(),
-            id: ItemId(77),
-            isolated: crate::config::Isolated::Keep,
-            checks: Vec::new(),
-            when_all_fail: crate::config::WhenAllFail::default(),
-            own: None,
-        }];
+        config.systems[2].items =
+            vec![crate::config::Item { id: ItemId(77), ..crate::config::Item::plain("test", "z") }];
         let row = Row::new(&config);
         assert_eq!(row.len(), 4);
         for at in 0..row.len() {

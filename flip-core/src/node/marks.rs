@@ -186,7 +186,7 @@ impl Node {
     fn confirm_released(&mut self, name: &str, now: Time) -> Result<String, String> {
         let found: Vec<_> = (0..self.leases.row.len())
             .map(|at| self.leases.row.item(at))
-            .filter(|at| self.config.systems[at.system].items[at.item].name == name)
+            .filter(|at| self.config.systems[at.system].items[at.item].is_called(name))
             .map(|at| self.config.systems[at.system].items[at.item].id)
             .collect();
         if found.is_empty() {

@@ -7,7 +7,7 @@ use super::fault::Timed;
 use crate::config::{
     ClusterKey, Config, Hooks, Isolated, Item, LogLevel, ORPHAN, Profile, Release, Server, System, SystemKind,
 };
-use crate::id::{ItemId, ShortId};
+use crate::id::ShortId;
 use crate::{limits, quorum};
 
 /// Everything that a run depends on.
@@ -185,17 +185,10 @@ fn edited(items: &[Policy], more: i64) -> Vec<Policy> {
 
 fn system(name: &str, alive: &str, kind: SystemKind, policies: &[Policy]) -> System {
     let release = Release::of(alive);
-    let items = policies.iter().enumerate().map(|(n, policy)| {
-        let text = format!("{name}{n}");
-        Item {
-            id: ItemId::of(name, &text),
-            name: text,
-            isolated: (*policy).into(),
-            checks: Vec::new(),
-            when_all_fail: crate::config::WhenAllFail::default(),
-            own: None,
-        }
-    });
+    let items = policies
+        .iter()
+        .enumerate()
+        .map(|(n, policy)| Item { isolated: (*policy).into(), ..Item::plain(name, &format!("{name}{n}")) });
     System {
         name: name.into(),
         kind,

@@ -21,7 +21,8 @@ use flip_core::config::Notify;
 use flip_core::{Answered, Time};
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
 use tokio::sync::Notify as Bell;
 use tokio::task::AbortHandle;
 
@@ -116,9 +117,11 @@ impl Voice {
         }
     }
 
-    /// Addresses of this host may have changed.
-    pub(super) fn forget_networks(&mut self) {
-        self.networks = None;
+    /// An address of this host came or went: with it, perhaps, a network.
+    pub(super) fn notice(&mut self, net: Option<IpNet>) {
+        if net.is_none_or(|net| net.prefix_len() < net.max_prefix_len()) {
+            self.networks = None;
+        }
     }
 
     pub(super) fn is_announcing(&self, part: usize) -> bool {
@@ -354,7 +357,8 @@ impl World {
         answer: &Answer,
         now: Time,
     ) {
-        let announced = |part: &usize| state.parts[*part].net.addr() == ip && state.voice.is_announcing(*part);
+        let announced =
+            |part: &usize| state.parts[*part].net.addr() == ip && state.voice.is_announcing(*part);
         let all: Vec<_> = (0..state.parts.len()).filter(announced).collect();
         for part in all {
             let Some(ours) = state.link_of(&state.parts[part]).and_then(|link| link.mac) else { continue };
@@ -444,7 +448,8 @@ impl State {
         }
         let host = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
         let subnet = if host(&address) {
-            let all = self.networks().iter().filter(|(at, net)| *at == index && net.contains(&address.addr()));
+            let all =
+                self.networks().iter().filter(|(at, net)| *at == index && net.contains(&address.addr()));
             all.map(|(_, net)| net.trunc()).max_by_key(IpNet::prefix_len)
         } else {
             Some(address.trunc())
@@ -464,7 +469,8 @@ impl State {
         if self.voice.networks.is_none() {
             match self.netlink.addresses() {
                 Ok(all) => {
-                    let nets = all.iter().filter_map(|message| Some((message.header.index, address_of(message)?)));
+                    let nets =
+                        all.iter().filter_map(|message| Some((message.header.index, address_of(message)?)));
                     self.voice.networks =
                         Some(nets.filter(|(_, net)| net.prefix_len() < net.max_prefix_len()).collect());
                 }
@@ -535,7 +541,7 @@ async fn run(world: Weak<World>, bell: Arc<Bell>) {
 }
 
 /// A socket that gets all ARP packets, or all neighbour advertisements, of this network namespace.
-fn open_listener(v6: bool) -> io::Result<AsyncFd<Socket>> {
+fn open_listener(v6: bool) -> io::Result<UdpSocket> {
     let kind = Type::RAW.nonblocking().cloexec();
     let protocol = if v6 { libc::ETH_P_IPV6 } else { libc::ETH_P_ARP };
     // In network byte order (packet(7)). Nothing is received before there is a filter.
@@ -544,7 +550,8 @@ fn open_listener(v6: bool) -> io::Result<AsyncFd<Socket>> {
     if v6 {
         SockRef::from(&socket).attach_filter(&advertisements())?;
     }
-    AsyncFd::new(socket)
+    // The runtime only waits for it, which is the same for all sockets.
+    UdpSocket::from_std(socket.into())
 }
 
 /// Passes frames of ICMPv6 neighbour advertisements.
@@ -565,20 +572,18 @@ fn advertisements() -> [SockFilter; 6] {
 /// How long a listener waits before it looks whether it is needed.
 const LISTEN: Duration = Duration::from_secs(1);
 
-async fn listen(world: Weak<World>, socket: AsyncFd<Socket>, v6: bool) {
+async fn listen(world: Weak<World>, socket: UdpSocket, v6: bool) {
     let mut buffer = [0; 256];
     loop {
         let ready = tokio::time::timeout(LISTEN, socket.readable()).await;
         let Some(world) = world.upgrade() else { return };
         match ready {
-            Ok(Ok(mut guard)) => {
+            Ok(Ok(())) => {
                 for _ in 0..BATCH {
-                    match sys::receive_frame(socket.get_ref().as_fd(), &mut buffer) {
+                    let take = || sys::receive_frame(socket.as_fd(), &mut buffer);
+                    match socket.try_io(Interest::READABLE, take) {
                         Ok((length, index)) => world.saw(&buffer[..length], index),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            guard.clear_ready();
-                            break;
-                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                         // An interface went down: others may still answer.
                         Err(error) => tracing::debug!(%error, "while listening for answers"),
                     }

@@ -15,20 +15,22 @@
 //!
 //! Nothing is announced before all three were looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
 
+use flip_core::config::Interface;
 use flip_core::{Lifetime, Time};
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressMessage;
 use rustix::io::Errno;
 
 use super::address::{self, Bound, Maker};
-use super::{Held, State};
+use super::plan::{self, Step};
+use super::{Part, State};
 use crate::clock;
+use crate::interfaces::missing;
 use crate::netlink::BATCH;
 use crate::system::capability_missing;
 
@@ -53,6 +55,11 @@ pub(super) struct Installed {
 }
 
 impl Installed {
+    /// The link that it is on.
+    pub(super) fn index(&self) -> u32 {
+        self.index
+    }
+
     /// Whether this is the address of which the kernel speaks, and not a later one.
     pub(super) fn is(&self, bound: &Bound) -> bool {
         (self.net, self.index, self.born) == (bound.net, bound.index, bound.born)
@@ -80,67 +87,158 @@ fn end(lifetime: Lifetime, now: Time) -> Option<Time> {
 }
 
 impl State {
-    /// Puts an item there, for a lifetime. After an error that names the lease it is not there.
+    /// Puts an item there, for a lifetime. After an error that names the lease it is not there, and after any
+    /// error nothing is there of an item with several addresses.
     pub(super) fn install(&mut self, item: usize, lifetime: Lifetime) -> Result<(), String> {
         if is_late(lifetime) {
             return Err(self.too_late(item));
         }
-        let Held { net, ref interface, present, .. } = self.items[item];
-        let interface = interface.clone();
-        let link = self.usable_link(&interface)?;
-        if let IpNet::V4(v4) = net
-            && v4.prefix_len() < 32
-        {
-            promote_secondaries(&interface);
-        }
-        let request = address::add(net, link.index, &interface, self.mark, lifetime.seconds);
-        let given = clock::now();
-        let answer = self.netlink.set_addresses(vec![request]).and_then(|mut answers| {
-            answers.pop().unwrap_or_else(|| Err(io::Error::other("the kernel did not answer")))
-        });
+        let result = self.plan_take(item, lifetime).and_then(|steps| self.carry_out(item, &steps, lifetime));
         if is_late(lifetime) {
             return Err(self.too_late(item));
         }
-        let bound = match answer {
-            Ok(message) => message.and_then(|message| Bound::from_message(&message, self.mark)),
-            Err(error) => return Err(self.explain_add(net, &interface, &error)),
+        let Err(error) = result else {
+            self.items[item].present = true;
+            return Ok(());
         };
-        let Some(bound) = bound else {
-            let taken = self.remove(item).err().map(|error| format!("; {error}")).unwrap_or_default();
-            return Err(format!("the kernel does not confirm {net} on {interface}{taken}"));
+        let parts = self.items[item].parts.clone();
+        if parts.len() < 2 {
+            self.items[item].present = self.is_whole(item);
+            return Err(error);
+        }
+        let had = self.parts[parts].iter().any(|part| part.present);
+        match self.remove(item) {
+            Ok(()) if had => {
+                Err(format!("{error}; the other addresses of the group were taken away with it"))
+            }
+            Ok(()) => Err(error),
+            Err(more) => Err(format!("{error}; other addresses of the group are still there: {more}")),
+        }
+    }
+
+    /// What brings an item up. Changes nothing. A bad answer from the table of links is checked with the kernel.
+    fn plan_take(&mut self, item: usize, lifetime: Lifetime) -> Result<Vec<Step>, String> {
+        // With another prefix it may have been there before, and for ever.
+        let alone = lifetime.seconds != Lifetime::FOREVER;
+        let range = self.items[item].parts.clone();
+        let look = |part: &Part| part.interface == Interface::Auto || alone && part.present;
+        let bound = if self.parts[range.clone()].iter().any(look) {
+            self.bound().map_err(|error| format!("cannot list the addresses: {error}"))?
+        } else {
+            Vec::new()
         };
-        let held = &mut self.items[item];
-        held.present = true;
-        held.installed = Some(Installed { ends: end(lifetime, given), ..Installed::from(&bound) });
-        if present && lifetime.seconds != Lifetime::FOREVER {
-            // With another prefix it may have been there before, and for ever.
-            self.remove_other_prefixes(item).map_err(|error| explain_delete(net, &interface, &error))?;
+        let plan = |state: &Self| {
+            let wanted: Vec<_> = state.parts[range.clone()].iter().map(Part::wanted).collect();
+            plan::take(&wanted, &state.links, &bound, alone)
+        };
+        plan(self).or_else(|_| {
+            self.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
+            plan(self).map_err(|refusal| refusal.to_string())
+        })
+    }
+
+    fn carry_out(&mut self, item: usize, steps: &[Step], lifetime: Lifetime) -> Result<(), String> {
+        let first = self.items[item].parts.start;
+        for step in steps {
+            if let Step::Promote { index } = step
+                && let Some(link) = self.links.get(index)
+            {
+                promote_secondaries(&link.name);
+            }
+        }
+        self.set(first, steps, lifetime)?;
+        for step in steps {
+            if let Step::Delete { part, net, index } = *step {
+                self.delete(net, index)
+                    .map_err(|error| explain_delete(net, &self.interface_of(first + part), &error))?;
+            }
         }
         Ok(())
+    }
+
+    /// All additions of a plan, in one exchange with the kernel.
+    fn set(&mut self, first: usize, steps: &[Step], lifetime: Lifetime) -> Result<(), String> {
+        let sets: Vec<_> = steps
+            .iter()
+            .filter_map(|step| match *step {
+                Step::Set { part, net, index } => Some((first + part, net, index)),
+                Step::Promote { .. } | Step::Delete { .. } | Step::Announce { .. } => None,
+            })
+            .collect();
+        let request = |(_, net, index): &(usize, IpNet, u32)| {
+            let name = self.links.get(index).map_or("", |link| link.name.as_str());
+            address::add(*net, *index, name, self.mark, lifetime.seconds)
+        };
+        let requests = sets.iter().map(request).collect();
+        let given = clock::now();
+        let answers = self.netlink.set_addresses(requests);
+        let mut failed = None;
+        let mut fail = |text: String| failed = failed.take().or(Some(text));
+        match answers {
+            Ok(answers) => {
+                for ((part, net, index), answer) in sets.into_iter().zip(answers) {
+                    match answer {
+                        Ok(message) => {
+                            let bound = message.and_then(|m| Bound::from_message(&m, self.mark));
+                            if let Some(bound) = bound {
+                                let ends = end(lifetime, given);
+                                let part = &mut self.parts[part];
+                                part.present = true;
+                                part.installed = Some(Installed { ends, ..Installed::from(&bound) });
+                                continue;
+                            }
+                            let taken =
+                                self.remove_part(part).err().map(|e| format!("; {e}")).unwrap_or_default();
+                            let on = self.interface_of(part);
+                            fail(format!("the kernel does not confirm {net} on {on}{taken}"));
+                        }
+                        Err(error) => fail(self.explain_add(net, index, &error)),
+                    }
+                }
+            }
+            Err(error) => {
+                if let Some((_, net, index)) = sets.first() {
+                    fail(self.explain_add(*net, *index, &error));
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Takes away an item whose lease ended meanwhile; the line for people.
     fn too_late(&mut self, item: usize) -> String {
         let removed = self.remove(item);
-        let held = &self.items[item];
-        let what = format!("the lease of {} ended before it was on {}", held.net, held.interface);
+        let part = self.items[item].parts.start;
+        let what = format!(
+            "the lease of {} ended before it was on {}",
+            self.parts[part].net,
+            self.interface_of(part)
+        );
         match removed {
             Ok(()) => format!("{what}: this process was stopped or slow; nothing is left there"),
             Err(error) => format!("{what}, and it may still be there: {error}"),
         }
     }
 
-    /// Gives items that are there a new lifetime; gives back those that are gone.
+    /// Gives items that are there a new lifetime; gives back those that are gone. Of an item that lost an
+    /// address, the others are taken away.
     pub(super) fn refresh(&mut self, items: &[usize], lifetime: Lifetime) -> Vec<usize> {
-        let mut lost = Vec::new();
+        let mut lost = BTreeSet::new();
         let mut errors = Vec::new();
-        let (known, unknown): (Vec<_>, Vec<_>) = items.iter().copied().partition(|item| self.knows(*item));
-        lost.extend(unknown);
-        let ours = |item: &usize| self.items[*item].installed.is_some_and(|installed| !installed.sibling);
-        let known: Vec<_> = known.into_iter().filter(ours).collect();
-        for items in known.chunks(BATCH) {
-            self.refresh_batch(items, lifetime, &mut lost, &mut errors);
+        let mut parts = Vec::new();
+        for &item in items {
+            let range = self.items[item].parts.clone();
+            if range.clone().all(|part| self.knows(part)) {
+                parts.extend(range.map(|part| (part, item)));
+            } else {
+                lost.insert(item);
+            }
         }
+        parts.retain(|(part, _)| self.parts[*part].installed.is_some_and(|installed| !installed.sibling));
+        for parts in parts.chunks(BATCH) {
+            self.refresh_batch(parts, lifetime, &mut lost, &mut errors);
+        }
+        let lost: Vec<_> = items.iter().copied().filter(|item| lost.contains(item)).collect();
         let mut gone = Vec::new();
         for (item, result) in self.remove_all(&lost) {
             match result {
@@ -152,49 +250,52 @@ impl State {
         gone
     }
 
-    /// Whether the item is there as far as is known, and may go on.
-    fn knows(&self, item: usize) -> bool {
-        let held = &self.items[item];
-        let index = self.link(&held.interface).map(|link| link.index);
-        held.present && held.installed.is_some_and(|installed| Some(installed.index) == index)
+    /// Whether the address is there as far as is known, and may go on.
+    fn knows(&self, part: usize) -> bool {
+        let part = &self.parts[part];
+        let index = self.link_of(part).map(|link| link.index);
+        part.present && part.installed.is_some_and(|installed| Some(installed.index) == index)
     }
 
-    /// At most [`BATCH`] items, all with an `Installed`. Those that must not be there are put into `lost`.
+    /// At most [`BATCH`] addresses, all with an `Installed`, each with its item. Items that must not be there
+    /// are put into `lost`.
     fn refresh_batch(
         &mut self,
-        items: &[usize],
+        parts: &[(usize, usize)],
         lifetime: Lifetime,
-        lost: &mut Vec<usize>,
+        lost: &mut BTreeSet<usize>,
         errors: &mut Vec<String>,
     ) {
+        let items = || parts.iter().map(|(_, item)| *item);
         if is_late(lifetime) {
-            lost.extend(items);
+            lost.extend(items());
             return;
         }
         let given = clock::now();
         let requests: Vec<_> =
-            items.iter().filter_map(|item| self.refresh_request(*item, lifetime)).collect();
+            parts.iter().filter_map(|(part, _)| self.refresh_request(*part, lifetime)).collect();
         let answers = self.netlink.set_addresses(requests);
         if is_late(lifetime) {
-            lost.extend(items);
+            lost.extend(items());
             return;
         }
         let answers = match answers {
             Ok(answers) => answers,
             Err(error) => {
-                items.iter().map(|_| Err(io::Error::new(error.kind(), error.to_string()))).collect()
+                parts.iter().map(|_| Err(io::Error::new(error.kind(), error.to_string()))).collect()
             }
         };
-        for (&item, answer) in items.iter().zip(answers) {
+        for (&(part, item), answer) in parts.iter().zip(answers) {
             let error = match answer {
                 Ok(Some(message)) => {
                     let bound = Bound::from_message(&message, self.mark);
-                    let held = &mut self.items[item];
-                    match (&mut held.installed, bound) {
+                    match (&mut self.parts[part].installed, bound) {
                         (Some(installed), Some(bound)) if installed.is(&bound) => {
                             installed.ends = end(lifetime, given);
                         }
-                        _ => lost.push(item),
+                        _ => {
+                            lost.insert(item);
+                        }
                     }
                     continue;
                 }
@@ -202,21 +303,25 @@ impl State {
                 Err(error) => error,
             };
             match Errno::from_io_error(&error) {
-                Some(Errno::ADDRNOTAVAIL | Errno::NODEV) => lost.push(item),
+                Some(Errno::ADDRNOTAVAIL | Errno::NODEV) => {
+                    lost.insert(item);
+                }
                 // It is not known whether this brought back what was gone.
-                Some(_) | None if lifetime.latest.is_some() => lost.push(item),
+                Some(_) | None if lifetime.latest.is_some() => {
+                    lost.insert(item);
+                }
                 Some(_) | None => {
-                    let held = &self.items[item];
-                    errors.push(format!("cannot refresh {} on {}: {error}", held.net, held.interface));
+                    let net = self.parts[part].net;
+                    errors.push(format!("cannot refresh {net} on {}: {error}", self.interface_of(part)));
                 }
             }
         }
     }
 
-    fn refresh_request(&self, item: usize, lifetime: Lifetime) -> Option<AddressMessage> {
-        let held = &self.items[item];
-        let installed = held.installed?;
-        Some(address::add(installed.net, installed.index, &held.interface, self.mark, lifetime.seconds))
+    fn refresh_request(&self, part: usize, lifetime: Lifetime) -> Option<AddressMessage> {
+        let installed = self.parts[part].installed?;
+        let name = self.links.get(&installed.index).map_or("", |link| link.name.as_str());
+        Some(address::add(installed.net, installed.index, name, self.mark, lifetime.seconds))
     }
 
     /// One line for all, and not too often: refreshes come several times a second.
@@ -235,49 +340,76 @@ impl State {
         self.remove_all(&[item]).into_iter().try_for_each(|(_, result)| result)
     }
 
-    /// Takes items away, whatever prefix somebody else chose for them: it is the address that answers.
-    /// Looking again is what makes "gone" true. What a sibling has stays.
+    /// Takes items away. Those that are gone, and for others why not.
     fn remove_all(&mut self, items: &[usize]) -> Vec<(usize, Result<(), String>)> {
         // Before anything can fail: who is told to let go must not call the neighbours any more.
-        items.iter().for_each(|item| self.items[*item].stop_announcing());
-        // At once, because finding what else there is takes longer.
+        items.iter().for_each(|item| self.stop_announcing(*item));
+        let parts: Vec<_> = items.iter().flat_map(|item| self.items[*item].parts.clone()).collect();
+        let mut errors: BTreeMap<usize, String> = BTreeMap::new();
+        for (part, result) in self.remove_parts(&parts) {
+            if let Err(error) = result {
+                errors.insert(part, error);
+            }
+        }
+        let mut results = Vec::new();
         for &item in items {
-            if let Some(installed) = self.items[item].installed.filter(|installed| !installed.sibling) {
+            let failed: Vec<_> =
+                self.items[item].parts.clone().filter_map(|part| errors.remove(&part)).collect();
+            let present = self.is_whole(item);
+            self.set_present(item, present);
+            results.push((item, if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }));
+        }
+        results
+    }
+
+    fn remove_part(&mut self, part: usize) -> Result<(), String> {
+        self.remove_parts(&[part]).into_iter().try_for_each(|(_, result)| result)
+    }
+
+    /// Takes addresses away, whatever prefix somebody else chose for them: it is the address that answers.
+    /// Looking again is what makes "gone" true. What a sibling has stays.
+    fn remove_parts(&mut self, parts: &[usize]) -> Vec<(usize, Result<(), String>)> {
+        // At once, because finding what else there is takes longer.
+        for &part in parts {
+            if let Some(installed) = self.parts[part].installed.filter(|installed| !installed.sibling) {
                 // If this fails, so does the same call below.
                 drop(self.netlink.delete_address(address::delete(installed.net, installed.index)));
             }
         }
         let mut results = Vec::new();
-        let mut left: Vec<usize> = items.to_vec();
+        let mut left: Vec<usize> = parts.to_vec();
         for round in 0..=DELETE_ROUNDS {
             let there = match self.there(&left) {
                 Ok(there) => there,
                 Err(error) => {
-                    results.extend(left.iter().map(|item| (*item, Err(error.clone()))));
+                    results.extend(left.iter().map(|part| (*part, Err(error.clone()))));
                     return results;
                 }
             };
             let mut next = Vec::new();
-            for item in left {
-                let held = &mut self.items[item];
-                let Some(bound) = there.get(&item) else {
-                    held.is_gone();
-                    results.push((item, Ok(())));
+            for part in left {
+                let Some(bound) = there.get(&part) else {
+                    self.parts[part].present = false;
+                    self.parts[part].installed = None;
+                    results.push((part, Ok(())));
                     continue;
                 };
                 if round == DELETE_ROUNDS {
                     let text = format!(
                         "{} is still on {}: something else adds it again and again",
-                        held.net, held.interface
+                        self.parts[part].net,
+                        self.interface_of(part)
                     );
-                    results.push((item, Err(text)));
+                    results.push((part, Err(text)));
                     continue;
                 }
-                match self.delete(bound) {
-                    Ok(()) => next.push(item),
+                let deleted = bound
+                    .iter()
+                    .try_for_each(|(net, index)| self.delete(*net, *index).map_err(|e| (*net, e)));
+                match deleted {
+                    Ok(()) => next.push(part),
                     Err((net, error)) => {
-                        let interface = &self.items[item].interface;
-                        results.push((item, Err(explain_delete(net, interface, &error))));
+                        results.push((part, Err(explain_delete(net, &self.interface_of(part), &error))));
                     }
                 }
             }
@@ -289,47 +421,31 @@ impl State {
         results
     }
 
-    /// What the kernel has of these items; nothing for those of which it has nothing.
-    fn there(&mut self, items: &[usize]) -> Result<BTreeMap<usize, Vec<Bound>>, String> {
-        let unknown = |state: &Self, item: &usize| state.link(&state.items[*item].interface).is_none();
-        if items.iter().any(|item| unknown(self, item)) {
+    /// What the kernel has of these addresses; nothing for those of which it has nothing.
+    fn there(&mut self, parts: &[usize]) -> Result<BTreeMap<usize, Vec<(IpNet, u32)>>, String> {
+        if parts.iter().any(|part| self.link_of(&self.parts[*part]).is_none()) {
             self.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
         }
         let bound = self.bound().map_err(|error| format!("cannot list the addresses: {error}"))?;
-        let mut places: BTreeMap<(u32, IpAddr), Vec<usize>> = BTreeMap::new();
-        for &item in items {
-            let held = &self.items[item];
-            if let Some(link) = self.link(&held.interface) {
-                places.entry((link.index, held.net.addr())).or_default().push(item);
-            }
-        }
-        let mut there: BTreeMap<usize, Vec<Bound>> = BTreeMap::new();
-        for bound in bound.into_iter().filter(|bound| bound.maker != Maker::Sibling) {
-            for item in places.get(&(bound.index, bound.net.addr())).into_iter().flatten() {
-                there.entry(*item).or_default().push(bound);
+        let wanted = parts.iter().map(|part| (*part, self.parts[*part].wanted()));
+        let mut there: BTreeMap<usize, Vec<(IpNet, u32)>> = BTreeMap::new();
+        for step in plan::release(wanted, &self.links, &bound) {
+            if let Step::Delete { part, net, index } = step {
+                there.entry(part).or_default().push((net, index));
             }
         }
         Ok(there)
     }
 
-    fn delete(&mut self, bound: &[Bound]) -> Result<(), (IpNet, io::Error)> {
-        for bound in bound {
-            match self.netlink.delete_address(address::delete(bound.net, bound.index)) {
-                Ok(()) => {}
-                Err(error) => match Errno::from_io_error(&error) {
-                    Some(Errno::ADDRNOTAVAIL | Errno::NODEV) => {}
-                    Some(_) | None => return Err((bound.net, error)),
-                },
-            }
+    /// Deletes an address; one that is not there is no error.
+    fn delete(&mut self, net: IpNet, index: u32) -> io::Result<()> {
+        match self.netlink.delete_address(address::delete(net, index)) {
+            Ok(()) => Ok(()),
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::ADDRNOTAVAIL | Errno::NODEV) => Ok(()),
+                Some(_) | None => Err(error),
+            },
         }
-        Ok(())
-    }
-
-    fn remove_other_prefixes(&mut self, item: usize) -> io::Result<()> {
-        let mut others = self.there(&[item]).map_err(io::Error::other)?.remove(&item).unwrap_or_default();
-        let net = self.items[item].net;
-        others.retain(|bound| bound.net != net);
-        self.delete(&others).map_err(|(_, error)| error)
     }
 
     /// Takes note when another daemon on this host takes an address over.
@@ -338,16 +454,17 @@ impl State {
         if bound.maker != Maker::Sibling {
             return;
         }
-        for installed in self.items.iter_mut().filter_map(|held| held.installed.as_mut()) {
+        for installed in self.parts.iter_mut().filter_map(|part| part.installed.as_mut()) {
             installed.sibling |= installed.is(&bound);
         }
     }
 
-    fn explain_add(&mut self, net: IpNet, interface: &str, error: &io::Error) -> String {
+    fn explain_add(&mut self, net: IpNet, index: u32, error: &io::Error) -> String {
+        let interface = self.links.get(&index).map_or_else(|| "?".to_owned(), |link| link.name.clone());
         let what = match Errno::from_io_error(error) {
             Some(Errno::PERM) => capability_missing("CAP_NET_ADMIN"),
             Some(Errno::NODEV) => match self.load_links() {
-                Ok(()) => self.missing(interface),
+                Ok(()) => missing(&interface, self.links.values().map(|link| link.name.as_str())),
                 Err(error) => error.to_string(),
             },
             Some(Errno::ACCESS) if net.addr().is_ipv6() => {

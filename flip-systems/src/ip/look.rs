@@ -81,7 +81,9 @@ impl Looks {
 
     /// A host says that it has an address.
     pub(super) fn told(&mut self, index: u32, ip: IpAddr, mac: Mac, now: Time) {
-        for look in self.looks.iter_mut().filter(|look| look.ip == ip && look.from.index == index && look.asked > 0) {
+        for look in
+            self.looks.iter_mut().filter(|look| look.ip == ip && look.from.index == index && look.asked > 0)
+        {
             if look.seen.is_empty() {
                 look.due = now + MORE;
             }
@@ -130,7 +132,11 @@ mod tests {
     const AT: Time = Time::from_millis(1_000_000);
     const A: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const B: Mac = Mac([2, 0, 0, 0, 0, 2]);
-    const FROM: From = From { index: 3, mac: Mac([2, 0, 0, 0, 0, 9]), ip: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)) };
+    const FROM: From = From {
+        index: 3,
+        mac: Mac([2, 0, 0, 0, 0, 9]),
+        ip: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
+    };
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

@@ -2,14 +2,15 @@
 //!
 //! They carry the same marks, so that they are known as flip's own, and no lifetime: nothing renews it.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use flip_core::Lifetime;
+use flip_core::config::{Announce, Interface, Notify};
 use flip_core::id::ItemRef;
 use ipnet::IpNet;
 
-use super::{Held, State, World, address, raw_socket};
+use super::announcer::{Outside, Voice};
+use super::{Held, Holdings, Part, State, World, address, raw_socket};
 use crate::netlink::Netlink;
 use crate::system::Drift;
 
@@ -19,6 +20,8 @@ const ADDRESSES: usize = 10_000;
 /// The addresses of scripts.
 pub(crate) struct Loose {
     world: Arc<World>,
+    /// Nobody but all is told of them.
+    nobody: Arc<Notify>,
 }
 
 impl Loose {
@@ -26,17 +29,13 @@ impl Loose {
     pub(crate) fn open(siblings: usize) -> Result<Self, String> {
         let raw = raw_socket().map_err(|error| error.to_string())?;
         let netlink = Netlink::open().map_err(|error| format!("cannot open a netlink socket: {error}"))?;
-        let mut state = State {
-            netlink,
-            mark: address::mark(siblings),
-            links: BTreeMap::new(),
-            items: Vec::new(),
-            bursts: 0,
-            warned: None,
-        };
+        let nobody = Notify { known: false, ..Notify::default() };
+        let voice = Voice::new(nobody.clone());
+        let mut state = State::new(netlink, address::mark(siblings), Holdings::default(), voice);
         state.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
         let drift = Arc::new(Drift::default());
-        Ok(Self { world: Arc::new(World { state: Mutex::new(state), drift, raw, monitor: OnceLock::new() }) })
+        let (state, monitor, outside) = (Mutex::new(state), OnceLock::new(), Outside::new(None, 0));
+        Ok(Self { world: Arc::new(World { state, drift, raw, monitor, outside }), nobody: Arc::new(nobody) })
     }
 
     /// Puts the address on the interface and announces it. Within a runtime.
@@ -62,25 +61,27 @@ impl Loose {
         let mut state = self.world.state.lock().unwrap_or_else(PoisonError::into_inner);
         // No notices come here: links may have changed since.
         state.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
-        let same = |held: &Held| held.net.addr() == net.addr() && held.interface == interface;
-        if let Some(at) = state.items.iter().position(same) {
-            if state.items[at].installed.is_none() {
-                state.items[at].net = net;
+        let interface = Interface::of(interface);
+        let same = |part: &Part| part.net.addr() == net.addr() && part.interface == interface;
+        // Each item here has one address, so items and addresses have the same positions.
+        if let Some(at) = state.parts.iter().position(same) {
+            if state.parts[at].installed.is_none() {
+                state.parts[at].net = net;
             }
             return Ok(at);
         }
         if state.items.len() >= ADDRESSES {
             return Err(format!("scripts have named {ADDRESSES} addresses, expected fewer"));
         }
-        let at = ItemRef { system: 0, item: state.items.len() };
+        let at = state.items.len();
+        state.parts.push(Part::new(net, interface));
         state.items.push(Held {
-            at,
-            interface: interface.to_owned(),
-            net,
+            at: ItemRef { system: 0, item: at },
+            parts: at..at + 1,
             present: false,
-            installed: None,
-            announcing: None,
+            announce: Announce::default(),
+            notify: Arc::clone(&self.nobody),
         });
-        Ok(at.item)
+        Ok(at)
     }
 }

@@ -1,7 +1,11 @@
 //! The ip system: addresses on interfaces, announced to the neighbours.
 //!
-//! An item is an address, with a prefix or without: `192.0.2.1`, `2001:db8::1/64`. The setting
-//! `interface` names the interface it is put on.
+//! An item is a group of addresses ([`IpItem`]), often of one. They come and go as one: it is here when all
+//! of them are, what is half up is taken down again, and one that is lost takes the others along until all
+//! are back.
+//!
+//! **Plan.** What to do is decided by the module `plan`, a pure function of what is wanted and what is there;
+//! `World` reads the kernel and carries the steps out.
 //!
 //! **Marks.** Every address that flip adds carries IFA_PROTO [`PROTOCOL`] and, for IPv4, the label
 //! `<interface>:flip` where that fits, so that the next life of the daemon knows what it left
@@ -16,6 +20,9 @@
 //! **Lifetimes.** The kernel itself takes an address away whose lifetime ends, whether this process
 //! lives or not; see the module `lifetime`.
 //!
+//! **Announcing** goes on for as long as an item is here, at a pace that the whole daemon keeps; neighbours that
+//! are known are told each, and another server is asked to look who answers: see the module `announcer`.
+//!
 //! **Drift.** Notices only say that something may have changed; what is reported comes from the
 //! kernel's list, read under the lock that hooks hold too. So own changes are never reported, in
 //! whatever order notices arrive.
@@ -23,19 +30,24 @@
 pub mod announce;
 
 mod address;
+mod announcer;
 mod lifetime;
+mod look;
 mod loose;
 mod monitor;
+mod neighbours;
+mod pace;
+mod plan;
+mod proof;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::future::ready;
 use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use flip_core::config::parse_vip;
+use flip_core::config::{Announce, Interface, IpItem, Notify};
 use flip_core::id::ItemRef;
 use flip_core::{Lifetime, Time};
 use ipnet::IpNet;
@@ -44,16 +56,16 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 pub use self::address::PROTOCOL;
 use self::address::{Bound, Maker};
+use self::announcer::{Outside, Voice};
 use self::lifetime::Installed;
 pub(crate) use self::loose::Loose;
 use self::monitor::Monitor;
-use crate::interfaces::{Link, address_of, missing};
+use self::plan::{Links, Wanted};
+use crate::interfaces::{Link, address_of};
 use crate::netlink::{Netlink, messages};
-use crate::sys;
 use crate::system::{
     Assigned, Bus, Context, Drift, Handler, HookFuture, Leftover, ObserveFuture, OpenError, Opened, System,
 };
@@ -71,32 +83,42 @@ impl Handler for Ip {
         "ip_down"
     }
 
-    fn open(&self, systems: &[Assigned<'_>], drift: &Arc<Drift>, _: &Arc<Bus>) -> Result<Opened, OpenError> {
-        let mut items = Vec::new();
+    fn open(
+        &self,
+        systems: &[Assigned<'_>],
+        drift: &Arc<Drift>,
+        bus: &Arc<Bus>,
+    ) -> Result<Opened, OpenError> {
+        let mut holdings = Holdings::default();
+        let mut together = None;
         let mut starts = Vec::new();
         let siblings = systems.first().map_or(0, |assigned| assigned.siblings);
         for assigned in systems {
-            starts.push(items.len());
-            let interface = interface_of(assigned.system)?;
+            starts.push(holdings.items.len());
+            let schedule = Announce::read(&assigned.system.config, &Announce::default());
+            let notify = Arc::new(Notify::read(&assigned.system.config));
+            together = Some(together.map_or((*notify).clone(), |all: Notify| all.together(&notify)));
             for (item, configured) in assigned.system.items.iter().enumerate() {
-                let net = parse_vip(&configured.name).map_err(|_| OpenError::Item {
+                let ip = configured.ip.as_ref().ok_or_else(|| OpenError::Item {
                     system: assigned.system.name.clone(),
                     item: configured.name.clone(),
-                    what: "an IPv4 or IPv6 address that an interface can have, with a prefix or without",
+                    what: "addresses (`Item::ip`)",
                 })?;
-                items.push(Held {
-                    at: ItemRef { system: assigned.position, item },
-                    interface: interface.to_owned(),
-                    net,
-                    present: false,
-                    installed: None,
-                    announcing: None,
-                });
+                let schedule = match &configured.own {
+                    Some(own) => Announce::read(own, &schedule),
+                    None => schedule.clone(),
+                };
+                let at = ItemRef { system: assigned.position, item };
+                holdings.push(at, ip, schedule, Arc::clone(&notify));
             }
         }
         // What no config knows belongs to no system: one that wants order here is enough.
         let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
-        let (world, leftovers) = World::open(items, address::mark(siblings), remove, Arc::clone(drift))?;
+        let me = systems.first().map_or(0, |assigned| assigned.me);
+        let outside = Outside::new(Some(Arc::clone(bus)), me);
+        let voice = Voice::new(together.unwrap_or_default());
+        let state = (holdings, address::mark(siblings), voice);
+        let (world, leftovers) = World::open(state, remove, Arc::clone(drift), outside)?;
         let systems = starts
             .into_iter()
             .zip(systems)
@@ -106,15 +128,6 @@ impl Handler for Ip {
             })
             .collect();
         Ok(Opened { systems, leftovers })
-    }
-}
-
-fn interface_of(system: &flip_core::config::System) -> Result<&str, OpenError> {
-    let wrong = |what: String| OpenError::Setting { system: system.name.clone(), key: "interface", what };
-    match system.config.get("interface") {
-        Some(serde_json::Value::String(name)) if !name.is_empty() => Ok(name),
-        Some(other) => Err(wrong(format!("expected the name of an interface, found {other}"))),
-        None => Err(wrong("missing; expected the name of the interface for the addresses".to_owned())),
     }
 }
 
@@ -160,7 +173,7 @@ impl System for IpSystem {
 
     fn hush(&self, item: usize) {
         if item < self.count {
-            self.world.lock().items[self.first + item].stop_announcing();
+            self.world.lock().stop_announcing(self.first + item);
         }
     }
 
@@ -171,6 +184,13 @@ impl System for IpSystem {
             Ok((0..count).filter(|item| present[*item]).collect())
         })
     }
+
+    fn heard(&self, from: usize, topic: u8, data: &[u8]) {
+        // The systems of a daemon share one world: the first hears for all.
+        if self.first == 0 {
+            self.world.heard(from, topic, data);
+        }
+    }
 }
 
 /// Everything that the ip systems of this server share.
@@ -180,35 +200,58 @@ pub(crate) struct World {
     /// Sends frames; receives nothing, because its protocol is 0 (packet(7)).
     raw: Socket,
     monitor: OnceLock<AbortHandle>,
+    outside: Outside,
 }
 
 struct State {
     netlink: Netlink,
     /// IFA_PROTO of what this daemon adds.
     mark: u8,
-    /// By index.
-    links: BTreeMap<u32, Link>,
+    links: Links,
     items: Vec<Held>,
-    /// Counts bursts, so that each has a name.
-    bursts: u64,
+    /// The addresses of all items, each item's together.
+    parts: Vec<Part>,
+    voice: Voice,
     /// When a failing refresh was last told of.
     warned: Option<Time>,
 }
 
+/// What the config gives to this server.
+#[derive(Default)]
+struct Holdings {
+    items: Vec<Held>,
+    parts: Vec<Part>,
+}
+
+impl Holdings {
+    fn push(&mut self, at: ItemRef, ip: &IpItem, announce: Announce, notify: Arc<Notify>) {
+        let first = self.parts.len();
+        self.parts.extend(ip.parts.iter().map(|part| Part::new(part.net, part.interface.clone())));
+        self.items.push(Held { at, parts: first..self.parts.len(), present: false, announce, notify });
+    }
+}
+
+/// An item.
 struct Held {
     at: ItemRef,
-    interface: String,
+    /// Where its addresses are in the list of parts.
+    parts: Range<usize>,
+    /// Whether the kernel has all of it, as far as is known.
+    present: bool,
+    /// When it is announced.
+    announce: Announce,
+    /// To whom each.
+    notify: Arc<Notify>,
+}
+
+/// One address of an item.
+struct Part {
     net: IpNet,
+    interface: Interface,
     /// Whether the kernel has it, as far as is known.
     present: bool,
     /// What `alive` put there or `observe` found: what a refresh may go on with.
     installed: Option<Installed>,
-    announcing: Option<Burst>,
-}
-
-struct Burst {
-    id: u64,
-    task: AbortHandle,
 }
 
 impl Drop for World {
@@ -216,35 +259,31 @@ impl Drop for World {
         if let Some(monitor) = self.monitor.get() {
             monitor.abort();
         }
-        let mut state = self.lock();
-        state.items.iter_mut().for_each(Held::stop_announcing);
     }
 }
 
 impl World {
     fn open(
-        items: Vec<Held>,
-        mark: u8,
+        (holdings, mark, voice): (Holdings, u8, Voice),
         remove: bool,
         drift: Arc<Drift>,
+        outside: Outside,
     ) -> Result<(Arc<Self>, Vec<Leftover>), OpenError> {
         let kernel = |doing| move |source| OpenError::Kernel { doing, source };
         let raw = raw_socket()?;
         // Before the first list is read, so that nothing happens unseen in between.
         let monitor = Monitor::open(mark).map_err(kernel("subscribe to address changes"))?;
         let netlink = Netlink::open().map_err(kernel("open a netlink socket"))?;
-        let mut state = State { netlink, mark, links: BTreeMap::new(), items, bursts: 0, warned: None };
+        let mut state = State::new(netlink, mark, holdings, voice);
         state.load_links().map_err(kernel("list the interfaces"))?;
         let leftovers = state.sort_leftovers(remove).map_err(kernel("list the addresses"))?;
-        for held in &state.items {
-            if state.link(&held.interface).is_none() {
-                tracing::warn!("{}", state.missing(&held.interface));
-            }
-        }
-        let world = Arc::new(Self { state: Mutex::new(state), drift, raw, monitor: OnceLock::new() });
+        state.warn_of_missing_links();
+        let (state, monitoring) = (Mutex::new(state), OnceLock::new());
+        let world = Arc::new(Self { state, drift, raw, monitor: monitoring, outside });
         let task = tokio::spawn(monitor.run(Arc::downgrade(&world)));
         // The cell is fresh, so this can't fail.
         drop(world.monitor.set(task.abort_handle()));
+        world.start_announcer();
         Ok((world, leftovers))
     }
 
@@ -276,9 +315,9 @@ impl World {
 
     fn announce(self: &Arc<Self>, item: usize) -> Result<(), String> {
         let mut state = self.lock();
-        let held = &state.items[item];
-        if !held.present || held.is_over() {
-            return Err(format!("{} is not on {}", held.net, held.interface));
+        let here = |part: &Part| part.present && !part.is_over();
+        if let Some(part) = state.items[item].parts.clone().find(|part| !here(&state.parts[*part])) {
+            return Err(format!("{} is not on {}", state.parts[part].net, state.interface_of(part)));
         }
         self.start_announcing(&mut state, item);
         Ok(())
@@ -289,47 +328,18 @@ impl World {
         let mut state = self.lock();
         let bound = state.bound().map_err(|error| format!("cannot list the addresses: {error}"))?;
         let found = state.found(&bound);
-        for (held, found) in state.items[items.clone()].iter_mut().zip(&found[items.clone()]) {
-            held.present = found.is_some();
-            match found {
+        for item in items.clone() {
+            for part in state.items[item].parts.clone() {
                 // Whoever asked knows of this one.
-                Some(bound) => held.installed = held.installed.filter(|i| i.is(bound)).or(Some(bound.into())),
-                None => held.is_gone(),
+                let installed = found[part].as_ref().map(Installed::from);
+                let known = state.parts[part].installed.filter(|i| found[part].is_some_and(|b| i.is(&b)));
+                state.parts[part].present = installed.is_some();
+                state.parts[part].installed = known.or(installed);
             }
+            let present = state.is_whole(item);
+            state.set_present(item, present);
         }
-        Ok(found[items].iter().map(Option::is_some).collect())
-    }
-
-    /// Sends the first announcement, and the rest in a task that ends with the burst.
-    fn start_announcing(self: &Arc<Self>, state: &mut State, item: usize) {
-        state.items[item].stop_announcing();
-        if !self.send(state, item) {
-            return;
-        }
-        state.bursts += 1;
-        let id = state.bursts;
-        let task = tokio::spawn(go_on_announcing(Arc::downgrade(self), item, id)).abort_handle();
-        state.items[item].announcing = Some(Burst { id, task });
-    }
-
-    /// Sends one announcement. False when its link has no neighbours to tell, or when the time of the
-    /// address is over: a process that was stopped learns of it by this clock first.
-    fn send(&self, state: &State, item: usize) -> bool {
-        let held = &state.items[item];
-        if held.is_over() {
-            return false;
-        }
-        let Some(link) = state.link(&held.interface).filter(|link| link.announces()) else {
-            return false;
-        };
-        let Some(mac) = link.mac else { return false };
-        let router = held.net.addr().is_ipv6() && forwards_ipv6(&link.name);
-        for frame in announce::frames(held.net.addr(), mac, router) {
-            if let Err(error) = sys::send_frame(&self.raw, link.index, &frame) {
-                tracing::warn!(address = %held.net.addr(), interface = link.name, %error, "announcement not sent");
-            }
-        }
-        true
+        Ok(items.map(|item| state.items[item].present).collect())
     }
 
     /// Handles a datagram of notices.
@@ -348,7 +358,7 @@ impl World {
                     // the link was down or had another address.
                     let works = |link: &Link| link.up && link.carrier;
                     if works(&link) && old.is_some_and(|old| !works(&old) || old.mac != link.mac) {
-                        fresh.push(link.name);
+                        fresh.push(link.index);
                     }
                 }
                 RouteNetlinkMessage::DelLink(message) => {
@@ -358,10 +368,12 @@ impl World {
                     }
                 }
                 RouteNetlinkMessage::NewAddress(message) => {
+                    state.voice.notice(address_of(&message));
                     look |= address_of(&message).is_some_and(|net| state.surprised(net.addr(), true));
                     state.notice_sibling(&message);
                 }
                 RouteNetlinkMessage::DelAddress(message) => {
+                    state.voice.notice(address_of(&message));
                     look |= address_of(&message).is_some_and(|net| state.surprised(net.addr(), false));
                 }
                 _ => {}
@@ -370,9 +382,13 @@ impl World {
         if look {
             self.look(&mut state);
         }
+        if fresh.is_empty() {
+            return;
+        }
         for item in 0..state.items.len() {
             let held = &state.items[item];
-            if held.announcing.is_some() && fresh.contains(&held.interface) {
+            let mut links = state.parts[held.parts.clone()].iter().filter_map(|part| state.link_of(part));
+            if state.is_announcing(item) && links.any(|link| fresh.contains(&link.index)) {
                 self.start_announcing(&mut state, item);
             }
         }
@@ -396,22 +412,21 @@ impl World {
                 return;
             }
         };
-        let found = state.found(&bound);
-        for (held, found) in state.items.iter_mut().zip(found) {
-            let present = found.is_some();
-            if held.present != present {
-                held.present = present;
-                if !present {
-                    held.is_gone();
-                }
-                self.drift.put(held.at, present);
+        for (part, found) in state.found(&bound).into_iter().enumerate() {
+            let part = &mut state.parts[part];
+            part.present = found.is_some();
+            part.installed = part.installed.filter(|_| part.present);
+        }
+        for item in 0..state.items.len() {
+            let present = state.is_whole(item);
+            if state.items[item].present != present {
+                state.set_present(item, present);
+                self.drift.put(state.items[item].at, present);
             }
         }
     }
 }
 
-/// An announcement that comes later than this after its time is left out.
-const LATE: std::time::Duration = std::time::Duration::from_millis(500);
 /// The socket for frames, for those who may have one and may change addresses.
 fn raw_socket() -> Result<Socket, OpenError> {
     let allowed = rustix::thread::capabilities(None).map_err(|error| OpenError::Kernel {
@@ -429,73 +444,73 @@ fn raw_socket() -> Result<Socket, OpenError> {
     })
 }
 
-async fn go_on_announcing(world: Weak<World>, item: usize, id: u64) {
-    let start = Instant::now();
-    let schedule = flip_core::config::Announce::default();
-    for n in 1.. {
-        let Some(due) = schedule.due(n).map(|after| start + after) else { return };
-        tokio::time::sleep_until(due).await;
-        // This process was stopped: who holds the address now is for the rules to say, before anything is
-        // announced.
-        if due.elapsed() > LATE {
-            continue;
-        }
-        let Some(world) = world.upgrade() else { return };
-        let state = world.lock();
-        // Under the lock, so that not even one frame follows a down hook.
-        let current = state.items[item].announcing.as_ref().is_some_and(|burst| burst.id == id);
-        if !current {
-            return;
-        }
-        world.send(&state, item);
+impl Part {
+    fn new(net: IpNet, interface: Interface) -> Self {
+        Self { net, interface, present: false, installed: None }
     }
-}
 
-impl Held {
-    /// It is not here.
-    fn is_gone(&mut self) {
-        self.present = false;
-        self.installed = None;
-        self.stop_announcing();
+    fn wanted(&self) -> Wanted<'_> {
+        let at = self.installed.map(|installed| installed.index());
+        Wanted { net: self.net, interface: &self.interface, at }
     }
 
     /// Whether the time that it was given is over.
     fn is_over(&self) -> bool {
         self.installed.is_some_and(|installed| installed.is_over())
     }
-
-    fn stop_announcing(&mut self) {
-        if let Some(burst) = self.announcing.take() {
-            burst.task.abort();
-        }
-    }
 }
 
 impl State {
+    fn new(netlink: Netlink, mark: u8, holdings: Holdings, voice: Voice) -> Self {
+        let Holdings { items, parts } = holdings;
+        Self { netlink, mark, links: Links::new(), items, parts, voice, warned: None }
+    }
+
+    fn is_announcing(&self, item: usize) -> bool {
+        self.items[item].parts.clone().any(|part| self.voice.is_announcing(part))
+    }
+
+    fn stop_announcing(&mut self, item: usize) {
+        self.items[item].parts.clone().for_each(|part| self.voice.stop(part));
+    }
+
     fn load_links(&mut self) -> io::Result<()> {
         let links = self.netlink.links()?;
         self.links = links.iter().filter_map(Link::from_message).map(|l| (l.index, l)).collect();
         Ok(())
     }
 
-    fn link(&self, name: &str) -> Option<&Link> {
-        self.links.values().find(|link| link.name == name)
+    /// Whether all addresses of an item are here, as far as is known.
+    fn is_whole(&self, item: usize) -> bool {
+        self.parts[self.items[item].parts.clone()].iter().all(|part| part.present)
     }
 
-    fn missing(&self, name: &str) -> String {
-        missing(name, self.links.values().map(|link| link.name.as_str()))
-    }
-
-    /// The link to put an address on. A bad answer from the table is checked with the kernel.
-    fn usable_link(&mut self, name: &str) -> Result<Link, String> {
-        if let Some(link) = self.link(name).filter(|link| link.up) {
-            return Ok(link.clone());
+    fn set_present(&mut self, item: usize, present: bool) {
+        self.items[item].present = present;
+        if !present {
+            self.stop_announcing(item);
         }
-        self.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
-        match self.link(name) {
-            Some(link) if link.up => Ok(link.clone()),
-            Some(_) => Err(format!("interface {name} is down: bring it up")),
-            None => Err(self.missing(name)),
+    }
+
+    /// The link that an address is on, or would be looked for by its name.
+    fn link_of(&self, part: &Part) -> Option<&Link> {
+        self.links.get(&plan::place(&part.wanted(), &self.links, &[])?)
+    }
+
+    /// The interface of an address, for people.
+    fn interface_of(&self, part: usize) -> String {
+        let part = &self.parts[part];
+        self.link_of(part).map_or_else(|| part.interface.to_string(), |link| link.name.clone())
+    }
+
+    fn warn_of_missing_links(&self) {
+        for part in &self.parts {
+            if let Interface::Name(name) = &part.interface
+                && plan::named(name, &self.links).is_none()
+            {
+                let there = self.links.values().map(|link| link.name.as_str());
+                tracing::warn!("{}", crate::interfaces::missing(name, there));
+            }
         }
     }
 
@@ -504,32 +519,26 @@ impl State {
         Ok(addresses.iter().filter_map(|message| Bound::from_message(message, self.mark)).collect())
     }
 
-    /// For each item what is there of it, our own first. The prefix does not matter: the address answers.
+    /// For each address what is there of it, our own first.
     fn found(&self, bound: &[Bound]) -> Vec<Option<Bound>> {
-        let mut by_place: BTreeMap<(u32, IpAddr), Bound> = BTreeMap::new();
-        for bound in bound.iter().filter(|bound| bound.maker != Maker::Sibling) {
-            let place = (bound.index, bound.net.addr());
-            if bound.maker == Maker::Us || !by_place.contains_key(&place) {
-                by_place.insert(place, *bound);
-            }
-        }
-        let place = |held: &Held| Some((self.link(&held.interface)?.index, held.net.addr()));
-        self.items.iter().map(|held| by_place.get(&place(held)?).copied()).collect()
+        plan::found(self.parts.iter().map(Part::wanted), &self.links, bound)
     }
 
     /// Whether a notice says something else than what is known.
     fn surprised(&self, address: IpAddr, present: bool) -> bool {
-        self.items.iter().any(|held| held.net.addr() == address && held.present != present)
+        self.parts.iter().any(|part| part.net.addr() == address && part.present != present)
     }
 
     /// Finds what an earlier life left: keeps what is configured as it is, removes the rest if it may.
     fn sort_leftovers(&mut self, remove: bool) -> io::Result<Vec<Leftover>> {
         let bound = self.bound()?;
+        let wanted: Vec<_> = self.parts.iter().map(Part::wanted).collect();
+        let items = self.items.iter().map(|held| held.parts.clone());
+        let sorted = plan::leftovers(&wanted, items, &self.links, &bound);
         let mut leftovers = Vec::new();
-        for b in bound.iter().filter(|b| b.maker == Maker::Us) {
+        for (b, adopted) in sorted {
             let name = self.links.get(&b.index).map_or("?", |link| link.name.as_str());
             let what = format!("{} on {name}", b.net);
-            let adopted = self.items.iter().any(|held| held.net == b.net && held.interface == name);
             if adopted {
                 tracing::info!("found {what} of an earlier life: kept");
             } else if !remove {
@@ -549,16 +558,15 @@ impl State {
             leftovers.push(Leftover { what, adopted });
         }
         let bound = self.bound()?;
-        let found = self.found(&bound);
-        for (held, found) in self.items.iter_mut().zip(found) {
-            held.present = found.is_some();
+        for (part, found) in self.found(&bound).into_iter().enumerate() {
+            self.parts[part].present = found.is_some();
             if found.is_some_and(|bound| bound.maker != Maker::Us) {
-                tracing::info!(
-                    "{} is on {} and was not put there by flip: tolerated",
-                    held.net,
-                    held.interface
-                );
+                let (net, interface) = (self.parts[part].net, self.interface_of(part));
+                tracing::info!("{net} is on {interface} and was not put there by flip: tolerated");
             }
+        }
+        for item in 0..self.items.len() {
+            self.items[item].present = self.is_whole(item);
         }
         Ok(leftovers)
     }

@@ -79,7 +79,8 @@ pub(super) fn targets(
     for host in nets.iter().flat_map(|net| within(*net, subnet)).filter(|ip| may(*ip)).take(TARGETS) {
         found.insert(host, None);
     }
-    let link_local = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()) && address.is_ipv6();
+    let link_local =
+        |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()) && address.is_ipv6();
     for (ip, mac) in told.current(now).filter(|(ip, _)| is_host_of(&subnet, *ip) && may(*ip)) {
         found.insert(ip, Some(mac));
     }
@@ -227,9 +228,13 @@ mod tests {
                 let _ = decode(&damaged);
             }
         }
-        let nobody = [("224.0.0.1", [2, 0, 0, 0, 0, 1]), ("192.0.2.1", [0; 6]), ("192.0.2.1", [1, 0, 0x5e, 0, 0, 1])];
+        let nobody =
+            [("224.0.0.1", [2, 0, 0, 0, 0, 1]), ("192.0.2.1", [0; 6]), ("192.0.2.1", [1, 0, 0x5e, 0, 0, 1])];
         for (text, bytes) in nobody {
-            assert!(decode(&encode([(ip(text), Mac(bytes))].into_iter()).concat()).is_empty(), "{text} {bytes:?}");
+            assert!(
+                decode(&encode([(ip(text), Mac(bytes))].into_iter()).concat()).is_empty(),
+                "{text} {bytes:?}"
+            );
         }
     }
 
@@ -308,7 +313,13 @@ mod tests {
                 own: &[("fe80::1", 1), ("2001:db8::9", 2), ("2001:db8:1::9", 3), ("192.0.2.1", 4)],
                 told: &[("2001:db8::8", 5)],
                 nets: &["2001:db8::/127"],
-                expected: &[("2001:db8::8", 5), ("2001:db8::9", 2), ("fe80::1", 1), ("2001:db8::", 0), ("2001:db8::1", 0)],
+                expected: &[
+                    ("2001:db8::8", 5),
+                    ("2001:db8::9", 2),
+                    ("fe80::1", 1),
+                    ("2001:db8::", 0),
+                    ("2001:db8::1", 0),
+                ],
             },
         ];
         for case in cases {
@@ -330,7 +341,15 @@ mod tests {
     #[test]
     fn networks_larger_than_24_bits_are_told_whole() {
         let none = std::iter::empty();
-        let found = targets(ip("10.0.0.9"), net("10.0.0.0/22"), none, &Told::default(), &[net("10.0.0.0/23")], &[], AT);
+        let found = targets(
+            ip("10.0.0.9"),
+            net("10.0.0.0/22"),
+            none,
+            &Told::default(),
+            &[net("10.0.0.0/23")],
+            &[],
+            AT,
+        );
         assert_eq!(found.len(), 510, "512 addresses but for the network's and the one that is announced");
         assert!(found.iter().all(|target| target.mac.is_none()));
     }

@@ -234,7 +234,12 @@ mod tests {
     }
 
     /// All that is sent until `until`: ms after the beginning, key, and round or the last byte of a neighbour.
-    fn run(pacer: &mut Pacer<u32>, from: Time, until: Duration, frames: u32) -> Vec<(u64, u32, Result<u32, u8>)> {
+    fn run(
+        pacer: &mut Pacer<u32>,
+        from: Time,
+        until: Duration,
+        frames: u32,
+    ) -> Vec<(u64, u32, Result<u32, u8>)> {
         let mut now = from;
         let mut sent = Vec::new();
         loop {
@@ -261,7 +266,8 @@ mod tests {
     fn one_address_keeps_its_schedule() {
         let mut pacer = Pacer::new(1000);
         start(&mut pacer, 7, schedule(2000), vec![], AT);
-        let times: Vec<_> = run(&mut pacer, AT, ms(6000), 2).into_iter().map(|(at, _, what)| (at, what)).collect();
+        let times: Vec<_> =
+            run(&mut pacer, AT, ms(6000), 2).into_iter().map(|(at, _, what)| (at, what)).collect();
         assert_eq!(times, [(0, Ok(0)), (100, Ok(1)), (1000, Ok(2)), (3000, Ok(3)), (5000, Ok(4))]);
         let mut pacer = Pacer::new(1000);
         start(&mut pacer, 7, schedule(0), vec![], AT);
@@ -297,7 +303,13 @@ mod tests {
     fn announcements_of_two_frames_cost_two() {
         let mut pacer = Pacer::new(100);
         for key in 0..200 {
-            start(&mut pacer, key, Announce { count: 1, again_after: vec![], refresh: Duration::ZERO, ..Announce::default() }, vec![], AT);
+            start(
+                &mut pacer,
+                key,
+                Announce { count: 1, again_after: vec![], refresh: Duration::ZERO, ..Announce::default() },
+                vec![],
+                AT,
+            );
         }
         let sent = run(&mut pacer, AT, ms(60_000), 2);
         assert_eq!(sent.iter().filter(|(at, ..)| *at == 0).count(), 50);
@@ -309,7 +321,8 @@ mod tests {
         let mut pacer = Pacer::new(10);
         start(&mut pacer, 1, schedule(0), (1..=3).map(target).collect(), AT);
         start(&mut pacer, 2, schedule(0), (11..=12).map(target).collect(), AT);
-        let sent: Vec<_> = run(&mut pacer, AT, ms(60_000), 1).into_iter().map(|(_, key, what)| (key, what)).collect();
+        let sent: Vec<_> =
+            run(&mut pacer, AT, ms(60_000), 1).into_iter().map(|(_, key, what)| (key, what)).collect();
         let expected = [
             (1, Ok(0)),
             (2, Ok(0)),
@@ -347,11 +360,13 @@ mod tests {
         assert!(!after.is_empty() && after.iter().all(|(_, key, _)| *key == 2));
         let now = AT + ms(30_000);
         start(&mut pacer, 2, schedule(1000), vec![target(5)], now);
-        let rounds: Vec<_> = run(&mut pacer, now, ms(31_050), 1).into_iter().map(|(_, _, what)| what).collect();
+        let rounds: Vec<_> =
+            run(&mut pacer, now, ms(31_050), 1).into_iter().map(|(_, _, what)| what).collect();
         assert_eq!(rounds, [Ok(0), Err(5), Ok(1), Ok(2)], "from the first on, and only the new neighbours");
         // Neighbours that come later are told all the same.
         pacer.tell(2, vec![target(6), target(7)]);
-        let more: Vec<_> = run(&mut pacer, now + ms(1050), ms(31_100), 1).into_iter().map(|(_, _, what)| what).collect();
+        let more: Vec<_> =
+            run(&mut pacer, now + ms(1050), ms(31_100), 1).into_iter().map(|(_, _, what)| what).collect();
         assert_eq!(more, [Err(6), Err(7)]);
         pacer.tell(9, vec![target(6)]);
         pacer.stop(2);
@@ -387,7 +402,10 @@ mod tests {
         }
         assert_eq!(by_key.len(), 1000);
         for rounds in by_key.values() {
-            assert!(rounds.iter().copied().eq(0..u32::try_from(rounds.len()).unwrap()), "each once, in order");
+            assert!(
+                rounds.iter().copied().eq(0..u32::try_from(rounds.len()).unwrap()),
+                "each once, in order"
+            );
             assert!((61..=63).contains(&rounds.len()), "{}", rounds.len());
         }
     }

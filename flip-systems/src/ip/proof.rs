@@ -100,7 +100,12 @@ impl<K: Copy + Ord> Proofs<K> {
 
     /// Which member is to be asked what now, under a number for each member. `members` are the others that are
     /// up; `first` says with whom to begin.
-    pub(super) fn due(&mut self, members: &[usize], first: usize, now: Time) -> BTreeMap<(usize, u32), Vec<K>> {
+    pub(super) fn due(
+        &mut self,
+        members: &[usize],
+        first: usize,
+        now: Time,
+    ) -> BTreeMap<(usize, u32), Vec<K>> {
         let mut questions: BTreeMap<usize, Vec<K>> = BTreeMap::new();
         let begin = members.iter().position(|member| *member >= first).unwrap_or(0);
         let (late, early) = members.split_at(begin);
@@ -351,7 +356,10 @@ mod tests {
         proofs.start(1, now);
         now += DELAY;
         let n = number(&proofs.due(&[4], 0, now));
-        assert_eq!(proofs.answered(1, 4, n, &seen(&[OTHER]), OURS, now), Some(Outcome::Other { mac: OTHER, again: true }));
+        assert_eq!(
+            proofs.answered(1, 4, n, &seen(&[OTHER]), OURS, now),
+            Some(Outcome::Other { mac: OTHER, again: true })
+        );
         now += AGAIN;
         let n = number(&proofs.due(&[4], 0, now));
         assert_eq!(proofs.answered(1, 4, n, &seen(&[OURS]), OURS, now), Some(Outcome::Confirmed));

@@ -3,11 +3,9 @@
 use std::future::pending;
 use std::time::Duration;
 
-use flip_core::config::{
-    ClusterKey, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, SystemKind, WhenAllFail,
-};
+use flip_core::config::{ClusterKey, Item, LEASE, LogLevel, Profile, Release, Server, SystemKind};
 use flip_core::event::Reason;
-use flip_core::id::{ItemId, ShortId};
+use flip_core::id::ShortId;
 
 use super::*;
 
@@ -23,16 +21,7 @@ fn config(handlers: &[(&str, &str)]) -> Config {
         orphan: None,
         checks: Vec::new(),
 
-        items: ["a", "b"]
-            .map(|i| Item {
-                name: i.to_owned(),
-                id: ItemId::of(&format!("s{position}"), i),
-                isolated: Isolated::Keep,
-                checks: Vec::new(),
-                when_all_fail: WhenAllFail::default(),
-                own: None,
-            })
-            .to_vec(),
+        items: ["a", "b"].map(|i| Item::plain(&format!("s{position}"), i)).to_vec(),
     };
     Config {
         me: 0,

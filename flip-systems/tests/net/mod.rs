@@ -9,10 +9,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use flip_core::config::{
-    ClusterKey, Config, Isolated, Item, LEASE, LogLevel, Profile, Release, Server, System, SystemKind,
+    ClusterKey, Config, Interface, IpItem, Item, LEASE, LogLevel, Profile, Release, Server, System,
+    SystemKind,
 };
 use flip_core::event::Reason;
-use flip_core::id::{ItemId, ItemRef, ShortId};
+use flip_core::id::{ItemRef, ShortId};
 use flip_core::{HookAction, HookCall, Lifetime};
 use flip_systems::Systems;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -94,17 +95,9 @@ pub fn give_up(capability: CapabilitySet) {
 pub fn config(interface: &str, items: &[&str]) -> Config {
     let mut settings = serde_json::Map::new();
     settings.insert("interface".to_owned(), interface.into());
-    let items = items
-        .iter()
-        .map(|i| Item {
-            name: (*i).to_owned(),
-            id: ItemId::of("ip", i),
-            isolated: Isolated::Keep,
-            checks: Vec::new(),
-            when_all_fail: flip_core::config::WhenAllFail::default(),
-            own: None,
-        })
-        .collect();
+    let default = Interface::of(interface);
+    let item = |i: &&str| Item { ip: IpItem::parse(i, &default).ok(), ..Item::plain("ip", i) };
+    let items = items.iter().map(item).collect();
     Config {
         me: 0,
         servers: vec![Server {
@@ -138,6 +131,19 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
         witness: None,
         lua: Default::default(),
     }
+}
+
+/// A config of groups: each is a list of addresses as `data` may say them.
+pub fn groups(interface: &str, groups: &[&[&str]]) -> Config {
+    let mut config = config(interface, &[]);
+    let default = Interface::of(interface);
+    let part = |text: &&str| IpItem::parse(text, &default).unwrap().parts.remove(0);
+    let item = |texts: &&[&str]| {
+        let ip = IpItem { parts: texts.iter().map(part).collect() };
+        Item { ip: Some(ip), ..Item::plain("ip", texts[0]) }
+    };
+    config.systems[0].items = groups.iter().map(item).collect();
+    config
 }
 
 pub fn item(item: usize) -> ItemRef {

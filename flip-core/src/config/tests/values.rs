@@ -110,6 +110,54 @@ fn an_item_does_without_a_quorum_what_it_says_itself_or_its_system() {
 }
 
 #[test]
+fn items_of_an_ip_system_come_in_many_forms() {
+    let text = r#"{
+        "servers": {"a": {"ip": "10.0.0.1", "systems": ["ip"]},
+                    "node2": {"ip": "10.0.0.2", "systems": ["ip"], "config": {"interface": "ens3"}},
+                    "c": {"ip": "10.0.0.3"}},
+        "cluster": {"system": {"ip": {"config": {"interface": "eth0"}, "data": [
+            "10.1.0.1", "10.1.0.2/24", "10.1.0.3/24@eth1", "fd00::4@auto",
+            {"interface": "eth1", "ip": "10.1.0.5/24", "prefer": "node2", "isolated": "drop"},
+            {"name": "web", "prefer": "a", "interface": "eth2",
+             "ip": ["10.1.0.6", "fd00::6@eth3", {"ip": "fd00::7", "interface": "auto"}]},
+            ["10.1.0.8", {"ip": "fd00::8/64", "interface": "eth1"}],
+            ["node2", {"interface": "eth0", "ip": "10.1.0.9/24"}, {"interface": "eth1", "ip": "10.2.0.9/24"}]
+        ]}}}}"#;
+    let items = |me| {
+        let config = config(text, me);
+        let items = config.systems[0].items.iter().map(|item| {
+            let parts = &item.ip.as_ref().expect("an ip system").parts;
+            let parts: Vec<_> = parts.iter().map(|part| format!("{}@{}", part.net, part.interface)).collect();
+            format!("{} {:?} {:?} {}", item.name, item.prefer, item.isolated, parts.join(" "))
+        });
+        items.collect::<Vec<_>>()
+    };
+    let expected = |own: &str| {
+        [
+            format!("10.1.0.1 None Keep 10.1.0.1/32@{own}"),
+            format!("10.1.0.2/24 None Keep 10.1.0.2/24@{own}"),
+            "10.1.0.3/24 None Keep 10.1.0.3/24@eth1".to_owned(),
+            "fd00::4 None Keep fd00::4/128@auto".to_owned(),
+            "10.1.0.5/24 Some(1) Drop 10.1.0.5/24@eth1".to_owned(),
+            "web Some(0) Keep 10.1.0.6/32@eth2 fd00::6/128@eth3 fd00::7/128@auto".to_owned(),
+            format!("10.1.0.8 None Keep 10.1.0.8/32@{own} fd00::8/64@eth1"),
+            "10.1.0.9/24 Some(1) Keep 10.1.0.9/24@eth0 10.2.0.9/24@eth1".to_owned(),
+        ]
+    };
+    assert_eq!(items("a"), expected("eth0"));
+    assert_eq!(items("node2"), expected("ens3"), "a server's own interface is stronger than the system's");
+    assert_eq!(config(text, "a").content_hash(), config(text, "node2").content_hash());
+
+    let web = &config(text, "a").systems[0].items[5];
+    for name in ["web", "10.1.0.6", "10.1.0.6/32", "FD00:0::6", "fd00::7"] {
+        assert!(web.is_called(name), "{name}");
+    }
+    for name in ["10.1.0.7", "we", "", "10.1.0.6@eth2"] {
+        assert!(!web.is_called(name), "{name}");
+    }
+}
+
+#[test]
 fn a_host_name_stands_in_for_the_id() {
     let text = r#"{"servers": {"web1": {"ip": "10.0.0.1"}, "web2.example.com": {"ip": "10.0.0.2"}}}"#;
     let me = |host| {

@@ -19,8 +19,9 @@ pub(super) struct Proof {
 impl Node {
     /// An operator's word: the neighbours are to be told again of one item that is here, or of all.
     pub(in crate::node) fn announce_command(&mut self, name: Option<&str>) -> Result<String, String> {
-        let named =
-            |at: &ItemRef| name.is_none_or(|name| self.config.systems[at.system].items[at.item].name == name);
+        let named = |at: &ItemRef| {
+            name.is_none_or(|name| self.config.systems[at.system].items[at.item].is_called(name))
+        };
         let found: Vec<_> = self.items.each().filter(named).collect();
         let here: Vec<_> =
             found.iter().copied().filter(|at| self.items.at(*at).state == ItemState::Active).collect();

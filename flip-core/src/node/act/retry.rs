@@ -55,7 +55,7 @@ impl Node {
 
     /// An operator's word: what caused failures here is mended.
     pub(in crate::node) fn retry(&mut self, name: &str) -> Result<String, String> {
-        let named = |at: &ItemRef| self.config.systems[at.system].items[at.item].name == name;
+        let named = |at: &ItemRef| self.config.systems[at.system].items[at.item].is_called(name);
         let found: Vec<_> = self.items.each().filter(named).collect();
         if found.is_empty() {
             return Err(format!("there is no item {name}; `flip status` lists them"));

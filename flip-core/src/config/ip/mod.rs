@@ -1,9 +1,13 @@
-//! What the configuration of an `ip` system may say: addresses and the interface that holds them.
+//! What the configuration of an `ip` system may say: addresses and the interfaces that hold them.
+
+mod group;
+pub(super) mod item;
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
+pub use self::group::{AUTO, Interface, IpItem, IpPart};
 use super::nearest::nearest;
 use super::problem::Problems;
 use super::raw::{Node, clip, list};
@@ -178,36 +182,52 @@ fn check_level(settings: &[Setting], read_by_ip: bool, only_by_ip: bool, problem
 }
 
 fn check_name(value: &Spanned<serde_json::Value>, problems: &mut Problems) {
-    let expected = "the name of a network interface such as \"eth0\"";
     let serde_json::Value::String(name) = &value.value else {
-        problems.error(&value.at, format!("expected {expected}, in double quotes"));
+        problems.error(&value.at, format!("expected {INTERFACE}, in double quotes"));
         return;
     };
-    let refused = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-    if name.is_empty() || name.len() > bounds::INTERFACE || [".", ".."].contains(&name.as_str()) {
-        let message = format!(
-            "found \"{}\" ({} bytes), expected {expected} of 1 to {} bytes",
-            clip(name),
-            name.len(),
+    refuse_interface_name(&Spanned { value: name.clone(), at: value.at.clone() }, problems);
+}
+
+const INTERFACE: &str = "the name of a network interface such as \"eth0\"";
+
+/// Reports a name that no interface has; false then.
+fn refuse_interface_name(name: &Spanned<String>, problems: &mut Problems) -> bool {
+    let Err(long) = check_interface_name(&name.value) else { return true };
+    let mut message = format!("found \"{}\", expected {INTERFACE}", clip(&name.value));
+    if long {
+        message = format!(
+            "found \"{}\" ({} bytes), expected {INTERFACE} of 1 to {} bytes",
+            clip(&name.value),
+            name.value.len(),
             bounds::INTERFACE
         );
-        problems.error_help(&value.at, message, "`ip link` lists the interfaces");
-    } else if name.contains(refused) {
-        let message = format!("found \"{}\", expected {expected}", clip(name));
-        let help = if name.contains(':') {
-            "name the interface itself: addresses need no alias like eth0:1"
-        } else {
-            "`ip link` lists the interfaces"
-        };
-        problems.error_help(&value.at, message, help);
     }
+    let help = if !long && name.value.contains(':') {
+        "name the interface itself: addresses need no alias like eth0:1"
+    } else {
+        "`ip link` lists the interfaces"
+    };
+    problems.error_help(&name.at, message, help);
+    false
+}
+
+/// Whether an interface may have this name; an error says whether its length is wrong, or else a character.
+fn check_interface_name(name: &str) -> Result<(), bool> {
+    let refused = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.len() > bounds::INTERFACE || [".", ".."].contains(&name) {
+        return Err(true);
+    }
+    if name.contains(refused) { Err(false) } else { Ok(()) }
 }
 
 fn check_interface(written: &Written, system: &WrittenSystem, problems: &mut Problems) {
     // A misspelt key was reported as such.
     let is_interface = |key: &str| key == "interface" || nearest(key, ["interface"]).is_some();
     let says = |settings: &[Setting]| settings.iter().any(|setting| is_interface(&setting.key.value));
-    if says(&written.config) || says(&system.config) {
+    let all_say = !system.items.is_empty()
+        && system.items.iter().flat_map(|item| &item.parts).all(|part| part.interface.is_some());
+    if all_say || says(&written.config) || says(&system.config) {
         return;
     }
     let name = clip(&system.name.value);
@@ -229,24 +249,8 @@ fn check_interface(written: &Written, system: &WrittenSystem, problems: &mut Pro
     problems.error_help(&system.name.at, message, help);
 }
 
-/// Reads the address of every item of an `ip` system.
-pub(super) fn address(item: &Spanned<String>, problems: &mut Problems) -> Option<IpAddr> {
-    match parse_vip(&item.value) {
-        Ok(net) => Some(net.addr()),
-        Err(expected) => {
-            let message = format!("found \"{}\", expected {expected}", clip(&item.value));
-            if item.value.trim() == item.value {
-                problems.error(&item.at, message);
-            } else {
-                problems.error_help(&item.at, message, "remove the blanks");
-            }
-            None
-        }
-    }
-}
-
 /// Warns about the address of a server's daemon among the items: two hosts would have it.
-pub(super) fn warn_own_address(address: IpAddr, at: &At, written: &Written, problems: &mut Problems) {
+fn warn_own_address(address: IpAddr, at: &At, written: &Written, problems: &mut Problems) {
     let owns =
         |server: &&WrittenServer| server.ip.as_ref().is_some_and(|ip| ip.value == address.to_canonical());
     if let Some(server) = written.servers.iter().find(owns) {

@@ -112,7 +112,10 @@ fn cluster(spec: ClusterSpec, count: usize, flip: &Path) -> anyhow::Result<Clust
 }
 
 /// A host with so many addresses dies: how long after the verdict each of them answers, ascending.
-fn takeover(count: usize, profile: &str, flip: &Path) -> anyhow::Result<Vec<Duration>> {
+///
+/// # Errors
+/// When there can be no lab, or one of them does not answer.
+pub fn takeover(count: usize, profile: &str, flip: &Path) -> anyhow::Result<Vec<Duration>> {
     let cluster = cluster(ClusterSpec::new(3, 0, profile), count, flip)?;
     let clients = Clients::start(cluster.lab(), count)?;
     let wait = |host: fn(usize) -> bool| -> anyhow::Result<Vec<SystemTime>> {
@@ -186,7 +189,7 @@ impl Clients {
         socket.set_nonblocking(true)?;
         let answers = Arc::clone(&clients.answers);
         // Every address is asked often, and all of them together not so often that this is what is measured.
-        let each = Duration::from_millis(if count <= 16 { 2 } else { 10 });
+        let each = Duration::from_millis(1).max(Duration::from_micros(200) * u32::try_from(count)?);
         clients.threads.push(thread::spawn(move || ask(&socket, count, each, &answers, &stop)));
         Ok(clients)
     }

@@ -1,4 +1,5 @@
-//! The announcer: what the modules `pace`, `neighbours`, `proof` and `look` decide, done with sockets.
+//! The announcer: what the modules `pace` and `neighbours` decide, done with sockets. What concerns proofs of
+//! takeover is in `prover`.
 //!
 //! ```text
 //!  hooks, links, SIGUSR1 ─► start_announcing ─► Pacer ─► frames to all ─► frames to each neighbour
@@ -11,29 +12,24 @@
 //! One task does all of it, under the lock that hooks hold too: so not even one frame follows a `down`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use flip_core::Time;
 use flip_core::config::Notify;
-use flip_core::{Answered, Time};
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
 use tokio::sync::Notify as Bell;
 use tokio::task::AbortHandle;
 
-use super::look::{self, Asker, Looks};
+use super::look::Looks;
 use super::neighbours::{self, Told};
 use super::pace::{Next, Pacer, What};
-use super::proof::{self, Answer, Outcome, Proofs};
+use super::proof::{self, Proofs};
 use super::{State, World, announce, forwards_ipv6};
-use crate::bus::{Bus, Confirmed, topic};
+use crate::bus::{Bus, topic};
 use crate::clock;
-use crate::interfaces::{Link, Mac, address_of};
+use crate::interfaces::{Link, address_of};
 use crate::sys;
 
 /// A turn that comes later than this after its time: this process was stopped, and what became due meanwhile is
@@ -50,27 +46,27 @@ const WELCOME: Duration = Duration::from_secs(2);
 
 /// What the announcer of a daemon knows. Addresses are positions in the list of parts.
 pub(super) struct Voice {
-    pacer: Pacer<usize>,
-    proofs: Proofs<usize>,
-    looks: Looks,
+    pub(super) pacer: Pacer<usize>,
+    pub(super) proofs: Proofs<usize>,
+    pub(super) looks: Looks,
     /// What other servers told of their neighbours.
     told: Told,
     settings: Notify,
     /// Addresses that were announced to all, and whose neighbours are still to be found.
     alone: BTreeSet<usize>,
     /// Addresses that another server has confirmed, and which.
-    confirmed: BTreeMap<usize, usize>,
+    pub(super) confirmed: BTreeMap<usize, usize>,
     /// The networks of this host's links, each with this host's address there.
     networks: Option<Vec<(u32, IpNet)>>,
     /// This host's neighbours, and when they were read.
     near: Option<(Time, Arc<[neighbours::Neighbour]>)>,
     /// When this server tells the others of its neighbours.
     share: Time,
-    members: Vec<usize>,
+    pub(super) members: Vec<usize>,
     /// When the announcer's next turn is.
     planned: Option<Time>,
     /// Whether somebody listens for answers by ARP and by NDP.
-    listens: [bool; 2],
+    pub(super) listens: [bool; 2],
 }
 
 /// What stays when the state is locked by somebody else.
@@ -80,7 +76,7 @@ pub(super) struct Outside {
     /// Position of this server in the config.
     pub(super) me: usize,
     /// Rings when the announcer has something to do before the end of its sleep.
-    bell: Arc<Bell>,
+    pub(super) bell: Arc<Bell>,
     task: OnceLock<AbortHandle>,
 }
 
@@ -166,13 +162,13 @@ impl World {
     }
 
     /// The announcer sleeps until what it knows of: there is more now.
-    fn wake(&self, state: &mut State, now: Time) {
+    pub(super) fn wake(&self, state: &mut State, now: Time) {
         state.voice.planned = Some(now);
         self.outside.bell.notify_one();
     }
 
     /// Sends what is due, and tells when there is more to send. None when there is nothing.
-    fn speak(&self, state: &mut State, now: Time) -> Option<Time> {
+    pub(super) fn speak(&self, state: &mut State, now: Time) -> Option<Time> {
         if state.voice.planned.is_some_and(|planned| now.since(planned) > LATE) {
             state.voice.pacer.skip(now);
         }
@@ -276,29 +272,6 @@ impl World {
         }
     }
 
-    /// Asks other servers who answers for what is announced here, where that is due.
-    fn ask(&self, state: &mut State, bus: &Bus, now: Time) {
-        let questions = state.voice.proofs.due(&state.voice.members, self.outside.me + 1, now);
-        for ((member, number), parts) in questions {
-            let addresses: Vec<_> = parts.iter().map(|part| state.parts[*part].net.addr()).collect();
-            for message in proof::question(number, &addresses) {
-                bus.say(Some(member), topic::RESOLVE, message);
-            }
-        }
-    }
-
-    fn reply(&self, bus: &Bus, found: Vec<(Asker, IpAddr, Answer)>) {
-        let mut answers: BTreeMap<Asker, Vec<(IpAddr, Answer)>> = BTreeMap::new();
-        for (asker, ip, answer) in found {
-            answers.entry(asker).or_default().push((ip, answer));
-        }
-        for ((member, number), answers) in answers {
-            for message in proof::reply(number, &answers) {
-                bus.say(Some(member), topic::RESOLVED, message);
-            }
-        }
-    }
-
     /// The announcer of another server speaks.
     pub(super) fn heard(self: &Arc<Self>, from: usize, about: u8, message: &[u8]) {
         let mut state = self.lock();
@@ -324,117 +297,11 @@ impl World {
             _ => {}
         }
     }
-
-    /// Another server wants to know who answers for addresses that it holds.
-    fn start_looking(self: &Arc<Self>, state: &mut State, asker: Asker, addresses: &[IpAddr], now: Time) {
-        let mut found = Vec::new();
-        for &ip in addresses {
-            let here = state.parts.iter().find(|part| part.present && part.net.addr() == ip);
-            if let Some(mac) = here.and_then(|part| state.link_of(part)?.mac) {
-                found.push((asker, ip, Answer::Seen(vec![mac])));
-                continue;
-            }
-            let from = state.reach(ip).filter(|_| self.listen(state, ip.is_ipv6()));
-            let Some((index, mac, own)) = from else {
-                found.push((asker, ip, Answer::Elsewhere));
-                continue;
-            };
-            // Who asks for too much at once asks somebody else when this one is silent.
-            state.voice.looks.start(ip, look::From { index, mac, ip: own }, asker, now);
-        }
-        if let Some(bus) = &self.outside.bus {
-            self.reply(bus, found);
-        }
-        self.outside.bell.notify_one();
-    }
-
-    fn take_answer(
-        self: &Arc<Self>,
-        state: &mut State,
-        from: usize,
-        number: u32,
-        ip: IpAddr,
-        answer: &Answer,
-        now: Time,
-    ) {
-        let announced =
-            |part: &usize| state.parts[*part].net.addr() == ip && state.voice.is_announcing(*part);
-        let all: Vec<_> = (0..state.parts.len()).filter(announced).collect();
-        for part in all {
-            let Some(ours) = state.link_of(&state.parts[part]).and_then(|link| link.mac) else { continue };
-            let Some(outcome) = state.voice.proofs.answered(part, from, number, answer, ours, now) else {
-                continue;
-            };
-            let item = state.item_of(part);
-            let at = state.items[item].at;
-            let tell = |answered| {
-                if let Some(bus) = &self.outside.bus {
-                    bus.confirm(Confirmed { item: at, by: from, answered });
-                }
-            };
-            match outcome {
-                Outcome::Confirmed => {
-                    state.voice.confirmed.insert(part, from);
-                    let mut rest = state.items[item].parts.clone();
-                    // Those of links without neighbours are known to this host alone.
-                    if rest.all(|part| {
-                        !state.voice.is_announcing(part) || state.voice.confirmed.contains_key(&part)
-                    }) {
-                        tell(Answered::Here);
-                    }
-                }
-                Outcome::Other { mac: Mac(mac), again } => {
-                    state.voice.confirmed.remove(&part);
-                    tell(Answered::Other(mac));
-                    if again {
-                        state.voice.pacer.start(part, state.items[item].announce.clone(), now);
-                        self.speak(state, now);
-                        self.wake(state, now);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Makes sure that answers are heard. False when the kernel does not let it.
-    fn listen(self: &Arc<Self>, state: &mut State, v6: bool) -> bool {
-        let listens = &mut state.voice.listens[usize::from(v6)];
-        if *listens {
-            return true;
-        }
-        match open_listener(v6) {
-            Ok(socket) => {
-                tokio::spawn(listen(Arc::downgrade(self), socket, v6));
-                *listens = true;
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot listen for answers to ARP and NDP questions");
-                false
-            }
-        }
-    }
-
-    /// A frame arrived. False when nobody waits for such frames any more.
-    fn saw(&self, frame: &[u8], index: u32) {
-        let Some((ip, mac)) = announce::told(frame) else { return };
-        let mut state = self.lock();
-        state.voice.looks.told(index, ip, mac, clock::now());
-        self.outside.bell.notify_one();
-    }
-
-    /// Whether answers of this kind are awaited; if not, its listener ends.
-    fn goes_on_listening(&self, v6: bool) -> bool {
-        let mut state = self.lock();
-        let goes_on = state.voice.looks.any(v6);
-        state.voice.listens[usize::from(v6)] = goes_on;
-        goes_on
-    }
 }
 
 impl State {
     /// The item that an address is of.
-    fn item_of(&self, part: usize) -> usize {
+    pub(super) fn item_of(&self, part: usize) -> usize {
         self.items.partition_point(|held| held.parts.end <= part)
     }
 
@@ -465,7 +332,7 @@ impl State {
     }
 
     /// The networks of this host's links: its own addresses that have one.
-    fn networks(&mut self) -> &[(u32, IpNet)] {
+    pub(super) fn networks(&mut self) -> &[(u32, IpNet)] {
         if self.voice.networks.is_none() {
             match self.netlink.addresses() {
                 Ok(all) => {
@@ -478,17 +345,6 @@ impl State {
             }
         }
         self.voice.networks.as_deref().unwrap_or_default()
-    }
-
-    /// The interface on whose network an address is, with its hardware address and this host's own address there.
-    fn reach(&mut self, ip: IpAddr) -> Option<(u32, Mac, IpAddr)> {
-        let mut all: Vec<_> = self.networks().to_vec();
-        all.retain(|(_, net)| net.contains(&ip) && !is_link_local(net.addr()));
-        all.sort_by_key(|(_, net)| std::cmp::Reverse(net.prefix_len()));
-        all.into_iter().find_map(|(index, net)| {
-            let link = self.links.get(&index).filter(|link| link.up && link.carrier && link.announces())?;
-            Some((index, link.mac?, net.addr()))
-        })
     }
 
     /// This host's neighbours, read lately.
@@ -514,7 +370,7 @@ impl State {
     }
 }
 
-fn is_link_local(ip: IpAddr) -> bool {
+pub(super) fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
@@ -536,64 +392,6 @@ async fn run(world: Weak<World>, bell: Arc<Bell>) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = bell.notified() => {}
-        }
-    }
-}
-
-/// A socket that gets all ARP packets, or all neighbour advertisements, of this network namespace.
-fn open_listener(v6: bool) -> io::Result<UdpSocket> {
-    let kind = Type::RAW.nonblocking().cloexec();
-    let protocol = if v6 { libc::ETH_P_IPV6 } else { libc::ETH_P_ARP };
-    // In network byte order (packet(7)). Nothing is received before there is a filter.
-    let protocol = i32::from(u16::try_from(protocol).unwrap_or_default().to_be());
-    let socket = Socket::new(Domain::PACKET, kind, Some(Protocol::from(protocol)))?;
-    if v6 {
-        SockRef::from(&socket).attach_filter(&advertisements())?;
-    }
-    // The runtime only waits for it, which is the same for all sockets.
-    UdpSocket::from_std(socket.into())
-}
-
-/// Passes frames of ICMPv6 neighbour advertisements.
-fn advertisements() -> [SockFilter; 6] {
-    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
-    const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    [
-        SockFilter::new(LOAD_BYTE, 0, 0, 20),
-        SockFilter::new(IF_EQUAL, 0, 3, 58),
-        SockFilter::new(LOAD_BYTE, 0, 0, 54),
-        SockFilter::new(IF_EQUAL, 0, 1, 136),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-        SockFilter::new(RETURN, 0, 0, 0),
-    ]
-}
-
-/// How long a listener waits before it looks whether it is needed.
-const LISTEN: Duration = Duration::from_secs(1);
-
-async fn listen(world: Weak<World>, socket: UdpSocket, v6: bool) {
-    let mut buffer = [0; 256];
-    loop {
-        let ready = tokio::time::timeout(LISTEN, socket.readable()).await;
-        let Some(world) = world.upgrade() else { return };
-        match ready {
-            Ok(Ok(())) => {
-                for _ in 0..BATCH {
-                    let take = || sys::receive_frame(socket.as_fd(), &mut buffer);
-                    match socket.try_io(Interest::READABLE, take) {
-                        Ok((length, index)) => world.saw(&buffer[..length], index),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                        // An interface went down: others may still answer.
-                        Err(error) => tracing::debug!(%error, "while listening for answers"),
-                    }
-                }
-            }
-            Ok(Err(error)) => tracing::warn!(%error, "cannot listen for answers"),
-            Err(_) => {}
-        }
-        if !world.goes_on_listening(v6) {
-            return;
         }
     }
 }

@@ -21,7 +21,7 @@
 //! lives or not; see the module `lifetime`.
 //!
 //! **Announcing** goes on for as long as an item is here, at a pace that the whole daemon keeps; neighbours that
-//! are known are told each, and another server is asked to look who answers: see the module `announcer`.
+//! are known are told each, and another server is asked to look who answers: see the modules `announcer` and `prover`.
 //!
 //! **Drift.** Notices only say that something may have changed; what is reported comes from the
 //! kernel's list, read under the lock that hooks hold too. So own changes are never reported, in
@@ -39,6 +39,7 @@ mod neighbours;
 mod pace;
 mod plan;
 mod proof;
+mod prover;
 
 use std::fs;
 use std::future::ready;

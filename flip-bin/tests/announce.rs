@@ -246,8 +246,9 @@ fn all_of_256_addresses_are_answered_again() {
     if !root_or_skip("all_of_256_addresses_are_answered_again") {
         return;
     }
-    // It is an error when one of them is not.
-    let times = flip_tests::vip_bench::takeover(256, "fast", flip()).unwrap();
+    // It is an error when one of them is not. A profile of seconds, because so many addresses keep a busy machine
+    // busier; times count from the verdict.
+    let times = flip_tests::vip_bench::takeover(256, "lan", flip()).unwrap();
     assert_eq!(times.len(), 256);
     let part = |percent: usize| times[(times.len() - 1) * percent / 100];
     println!("from verdict to answer: median {:?}, p99 {:?}, last {:?}", part(50), part(99), part(100));

@@ -42,7 +42,8 @@ pub struct Context {
 /// Everything here must be safe to repeat: bringing up what is up and taking down what is down
 /// succeed. A future that is dropped, because its time is over, may have been obeyed or not.
 pub trait System: Send + Sync {
-    /// Brings the item up here and starts to announce it. Ends when it is up and announced once.
+    /// Brings the item up here and starts to announce it. Ends when it is up and announced once, or its turn to be
+    /// announced will come: many at once keep a pace.
     fn alive(&self, item: usize, context: &Context) -> HookFuture;
 
     /// Gives items that [`System::alive`] brought up, or [`System::observe`] found, a new lifetime, within
@@ -88,8 +89,8 @@ pub struct Assigned<'a> {
     pub system: &'a flip_core::config::System,
     /// How many servers before this one in the list have its IP address, and so share its host.
     pub siblings: usize,
-    /// Position of this server in the config.
-    pub me: usize,
+    /// The config that it is of, for the other servers.
+    pub config: &'a Config,
 }
 
 /// Makes systems: what the names under `alive` and `down` in a config stand for.
@@ -319,7 +320,7 @@ impl Systems {
                 position,
                 system,
                 siblings,
-                me: config.me,
+                config,
             });
         }
         let (drift, bus) = (Arc::new(Drift::default()), Arc::new(Bus::default()));

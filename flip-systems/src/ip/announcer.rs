@@ -73,16 +73,16 @@ pub(super) struct Voice {
 pub(super) struct Outside {
     /// None where the addresses are no system's: nobody is asked and nobody told.
     pub(super) bus: Option<Arc<Bus>>,
-    /// Position of this server in the config.
-    pub(super) me: usize,
+    /// The other servers that may be asked who answers for an address, in this order.
+    pub(super) peers: Vec<usize>,
     /// Rings when the announcer has something to do before the end of its sleep.
     pub(super) bell: Arc<Bell>,
     task: OnceLock<AbortHandle>,
 }
 
 impl Outside {
-    pub(super) fn new(bus: Option<Arc<Bus>>, me: usize) -> Self {
-        Self { bus, me, bell: Arc::default(), task: OnceLock::new() }
+    pub(super) fn new(bus: Option<Arc<Bus>>, peers: Vec<usize>) -> Self {
+        Self { bus, peers, bell: Arc::default(), task: OnceLock::new() }
     }
 }
 
@@ -189,7 +189,7 @@ impl World {
             state.voice.pacer.sent(part, what, sent, now);
             if what == What::All(0) && self.outside.bus.is_some() {
                 state.voice.alone.insert(part);
-                if !state.voice.proofs.is_asking(part) {
+                if state.items[state.item_of(part)].proven && !state.voice.proofs.is_asking(part) {
                     state.voice.proofs.start(part, now);
                 }
             }

@@ -79,10 +79,13 @@ impl Looks {
         true
     }
 
-    /// A host says that it has an address.
-    pub(super) fn told(&mut self, index: u32, ip: IpAddr, mac: Mac, now: Time) {
-        for look in
-            self.looks.iter_mut().filter(|look| look.ip == ip && look.from.index == index && look.asked > 0)
+    /// A host says that it has an address, to a hardware address on an interface. What it says to all is no answer
+    /// to the question: only a host that can be asked, and can answer, is reached by others.
+    pub(super) fn told(&mut self, to: (u32, Mac), ip: IpAddr, mac: Mac, now: Time) {
+        for look in self
+            .looks
+            .iter_mut()
+            .filter(|look| look.ip == ip && (look.from.index, look.from.mac) == to && look.asked > 0)
         {
             if look.seen.is_empty() {
                 look.due = now + MORE;
@@ -138,6 +141,8 @@ mod tests {
         ip: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
     };
 
+    const HERE: (u32, Mac) = (3, FROM.mac);
+
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
@@ -148,17 +153,18 @@ mod tests {
         assert!(looks.start(ip("192.0.2.7"), FROM, (1, 5), AT));
         assert!(looks.any(false) && !looks.any(true));
         // Heard before anything was asked: anybody may have said that any time.
-        looks.told(3, ip("192.0.2.7"), B, AT);
+        looks.told(HERE, ip("192.0.2.7"), B, AT);
         let frame = announce::question(ip("192.0.2.7"), FROM.ip, FROM.mac).unwrap();
         let asks = Work { frames: vec![(3, frame)], found: vec![] };
         assert_eq!(looks.work(AT), asks);
         assert_eq!(looks.next(), Some(AT + PAUSE));
         assert_eq!(looks.work(AT + PAUSE), asks);
-        looks.told(4, ip("192.0.2.7"), B, AT + PAUSE);
-        looks.told(3, ip("192.0.2.8"), B, AT + PAUSE);
+        looks.told((4, FROM.mac), ip("192.0.2.7"), B, AT + PAUSE);
+        looks.told(HERE, ip("192.0.2.8"), B, AT + PAUSE);
+        looks.told((3, Mac([0xff; 6])), ip("192.0.2.7"), B, AT + PAUSE);
         let answered = AT + PAUSE + Duration::from_millis(1);
-        looks.told(3, ip("192.0.2.7"), A, answered);
-        looks.told(3, ip("192.0.2.7"), A, answered);
+        looks.told(HERE, ip("192.0.2.7"), A, answered);
+        looks.told(HERE, ip("192.0.2.7"), A, answered);
         assert_eq!(looks.work(AT + PAUSE), Work::default(), "others may answer too");
         assert_eq!(looks.next(), Some(answered + MORE));
         let found = Work { frames: vec![], found: vec![((1, 5), ip("192.0.2.7"), Answer::Seen(vec![A]))] };
@@ -172,7 +178,7 @@ mod tests {
         looks.start(ip("192.0.2.7"), FROM, (1, 5), AT);
         looks.work(AT);
         for mac in [A, B] {
-            looks.told(3, ip("192.0.2.7"), mac, AT);
+            looks.told(HERE, ip("192.0.2.7"), mac, AT);
         }
         assert_eq!(looks.work(AT + MORE).found, [((1, 5), ip("192.0.2.7"), Answer::Seen(vec![A, B]))]);
     }

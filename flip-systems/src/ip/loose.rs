@@ -34,7 +34,7 @@ impl Loose {
         let mut state = State::new(netlink, address::mark(siblings), Holdings::default(), voice);
         state.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
         let drift = Arc::new(Drift::default());
-        let (state, monitor, outside) = (Mutex::new(state), OnceLock::new(), Outside::new(None, 0));
+        let (state, monitor, outside) = (Mutex::new(state), OnceLock::new(), Outside::new(None, Vec::new()));
         Ok(Self { world: Arc::new(World { state, drift, raw, monitor, outside }), nobody: Arc::new(nobody) })
     }
 
@@ -81,6 +81,7 @@ impl Loose {
             present: false,
             announce: Announce::default(),
             notify: Arc::clone(&self.nobody),
+            proven: false,
         });
         Ok(at)
     }

@@ -48,7 +48,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use flip_core::config::{Announce, Interface, IpItem, Notify};
+use flip_core::config::{Announce, Interface, IpItem, Notify, SystemKind};
 use flip_core::id::ItemRef;
 use flip_core::{Lifetime, Time};
 use ipnet::IpNet;
@@ -110,13 +110,13 @@ impl Handler for Ip {
                     None => schedule.clone(),
                 };
                 let at = ItemRef { system: assigned.position, item };
-                holdings.push(at, ip, schedule, Arc::clone(&notify));
+                let proven = assigned.system.kind == SystemKind::Shard;
+                holdings.push(at, ip, schedule, Arc::clone(&notify), proven);
             }
         }
         // What no config knows belongs to no system: one that wants order here is enough.
         let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
-        let me = systems.first().map_or(0, |assigned| assigned.me);
-        let outside = Outside::new(Some(Arc::clone(bus)), me);
+        let outside = Outside::new(Some(Arc::clone(bus)), peers(systems));
         let voice = Voice::new(together.unwrap_or_default());
         let state = (holdings, address::mark(siblings), voice);
         let (world, leftovers) = World::open(state, remove, Arc::clone(drift), outside)?;
@@ -130,6 +130,16 @@ impl Handler for Ip {
             .collect();
         Ok(Opened { systems, leftovers })
     }
+}
+
+/// The other servers that take part in one of these systems, beginning with the one after this one in the list:
+/// so servers do not all ask the same.
+fn peers(systems: &[Assigned<'_>]) -> Vec<usize> {
+    let Some(config) = systems.first().map(|assigned| assigned.config) else { return Vec::new() };
+    let own = |server: &usize| {
+        systems.iter().any(|assigned| config.servers[*server].systems.contains(&assigned.position))
+    };
+    (config.me + 1..config.servers.len()).chain(0..config.me).filter(own).collect()
 }
 
 struct IpSystem {
@@ -225,10 +235,17 @@ struct Holdings {
 }
 
 impl Holdings {
-    fn push(&mut self, at: ItemRef, ip: &IpItem, announce: Announce, notify: Arc<Notify>) {
+    fn push(&mut self, at: ItemRef, ip: &IpItem, announce: Announce, notify: Arc<Notify>, proven: bool) {
         let first = self.parts.len();
         self.parts.extend(ip.parts.iter().map(|part| Part::new(part.net, part.interface.clone())));
-        self.items.push(Held { at, parts: first..self.parts.len(), present: false, announce, notify });
+        self.items.push(Held {
+            at,
+            parts: first..self.parts.len(),
+            present: false,
+            announce,
+            notify,
+            proven,
+        });
     }
 }
 
@@ -243,6 +260,8 @@ struct Held {
     announce: Announce,
     /// To whom each.
     notify: Arc<Notify>,
+    /// Whether this server alone has it, so that another can prove it.
+    proven: bool,
 }
 
 /// One address of an item.

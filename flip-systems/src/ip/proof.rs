@@ -98,23 +98,15 @@ impl<K: Copy + Ord> Proofs<K> {
         self.asks.values().map(|ask| ask.due).min()
     }
 
-    /// Which member is to be asked what now, under a number for each member. `members` are the others that are
-    /// up; `first` says with whom to begin.
-    pub(super) fn due(
-        &mut self,
-        members: &[usize],
-        first: usize,
-        now: Time,
-    ) -> BTreeMap<(usize, u32), Vec<K>> {
+    /// Which member is to be asked what now, under a number for each member. `members` are those that are up and
+    /// may be asked, in this order.
+    pub(super) fn due(&mut self, members: &[usize], now: Time) -> BTreeMap<(usize, u32), Vec<K>> {
         let mut questions: BTreeMap<usize, Vec<K>> = BTreeMap::new();
-        let begin = members.iter().position(|member| *member >= first).unwrap_or(0);
-        let (late, early) = members.split_at(begin);
-        let order: Vec<usize> = early.iter().chain(late).copied().collect();
         for (key, ask) in self.asks.iter_mut().filter(|(_, ask)| ask.due <= now) {
             if let Some((silent, _)) = ask.asked.take() {
                 ask.tried.push(silent);
             }
-            match order.iter().find(|member| !ask.tried.contains(*member)) {
+            match members.iter().find(|member| !ask.tried.contains(*member)) {
                 Some(member) => {
                     questions.entry(*member).or_default().push(*key);
                     ask.due = now + PATIENCE;
@@ -293,9 +285,9 @@ mod tests {
             proofs.start(key, AT);
         }
         assert_eq!(proofs.next(), Some(AT + DELAY));
-        assert!(proofs.due(&[0, 2, 3], 2, AT).is_empty(), "not yet");
+        assert!(proofs.due(&[2, 3, 0], AT).is_empty(), "not yet");
         let now = AT + DELAY;
-        let questions = proofs.due(&[0, 2, 3], 2, now);
+        let questions = proofs.due(&[2, 3, 0], now);
         assert_eq!(asked(&questions), [(2, vec![5, 6])], "one message for both");
         let n = number(&questions);
         assert_eq!(proofs.answered(5, 3, n, &seen(&[OURS]), OURS, now), None, "it was not asked");
@@ -314,7 +306,7 @@ mod tests {
             proofs.start(1, AT);
             let mut now = AT + DELAY;
             for member in [3, 0, 2] {
-                let questions = proofs.due(&[0, 2, 3], 3, now);
+                let questions = proofs.due(&[3, 0, 2], now);
                 assert_eq!(asked(&questions), [(member, vec![1])], "{answer:?}");
                 match &answer {
                     Some(answer) => {
@@ -326,14 +318,14 @@ mod tests {
             }
             // All over again, some times, and then it stays unproven.
             for _ in 1..TRIES {
-                assert!(proofs.due(&[0, 2, 3], 3, now).is_empty());
+                assert!(proofs.due(&[3, 0, 2], now).is_empty());
                 now += ROUND;
                 for _ in 0..3 {
-                    assert_eq!(proofs.due(&[0, 2, 3], 3, now).len(), 1);
+                    assert_eq!(proofs.due(&[3, 0, 2], now).len(), 1);
                     now += PATIENCE;
                 }
             }
-            assert!(proofs.due(&[0, 2, 3], 3, now).is_empty());
+            assert!(proofs.due(&[3, 0, 2], now).is_empty());
             assert_eq!(proofs.next(), None);
         }
     }
@@ -344,7 +336,7 @@ mod tests {
         proofs.start(1, AT);
         let mut now = AT + DELAY;
         for time in 1..=TRIES {
-            let questions = proofs.due(&[4], 0, now);
+            let questions = proofs.due(&[4], now);
             assert_eq!(asked(&questions), [(4, vec![1])]);
             let outcome = proofs.answered(1, 4, number(&questions), &seen(&[OURS, OTHER]), OURS, now);
             let again = time < TRIES;
@@ -355,13 +347,13 @@ mod tests {
         // It comes right.
         proofs.start(1, now);
         now += DELAY;
-        let n = number(&proofs.due(&[4], 0, now));
+        let n = number(&proofs.due(&[4], now));
         assert_eq!(
             proofs.answered(1, 4, n, &seen(&[OTHER]), OURS, now),
             Some(Outcome::Other { mac: OTHER, again: true })
         );
         now += AGAIN;
-        let n = number(&proofs.due(&[4], 0, now));
+        let n = number(&proofs.due(&[4], now));
         assert_eq!(proofs.answered(1, 4, n, &seen(&[OURS]), OURS, now), Some(Outcome::Confirmed));
     }
 
@@ -371,7 +363,7 @@ mod tests {
         proofs.start(1, AT);
         let mut now = AT + DELAY;
         for _ in 0..TRIES {
-            assert!(proofs.due(&[], 0, now).is_empty());
+            assert!(proofs.due(&[], now).is_empty());
             now += ROUND;
         }
         assert_eq!(proofs.next(), None);

@@ -31,7 +31,9 @@ const LISTEN: Duration = Duration::from_secs(1);
 impl World {
     /// Asks other servers who answers for what is announced here, where that is due.
     pub(super) fn ask(&self, state: &mut State, bus: &Bus, now: Time) {
-        let questions = state.voice.proofs.due(&state.voice.members, self.outside.me + 1, now);
+        let up = |peer: &usize| state.voice.members.contains(peer);
+        let members: Vec<_> = self.outside.peers.iter().copied().filter(up).collect();
+        let questions = state.voice.proofs.due(&members, now);
         for ((member, number), parts) in questions {
             let addresses: Vec<_> = parts.iter().map(|part| state.parts[*part].net.addr()).collect();
             for message in proof::question(number, &addresses) {
@@ -151,9 +153,9 @@ impl World {
 
     /// A frame arrived. False when nobody waits for such frames any more.
     fn saw(&self, frame: &[u8], index: u32) {
-        let Some((ip, mac)) = announce::told(frame) else { return };
+        let (Some((ip, mac)), Some(to)) = (announce::told(frame), frame.first_chunk()) else { return };
         let mut state = self.lock();
-        state.voice.looks.told(index, ip, mac, clock::now());
+        state.voice.looks.told((index, Mac(*to)), ip, mac, clock::now());
         self.outside.bell.notify_one();
     }
 

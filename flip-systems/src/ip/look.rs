@@ -9,7 +9,7 @@ use std::time::Duration;
 use flip_core::Time;
 
 use super::announce;
-use super::proof::{Answer, SEEN};
+use super::proof::{self, Answer, SEEN};
 use crate::interfaces::Mac;
 
 /// Addresses that are looked for at a time; who asks for more gets no answer.
@@ -88,7 +88,7 @@ impl Looks {
             .filter(|look| look.ip == ip && (look.from.index, look.from.mac) == to && look.asked > 0)
         {
             if look.seen.is_empty() {
-                look.due = now + MORE;
+                look.due = proof::tick(now + MORE);
             }
             if !look.seen.contains(&mac) && look.seen.len() < SEEN {
                 look.seen.push(mac);
@@ -166,9 +166,10 @@ mod tests {
         looks.told(HERE, ip("192.0.2.7"), A, answered);
         looks.told(HERE, ip("192.0.2.7"), A, answered);
         assert_eq!(looks.work(AT + PAUSE), Work::default(), "others may answer too");
-        assert_eq!(looks.next(), Some(answered + MORE));
+        let end = AT + PAUSE + 3 * MORE / 2;
+        assert_eq!(looks.next(), Some(end), "a little later, with others");
         let found = Work { frames: vec![], found: vec![((1, 5), ip("192.0.2.7"), Answer::Seen(vec![A]))] };
-        assert_eq!(looks.work(answered + MORE), found);
+        assert_eq!(looks.work(end), found);
         assert_eq!(looks.next(), None);
     }
 

@@ -31,6 +31,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const ROUND: Duration = Duration::from_secs(5);
 /// How often the wrong one may answer, and how often all are asked.
 const TRIES: u32 = 3;
+/// Moments at which questions are asked and answered: so many addresses go into one message.
+const TICK: Duration = Duration::from_millis(50);
 /// The first byte of messages.
 const FORMAT: u8 = 1;
 
@@ -79,7 +81,7 @@ struct Ask {
 impl<K: Copy + Ord> Proofs<K> {
     /// An address was announced for the first time since it is here, or anew.
     pub(super) fn start(&mut self, key: K, now: Time) {
-        let ask = Ask { due: now + DELAY, asked: None, tried: Vec::new(), rounds: 0, wrong: 0 };
+        let ask = Ask { due: tick(now + DELAY), asked: None, tried: Vec::new(), rounds: 0, wrong: 0 };
         self.asks.insert(key, ask);
     }
 
@@ -109,12 +111,12 @@ impl<K: Copy + Ord> Proofs<K> {
             match members.iter().find(|member| !ask.tried.contains(*member)) {
                 Some(member) => {
                     questions.entry(*member).or_default().push(*key);
-                    ask.due = now + PATIENCE;
+                    ask.due = tick(now + PATIENCE);
                 }
                 None => {
                     ask.tried.clear();
                     ask.rounds += 1;
-                    ask.due = now + ROUND;
+                    ask.due = tick(now + ROUND);
                 }
             }
         }
@@ -156,13 +158,19 @@ impl<K: Copy + Ord> Proofs<K> {
         };
         ask.wrong += 1;
         ask.asked = None;
-        ask.due = now + AGAIN;
+        ask.due = tick(now + AGAIN);
         let (mac, again) = (*other, ask.wrong < TRIES);
         if !again {
             self.asks.remove(&key);
         }
         Some(Outcome::Other { mac, again })
     }
+}
+
+/// The next tick from this time on.
+pub(super) fn tick(at: Time) -> Time {
+    let tick = TICK.as_nanos() as u64;
+    Time::from_nanos(at.as_nanos().div_ceil(tick).saturating_mul(tick))
 }
 
 /// The messages that ask for addresses.
@@ -296,6 +304,18 @@ mod tests {
         assert_eq!(proofs.answered(5, 2, n, &seen(&[OURS]), OURS, now), None, "said once");
         proofs.stop(6);
         assert_eq!(proofs.next(), None);
+    }
+
+    /// Addresses that were announced one after the other go into one question.
+    #[test]
+    fn questions_are_gathered() {
+        let mut proofs = Proofs::default();
+        for key in 0..100u32 {
+            proofs.start(key, AT + Duration::from_micros(10) * (key + 1));
+        }
+        let first = proofs.next().unwrap();
+        assert_eq!(first, AT + DELAY + TICK);
+        assert_eq!(asked(&proofs.due(&[1], first)), [(1, (0..100).collect())]);
     }
 
     #[test]

@@ -95,10 +95,17 @@ impl Bus {
         self.confirms.notify_one();
     }
 
+    pub(crate) fn take_confirmed(&self) -> Option<Confirmed> {
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    pub(crate) fn take(&self) -> Option<Said> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
     pub(crate) async fn next_confirmed(&self) -> Confirmed {
         loop {
-            let next = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            if let Some(next) = next {
+            if let Some(next) = self.take_confirmed() {
                 return next;
             }
             self.confirms.notified().await;
@@ -107,8 +114,7 @@ impl Bus {
 
     pub(crate) async fn next(&self) -> Said {
         loop {
-            let said = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            if let Some(said) = said {
+            if let Some(said) = self.take() {
                 return said;
             }
             self.notify.notified().await;

@@ -414,6 +414,12 @@ impl Systems {
         self.bus.next_confirmed().await
     }
 
+    /// What waits of [`Systems::said`] and [`Systems::confirmed`], without waiting for it.
+    #[must_use]
+    pub fn waiting(&self) -> (Option<Said>, Option<Confirmed>) {
+        (self.bus.take(), self.bus.take_confirmed())
+    }
+
     /// Tells the systems which other servers are up ([`Bus::members`]).
     pub fn set_members(&self, members: Vec<usize>) {
         self.bus.set_members(members);

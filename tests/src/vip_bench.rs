@@ -136,8 +136,16 @@ pub fn takeover(count: usize, profile: &str, flip: &Path) -> anyhow::Result<Vec<
     clients.forget();
     cluster.lab().cut(0)?;
     let answered = wait(|host| host != 0)?;
-    let verdicts = [1, 2].into_iter().filter_map(|n| verdict(&cluster.log(n), &name(0), cut));
-    let verdict = verdicts.min().context("no verdict in the logs")?;
+    // The log is written by a thread of its own.
+    let end = Instant::now() + NEVER;
+    let verdict = loop {
+        let verdicts = [1, 2].into_iter().filter_map(|n| verdict(&cluster.log(n), &name(0), cut));
+        match verdicts.min() {
+            Some(verdict) => break verdict,
+            None => ensure!(Instant::now() < end, "no verdict in the logs"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
     // An address that answers before this daemon wrote of the verdict was very quick.
     let mut times: Vec<_> =
         answered.into_iter().map(|at| at.duration_since(verdict).unwrap_or_default()).collect();

@@ -236,13 +236,31 @@ impl Drive {
             }
             Wake::CheckEnd(CheckEnd { id, result }) => self.feed(Input::CheckDone { id, result }),
             Wake::Drift(item, present) => self.feed(Input::Observed { item, present }),
-            Wake::Said(Said { to, topic, data }) => self.feed(Input::Say { to, topic, data }),
-            Wake::Confirmed(Confirmed { item, by, answered }) => {
-                self.feed(Input::Confirmed { item, by, answered });
-            }
+            Wake::Said(said) => self.speak(Some(said), None),
+            Wake::Confirmed(confirmed) => self.speak(None, Some(confirmed)),
             Wake::Witness(nonce) => self.feed(Input::WitnessAnswered { nonce }),
             Wake::Frame(frame) => self.frame(frame),
             Wake::Ask(ask) => self.answer(ask),
+        }
+    }
+
+    /// Hands in what systems have to say, and what else waits of that: many addresses are spoken of at once, and
+    /// each turn of the loop has a price.
+    fn speak(&mut self, said: Option<Said>, confirmed: Option<Confirmed>) {
+        let mut next = (said, confirmed);
+        for left in (0..BATCH).rev() {
+            let (said, confirmed) = next;
+            if said.is_none() && confirmed.is_none() {
+                return;
+            }
+            if let Some(Said { to, topic, data }) = said {
+                self.feed(Input::Say { to, topic, data });
+            }
+            if let Some(Confirmed { item, by, answered }) = confirmed {
+                self.feed(Input::Confirmed { item, by, answered });
+            }
+            // What is not taken waits for the next turn.
+            next = if left > 0 { self.systems.waiting() } else { (None, None) };
         }
     }
 

@@ -9,7 +9,8 @@ use crate::key::KeyId;
 /// Decides which server holds what, and moves it when a server dies.
 ///
 /// Without a command, runs the daemon in the foreground: it joins the cluster that the config names,
-/// holds the items that fall to this server, and lets go of them on SIGTERM.
+/// holds the items that fall to this server, and lets go of them on SIGTERM. On SIGUSR1 it tells the neighbours
+/// again of all addresses that it holds.
 #[derive(Debug, Parser)]
 #[command(name = "flip", version, arg_required_else_help = true)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -106,6 +107,12 @@ pub enum Command {
     /// with file and line. Hooks that run end with the version that they began with. Other changes of the config
     /// need a restart. SIGHUP does the same. Exit code: 0 done, 1 refused, 2 no daemon.
     Reload(AskArgs),
+    /// Tells the neighbours again where an item of this server is, from the first announcement on.
+    ///
+    /// For when a switch or a host keeps sending elsewhere. Without ITEM, of all items that are here, as on
+    /// SIGUSR1 to the daemon. Exit code: 0 done, 1 refused (it is not here: the answer names who holds it),
+    /// 2 no daemon.
+    Announce(AnnounceArgs),
     /// Shows and changes the keys of a running cluster: add a new one, use it, remove the old one.
     ///
     /// Each step waits until every server that is up has confirmed it, and nothing is refused meanwhile.
@@ -199,6 +206,15 @@ pub struct AskArgs {
     /// Which daemon to ask, where several run under one state dir.
     #[arg(long, value_name = "ID")]
     pub id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct AnnounceArgs {
+    #[command(flatten)]
+    pub daemon: AskArgs,
+    /// The item, as in `data` of the config.
+    #[arg(value_name = "ITEM")]
+    pub item: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Some(Command::Undrain(args)) => operate::undrain(args),
         Some(Command::Retry(args)) => operate::retry(args),
         Some(Command::Reload(args)) => operate::reload(&args),
+        Some(Command::Announce(args)) => operate::announce(args),
         Some(Command::ConfirmReleased(args)) => operate::confirm_released(args),
         Some(Command::Release(args)) => release::run(&args),
         Some(Command::Key { command }) => key::run(command),

@@ -1,4 +1,5 @@
-//! What operators tell a cluster: `flip drain`, `flip undrain`, `flip confirm-released`, `flip retry`, `flip reload`.
+//! What operators tell a cluster: `flip drain`, `flip undrain`, `flip confirm-released`, `flip retry`, `flip reload`,
+//! `flip announce`.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::cli::{AskArgs, ItemArgs, ServerArgs};
+use crate::cli::{AnnounceArgs, AskArgs, ItemArgs, ServerArgs};
 use crate::daemon::socket::{self, Request, Topic, Wish};
 use crate::status::{ask, parse};
 use crate::{Failure, Outcome, paths};
@@ -38,6 +39,10 @@ pub fn retry(args: ItemArgs) -> Outcome {
 
 pub fn reload(args: &AskArgs) -> Outcome {
     ask_for(args, RELOAD, |_| Ok(Wish::Reload))
+}
+
+pub fn announce(args: AnnounceArgs) -> Outcome {
+    wish(&args.daemon, |_| Ok(Wish::Announce(args.item)))
 }
 
 fn server(args: ServerArgs, what: fn(String) -> Wish) -> Outcome {

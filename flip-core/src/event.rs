@@ -136,6 +136,22 @@ pub enum Event {
         /// Which item.
         item: ItemRef,
     },
+    /// A member sees that this node answers for an item since it was announced, and nobody else.
+    Confirmed {
+        /// Which item.
+        item: ItemRef,
+        /// Position of the server that looked.
+        by: usize,
+    },
+    /// A member sees that somebody else answers for an item that is here; it is announced again.
+    AnsweredByOther {
+        /// Which item.
+        item: ItemRef,
+        /// Position of the server that looked.
+        by: usize,
+        /// The hardware address that answered.
+        mac: [u8; 6],
+    },
     /// An address was found missing or present against what this node did.
     Drift {
         /// Which item.

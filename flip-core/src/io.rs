@@ -97,6 +97,15 @@ pub enum Input<'a> {
         /// `Err` carries one line for people.
         result: Result<(), String>,
     },
+    /// Another member has looked who answers for an item that is here.
+    Confirmed {
+        /// The item.
+        item: ItemRef,
+        /// Position of the server that looked.
+        by: usize,
+        /// Who answered.
+        answered: Answered,
+    },
     /// A system of this node says something to its like on other nodes, which get it as `Output::Heard`. It
     /// travels once, may be lost or overtaken, and nothing in the core depends on it.
     Say {
@@ -160,6 +169,11 @@ pub enum Command {
         /// What changed; or why everything is as it was, with file and line.
         result: Result<String, String>,
     },
+    /// The neighbours are told again of an item that is here, from the start.
+    Announce {
+        /// The item's name; none for all that are here.
+        item: Option<String>,
+    },
     /// Adds a key to the ring of the whole cluster. It opens from then on and seals nothing yet.
     KeyAdd {
         /// The key.
@@ -175,6 +189,15 @@ pub enum Command {
         /// `wire::ring::key_id` of the key.
         id: u8,
     },
+}
+
+/// Who answers for an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// This node, and nobody else.
+    Here,
+    /// Somebody with this hardware address, alone or beside this node.
+    Other([u8; 6]),
 }
 
 /// What the driver takes from `Node::poll_output`.

@@ -109,6 +109,8 @@ pub mod wire;
 #[cfg(test)]
 mod testing;
 
-pub use io::{Change, Command, HookAction, HookCall, Input, Lifetime, Output, PostCall, RefreshCall};
+pub use io::{
+    Answered, Change, Command, HookAction, HookCall, Input, Lifetime, Output, PostCall, RefreshCall,
+};
 pub use node::{Node, Start};
 pub use time::Time;

@@ -152,6 +152,9 @@ pub struct ItemStatus {
     /// What it needs and the answering node lacks, or has not had for long enough.
     #[serde(default)]
     pub unusable: Option<UnusableStatus>,
+    /// How it is known outside, where it is an address that the answering node holds.
+    #[serde(default)]
+    pub announced: Option<AnnouncedStatus>,
     /// Where placement wants it: ids of servers.
     pub wanted: Vec<String>,
     /// The health checks that it depends on, as they are on the answering node.
@@ -216,6 +219,19 @@ pub struct FailureStatus {
     pub failures: u32,
     /// When it is tried again, ms from now; none while it runs.
     pub retry_ms: Option<u64>,
+}
+
+/// What came of the announcements of an item on the answering node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct AnnouncedStatus {
+    /// The server that has seen that the answering node answers for it, and nobody else.
+    pub confirmed_by: Option<String>,
+    /// The hardware address of somebody else who answers for it.
+    pub other: Option<String>,
+    /// The server that has seen that.
+    pub seen_by: Option<String>,
+    /// Age of what was seen, ms.
+    pub since_ms: Option<u64>,
 }
 
 /// One server's word on one item.

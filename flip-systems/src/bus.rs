@@ -7,7 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use flip_core::limits;
+use flip_core::id::ItemRef;
+use flip_core::{Answered, limits};
 use tokio::sync::Notify;
 
 /// Messages that wait for the loop. It takes them as fast as it can, so this many are a burst.
@@ -45,6 +46,19 @@ pub struct Bus {
     notify: Notify,
     /// Who is up, but for this server.
     members: Mutex<Vec<usize>>,
+    confirmed: Mutex<VecDeque<Confirmed>>,
+    confirms: Notify,
+}
+
+/// What another server saw of an item that is here, for `Input::Confirmed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The item.
+    pub item: ItemRef,
+    /// Position of the server that looked.
+    pub by: usize,
+    /// Who answered.
+    pub answered: Answered,
 }
 
 impl Bus {
@@ -74,10 +88,37 @@ impl Bus {
         *self.members.lock().unwrap_or_else(PoisonError::into_inner) = members;
     }
 
+    /// Tells the rules what another server saw of an item that is here. Of too many, the oldest are lost.
+    pub fn confirm(&self, confirmed: Confirmed) {
+        let mut all = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= WAITING {
+            all.pop_front();
+        }
+        all.push_back(confirmed);
+        drop(all);
+        self.confirms.notify_one();
+    }
+
+    pub(crate) fn take_confirmed(&self) -> Option<Confirmed> {
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    pub(crate) fn take(&self) -> Option<Said> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    pub(crate) async fn next_confirmed(&self) -> Confirmed {
+        loop {
+            if let Some(next) = self.take_confirmed() {
+                return next;
+            }
+            self.confirms.notified().await;
+        }
+    }
+
     pub(crate) async fn next(&self) -> Said {
         loop {
-            let said = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            if let Some(said) = said {
+            if let Some(said) = self.take() {
                 return said;
             }
             self.notify.notified().await;

@@ -72,7 +72,7 @@ pub fn with_network_of(interfaces: &[InterfaceInfo], address: IpAddr) -> Vec<&st
 }
 
 /// A hardware address of six bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
 
 impl fmt::Display for Mac {

@@ -127,7 +127,7 @@ mod tls;
 pub mod udp;
 pub mod witness;
 
-pub use bus::{Bus, Said, topic};
+pub use bus::{Bus, Confirmed, Said, topic};
 pub use check::{Checks, Scripts};
 pub use entropy::entropy;
 pub use flip::{Flip, Handle};

@@ -7,6 +7,7 @@
 //! connection dies before the acknowledgement came.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rtnetlink::packet_core::{
@@ -16,6 +17,9 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoMacVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
@@ -260,6 +264,24 @@ impl Netlink {
         self.ask(request, NLM_F_REQUEST | NLM_F_ACK | flags).map(drop)
     }
 
+    /// The neighbour caches of this network namespace: all entries that say where a neighbour is, in use or not.
+    ///
+    /// # Errors
+    /// As [`Netlink::addresses`].
+    pub(crate) fn neighbours(&mut self) -> io::Result<Vec<(u32, IpAddr, Mac)>> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = NeighbourMessage::default();
+            request.header.family = family;
+            let answers = self.dump(&RouteNetlinkMessage::GetNeighbour(request))?;
+            found.extend(answers.iter().filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewNeighbour(message) => neighbour_of(message),
+                _ => None,
+            }));
+        }
+        Ok(found)
+    }
+
     fn dump(&mut self, request: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut tries = 1;
         loop {
@@ -338,6 +360,28 @@ impl Netlink {
     }
 }
 
+/// Where a neighbour is, if the kernel knows.
+fn neighbour_of(message: &NeighbourMessage) -> Option<(u32, IpAddr, Mac)> {
+    let known = matches!(
+        message.header.state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent
+    );
+    let ip = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::from(*ip)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::from(*ip)),
+        _ => None,
+    })?;
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
+        _ => None,
+    })?;
+    known.then_some((message.header.ifindex, ip, Mac(mac)))
+}
+
 /// The request that asks for one address alone.
 fn question(set: &AddressMessage) -> AddressMessage {
     let mut message = AddressMessage::default();
@@ -380,5 +424,6 @@ mod tests {
         let mut netlink = Netlink::open().unwrap();
         assert!(!netlink.links().unwrap().is_empty());
         netlink.addresses().unwrap();
+        netlink.neighbours().unwrap();
     }
 }

@@ -13,7 +13,7 @@ use flip_core::id::ItemRef;
 use flip_core::{HookAction, HookCall, Lifetime, RefreshCall};
 use tokio::sync::Notify;
 
-pub use crate::bus::{Bus, Said};
+pub use crate::bus::{Bus, Confirmed, Said};
 use crate::ip::Ip;
 use crate::lua::{Engine, LuaPost, LuaSystem};
 use crate::memory::Memory;
@@ -43,7 +43,8 @@ pub struct Context {
 /// Everything here must be safe to repeat: bringing up what is up and taking down what is down
 /// succeed. A future that is dropped, because its time is over, may have been obeyed or not.
 pub trait System: Send + Sync {
-    /// Brings the item up here and starts to announce it. Ends when it is up and announced once.
+    /// Brings the item up here and starts to announce it. Ends when it is up and announced once, or its turn to be
+    /// announced will come: many at once keep a pace.
     fn alive(&self, item: usize, context: &Context) -> HookFuture;
 
     /// Gives items that [`System::alive`] brought up, or [`System::observe`] found, a new lifetime, within
@@ -91,6 +92,8 @@ pub struct Assigned<'a> {
     pub siblings: usize,
     /// Positions of the other servers that take part in it.
     pub others: &'a [usize],
+    /// The config that it is of, for the other servers.
+    pub config: &'a Config,
 }
 
 /// Makes systems: what the names under `alive` and `down` in a config stand for.
@@ -335,7 +338,7 @@ impl Systems {
                 continue;
             }
             let others = others.get(&position).map_or(&[][..], Vec::as_slice);
-            let one = Assigned { position, system, siblings, others };
+            let one = Assigned { position, system, siblings, others, config };
             assigned.entry(registry.find(system)?).or_default().push(one);
         }
         let (drift, bus) = (Arc::new(Drift::default()), Arc::new(Bus::default()));
@@ -433,6 +436,18 @@ impl Systems {
     /// safe.
     pub async fn said(&self) -> Said {
         self.bus.next().await
+    }
+
+    /// The next thing that another server saw of an item that is here, for `Input::Confirmed`. Waits until there
+    /// is one. Cancel safe.
+    pub async fn confirmed(&self) -> Confirmed {
+        self.bus.next_confirmed().await
+    }
+
+    /// What waits of [`Systems::said`] and [`Systems::confirmed`], without waiting for it.
+    #[must_use]
+    pub fn waiting(&self) -> (Option<Said>, Option<Confirmed>) {
+        (self.bus.take(), self.bus.take_confirmed())
     }
 
     /// Tells the systems which other servers are up ([`Bus::members`]).

@@ -11,6 +11,7 @@ pub(crate) mod netlink;
 mod plan;
 mod process;
 mod scratch;
+mod tap;
 
 use std::fs;
 use std::net::IpAddr;
@@ -34,6 +35,7 @@ use process::Spawner;
 pub(crate) use process::wait_readable;
 pub use process::{Process, exists};
 pub(crate) use scratch::Scratch;
+pub use tap::Tap;
 
 /// Packets and bytes that an interface has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

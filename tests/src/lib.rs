@@ -17,3 +17,4 @@ pub mod probe;
 pub mod spread;
 #[cfg(feature = "planted")]
 pub mod sweep;
+pub mod vip_bench;

@@ -193,6 +193,15 @@ fn event(event: &Event, config: &Config) {
             let (system, item) = names(config, *item);
             info!(system, item, "announced again");
         }
+        Event::Confirmed { item, by } => {
+            let (system, item) = names(config, *item);
+            info!(system, item, by = name(*by), "announced, and confirmed");
+        }
+        Event::AnsweredByOther { item, by, mac } => {
+            let (system, item) = names(config, *item);
+            let mac = flip_systems::interfaces::Mac(*mac);
+            warn!(system, item, by = name(*by), %mac, "another host answers for it: announced again");
+        }
         Event::Drift { item, present, times } => {
             let (system, item) = names(config, *item);
             let what = if *present { "somebody else added it" } else { "somebody else removed it" };

@@ -131,6 +131,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut announce = signal(SignalKind::user_defined1())?;
     let node = flip.handle();
     tokio::spawn(socket.serve(node.clone(), Arc::clone(&reload), changes));
     let mut asked: Option<Time> = None;
@@ -153,6 +154,16 @@ async fn serve(
                 let reload = Arc::clone(&reload);
                 // The log says what came of it.
                 tokio::spawn(async move { drop(reload.run().await) });
+            }
+            Some(()) = announce.recv() => {
+                let node = node.clone();
+                tokio::spawn(async move {
+                    // The log has what was done, and why not.
+                    match node.announce(None).await {
+                        Ok(done) => tracing::info!("SIGUSR1: {done}"),
+                        Err(why) => tracing::warn!("SIGUSR1: {why}"),
+                    }
+                });
             }
             end = &mut run => return match end {
                 Ok(End::Left | End::Aborted) => Ok(ExitCode::SUCCESS),

@@ -59,6 +59,8 @@ pub enum Wish {
     Retry(String),
     /// Read the scripts again.
     Reload,
+    /// Tell the neighbours again of the item of this name, which is here; of all that are, without a name.
+    Announce(Option<String>),
     /// Add a key to the ring of the cluster.
     KeyAdd(HexKey),
     /// Seal with this key of the ring.
@@ -75,6 +77,7 @@ impl Wish {
             Self::Undrain(server) => Command::Undrain { server },
             Self::ConfirmReleased(item) => Command::ConfirmReleased { item },
             Self::Retry(item) => Command::Retry { item },
+            Self::Announce(item) => Command::Announce { item },
             Self::Reload => return None,
             Self::KeyAdd(key) => Command::KeyAdd { key: key.0 },
             Self::KeyUse(id) => Command::KeyUse { id: id.0 },
@@ -253,6 +256,8 @@ mod tests {
             (Request::Do(Wish::Undrain("a".into())), r#"{"do":{"undrain":"a"}}"#),
             (Request::Do(Wish::Retry("ip".into())), r#"{"do":{"retry":"ip"}}"#),
             (Request::Do(Wish::Reload), r#"{"do":"reload"}"#),
+            (Request::Do(Wish::Announce(Some("ip".into()))), r#"{"do":{"announce":"ip"}}"#),
+            (Request::Do(Wish::Announce(None)), r#"{"do":{"announce":null}}"#),
             (Request::Do(Wish::ConfirmReleased("ip".into())), r#"{"do":{"confirm_released":"ip"}}"#),
         ];
         for (request, line) in table {

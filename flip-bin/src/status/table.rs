@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use flip_core::event::ItemState;
-use flip_core::status::{CheckHealth, ItemStatus, MemberState, MemberStatus, PrivilegeStatus, Status};
+use flip_core::status::{
+    AnnouncedStatus, CheckHealth, ItemStatus, MemberState, MemberStatus, PrivilegeStatus, Status,
+};
 
 const GREEN: &str = "32";
 const YELLOW: &str = "33";
@@ -153,6 +155,9 @@ fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
             if item.unhealthy_on.contains(&holder.server) {
                 notes.push(if holder.server == me { unhealthy(item) } else { "unhealthy".to_owned() });
             }
+            if let Some(announced) = item.announced.as_ref().filter(|_| holder.server == me) {
+                notes.push(self::announced(announced));
+            }
             if let Some(lease) = item.lease_ms.filter(|_| holder.server == me) {
                 notes.push(format!("lease for {}", left(lease, older)));
             }
@@ -219,6 +224,17 @@ fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
         rows.push(row);
     }
     rows
+}
+
+/// How an item of the answering node is known outside.
+fn announced(status: &AnnouncedStatus) -> String {
+    match status {
+        AnnouncedStatus { confirmed_by: Some(by), .. } => format!("announced, confirmed by {by}"),
+        AnnouncedStatus { other: Some(mac), seen_by: Some(by), .. } => {
+            format!("announced, but {by} sees {mac} answer")
+        }
+        _ => "announced".to_owned(),
+    }
 }
 
 /// What is wrong with an item on the answering node.
@@ -341,6 +357,11 @@ mod tests {
                     link: None,
                     unusable: None,
                     failure: None,
+                    announced: Some(AnnouncedStatus {
+                        confirmed_by: Some("bee".to_owned()),
+                        since_ms: Some(80),
+                        ..AnnouncedStatus::default()
+                    }),
                     system: "ip".to_owned(),
                     item: "192.0.2.7".to_owned(),
                     wanted: vec!["a".to_owned()],
@@ -367,6 +388,7 @@ mod tests {
                         failures: 2,
                         retry_ms: Some(9_500),
                     }),
+                    announced: None,
                     system: "ip".to_owned(),
                     item: "fd00::8".to_owned(),
                     wanted: vec!["bee".to_owned()],
@@ -381,6 +403,7 @@ mod tests {
                     link: None,
                     unusable: None,
                     failure: None,
+                    announced: None,
                     system: "nfs".to_owned(),
                     item: "export".to_owned(),
                     wanted: vec!["a".to_owned()],
@@ -407,7 +430,7 @@ bee     suspect  1 min 1 s  192.0.2.1:2200  -         1700000000  25 %  drained:
 c       unknown  1 min 1 s  192.0.2.1:2200  -         -           0 %   arbiter
 
 SYSTEM  ITEM       ISOLATED  HOLDER  STATE      SINCE    NOTES
-ip      192.0.2.7  drop      a       active     1 d 1 h  unhealthy: tcp 127.0.0.1:80: cannot connect to 127.0.0.1:80: Connection refused, lease for 3 s
+ip      192.0.2.7  drop      a       active     1 d 1 h  unhealthy: tcp 127.0.0.1:80: cannot connect to 127.0.0.1:80: Connection refused, announced, confirmed by bee, lease for 3 s
 ip      192.0.2.7  drop      bee     releasing  5 ms     not its place
 ip      192.0.2.7  drop      c       failing    7 ms     unhealthy
 ip      fd00::8    keep      -       nowhere    -        wanted on bee
@@ -417,6 +440,13 @@ nfs     export     drop      bee     unclean    -        may still be there: mak
 hint: datagrams from 192.0.2.9 do not open
 ";
         assert_eq!(render(&status, Duration::ZERO, false), expected);
+        let other = AnnouncedStatus {
+            other: Some("02:00:00:00:00:07".to_owned()),
+            seen_by: Some("bee".to_owned()),
+            ..AnnouncedStatus::default()
+        };
+        assert_eq!(announced(&other), "announced, but bee sees 02:00:00:00:00:07 answer");
+        assert_eq!(announced(&AnnouncedStatus::default()), "announced");
         let coloured = render(&status, Duration::ZERO, true);
         assert!(coloured.contains("\x1b[33msuspect\x1b[0m"), "{coloured}");
     }

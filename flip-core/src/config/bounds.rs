@@ -52,6 +52,24 @@ pub const PARALLEL: RangeInclusive<u64> = 1..=1000;
 pub const PROBE: RangeInclusive<u64> = 0..=500;
 /// `mature`, in milliseconds; 0 is not to wait.
 pub const MATURE: RangeInclusive<u64> = 0..=600_000;
+/// `announce.count`.
+pub const ANNOUNCE_COUNT: RangeInclusive<u64> = 1..=50;
+/// `announce.interval`, in milliseconds.
+pub const ANNOUNCE_INTERVAL: RangeInclusive<u64> = 10..=60_000;
+/// Times in `announce.again_after`.
+pub const ANNOUNCE_AGAIN: usize = 8;
+/// `announce.again_after`, in milliseconds.
+pub const ANNOUNCE_AFTER: RangeInclusive<u64> = 0..=3_600_000;
+/// `announce.refresh`, in milliseconds; 0 is never.
+pub const ANNOUNCE_REFRESH: RangeInclusive<u64> = 1_000..=86_400_000;
+/// `announce_rate`, in frames a second.
+pub const ANNOUNCE_RATE: RangeInclusive<u64> = 10..=100_000;
+/// `arp_cache`, in seconds; 0 is never.
+pub const ARP_CACHE: RangeInclusive<u64> = 0..=86_400;
+/// Entries of `notify`.
+pub const NOTIFY: usize = 16;
+/// Bits of the host part of a network in `notify`: 4,096 hosts.
+pub const NOTIFY_BITS: u8 = 12;
 /// `lease`, in milliseconds. At least 3 s, because an address needs a whole second of lifetime, the kernel
 /// removes it up to 1.25 s late, and the refresh must come before (rule R5). At most a minute: for so long
 /// nobody holds what a dead server held.

@@ -9,6 +9,7 @@
 //! for their parts) →
 //! [`Config`].
 
+mod announce;
 pub mod bounds;
 mod check;
 pub mod checks;
@@ -37,6 +38,7 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+pub use announce::{Announce, Notify};
 pub use checks::{Check, CheckKind, WhenAllFail};
 pub use foreign::{CONFLICT_NAMES, PROBE, PROBE_MOST};
 pub use hooks::{Hooks, OnExit};
@@ -54,8 +56,19 @@ use crate::id::{CheckRef, ItemId, ShortId};
 pub const HANDLERS: [(&str, &str); 2] = [("ip_up", "ip_down"), ("memory_up", "memory_down")];
 
 /// The settings that an ip system reads from its `config`.
-pub const IP_CONFIG_KEYS: [&str; 7] =
-    ["interface", "scope", "noprefixroute", "conflict", "probe", IP_KILL_CONNECTIONS, IP_TICKLE];
+pub const IP_CONFIG_KEYS: [&str; 11] = [
+    "interface",
+    "scope",
+    "noprefixroute",
+    "announce",
+    "announce_rate",
+    "arp_cache",
+    "notify",
+    "conflict",
+    "probe",
+    IP_KILL_CONNECTIONS,
+    IP_TICKLE,
+];
 /// The setting of an ip system that ends TCP connections to an address before it leaves; `true` or `false`.
 pub const IP_KILL_CONNECTIONS: &str = "kill_connections";
 /// The setting of an ip system that lets the clients of an address's former holder know; `true` or `false`.

@@ -163,6 +163,7 @@ impl Node {
                 self.event(Event::Reloaded { result: result.clone() });
                 result.clone()
             }
+            Command::Announce { item } => self.announce_command(item.as_deref()),
             Command::KeyAdd { .. } | Command::KeyUse { .. } | Command::KeyRemove { .. } => {
                 return self.on_key_command(asker, command, now);
             }

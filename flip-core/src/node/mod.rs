@@ -308,6 +308,7 @@ impl Node {
             Input::Refreshed { id, gone } => self.on_refreshed(id, &gone, now),
             Input::WitnessAnswered { nonce } => self.witness.answered(nonce),
             Input::CheckDone { id, result } => self.on_check_done(id, result, now),
+            Input::Confirmed { item, by, answered } => self.on_confirmed_by(item, by, answered, now),
             Input::Say { to, topic, data } => self.say(to, topic, data),
             Input::Command { asker, command } => self.on_command(asker, &command, now),
         }

@@ -115,6 +115,7 @@ impl Node {
             unhealthy_on: self.unhealthy_on(at).map(name).collect(),
             failure: self.items.failure(at, now),
             unusable: self.unusable_status(at, now),
+            announced: self.announced(at, now),
             wanted: self.wanted(at).iter().map(|server| name(*server)).collect(),
             holders,
         }

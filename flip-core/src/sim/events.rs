@@ -45,6 +45,8 @@ impl World {
             // The simulator's do not fail.
             Event::PostFailed { .. } | Event::Reloaded { .. } => {}
             Event::Reannounced { .. } => mark!("reannounced"),
+            // Nobody looks who answers in the simulator.
+            Event::Confirmed { .. } | Event::AnsweredByOther { .. } => {}
             Event::Drift { .. } => mark!("item: drift repaired"),
             Event::Usable { trouble: Some(_), .. } => mark!("ground: lost"),
             Event::Usable { trouble: None, .. } => mark!("ground: usable again"),

@@ -21,7 +21,7 @@ use super::{End, Error, Program};
 use crate::clock::{self, Sleep};
 use crate::stream::{self, Frame};
 use crate::udp::BUFFER;
-use crate::{Checks, Received, Said, Systems, UdpPort, Witness, Word};
+use crate::{Checks, Confirmed, Received, Said, Systems, UdpPort, Witness, Word};
 
 /// Datagrams taken in one turn, so that a flood does not keep the alarm waiting.
 const BATCH: usize = 256;
@@ -55,6 +55,7 @@ enum Wake {
     Ask(Ask),
     Witness(u16),
     Said(Said),
+    Confirmed(Confirmed),
     /// The alarm, or datagrams: both are looked at in each turn.
     Look,
 }
@@ -194,6 +195,7 @@ impl Drive {
                 Some(frame) = self.frames.1.recv() => Wake::Frame(frame),
                 Some(ask) = self.inbox.asks.recv() => Wake::Ask(ask),
                 said = self.systems.said() => Wake::Said(said),
+                confirmed = self.systems.confirmed() => Wake::Confirmed(confirmed),
                 result = self.alarm.ring() => {
                     result.map_err(stopped)?;
                     Wake::Look
@@ -247,7 +249,8 @@ impl Drive {
             Wake::CheckEnd(CheckEnd { id, result }) => self.feed(Input::CheckDone { id, result }),
             Wake::Drift(item, present) => self.feed(Input::Observed { item, present }),
             Wake::Word(item, word) => self.word(item, word),
-            Wake::Said(Said { to, topic, data }) => self.feed(Input::Say { to, topic, data }),
+            Wake::Said(said) => self.speak(Some(said), None),
+            Wake::Confirmed(confirmed) => self.speak(None, Some(confirmed)),
             Wake::Witness(nonce) => self.feed(Input::WitnessAnswered { nonce }),
             Wake::Frame(frame) => self.frame(frame),
             Wake::Ask(ask) => self.answer(ask),
@@ -264,6 +267,26 @@ impl Drive {
             Word::Usable(trouble) => Input::Usable { item, trouble },
             Word::Conflict { with, give_up } => Input::Conflict { item, with, give_up },
         });
+    }
+
+    /// Hands in what systems have to say, and what else waits of that: many addresses are spoken of at once, and
+    /// each turn of the loop has a price.
+    fn speak(&mut self, said: Option<Said>, confirmed: Option<Confirmed>) {
+        let mut next = (said, confirmed);
+        for left in (0..BATCH).rev() {
+            let (said, confirmed) = next;
+            if said.is_none() && confirmed.is_none() {
+                return;
+            }
+            if let Some(Said { to, topic, data }) = said {
+                self.feed(Input::Say { to, topic, data });
+            }
+            if let Some(Confirmed { item, by, answered }) = confirmed {
+                self.feed(Input::Confirmed { item, by, answered });
+            }
+            // What is not taken waits for the next turn.
+            next = if left > 0 { self.systems.waiting() } else { (None, None) };
+        }
     }
 
     fn answer(&mut self, ask: Ask) {

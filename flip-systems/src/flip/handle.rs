@@ -166,6 +166,14 @@ impl Handle {
         answer.ok_or(Refusal::Ended)?.map_err(Refusal::Refused)
     }
 
+    /// Tells the neighbours again of an item that is here, or of all that are.
+    ///
+    /// # Errors
+    /// As [`Handle::command`].
+    pub async fn announce(&self, item: Option<&str>) -> Result<String, Refusal> {
+        self.command(Command::Announce { item: item.map(str::to_owned) }).await
+    }
+
     /// All events from now on. Whoever falls behind by more than [`EVENTS`] misses the oldest, and is told how
     /// many (`RecvError::Lagged`); after the end of the node there are no more (`RecvError::Closed`).
     #[must_use]

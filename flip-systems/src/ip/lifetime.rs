@@ -360,7 +360,7 @@ impl State {
     /// Takes items away. Those that are gone, and for others why not.
     fn remove_all(&mut self, items: &[usize]) -> Vec<(usize, Result<(), String>)> {
         // Before anything can fail: who is told to let go must not call the neighbours any more.
-        items.iter().for_each(|item| self.items[*item].stop_announcing());
+        items.iter().for_each(|item| self.stop_announcing(*item));
         let parts: Vec<_> = items.iter().flat_map(|item| self.items[*item].parts.clone()).collect();
         let mut errors: BTreeMap<usize, String> = BTreeMap::new();
         for (part, result) in self.remove_parts(&parts) {

@@ -5,10 +5,11 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use flip_core::Lifetime;
-use flip_core::config::{Interface, IpPart};
+use flip_core::config::{Announce, Interface, IpPart, Notify};
 use flip_core::id::ItemRef;
 use ipnet::IpNet;
 
+use super::announcer::{Outside, Voice};
 use super::{Held, Holdings, Part, State, World, address, raw_socket};
 use crate::netlink::Netlink;
 use crate::system::Drift;
@@ -19,6 +20,8 @@ const ADDRESSES: usize = 10_000;
 /// The addresses of scripts.
 pub(crate) struct Loose {
     world: Arc<World>,
+    /// Nobody but all is told of them.
+    nobody: Arc<Notify>,
 }
 
 impl Loose {
@@ -26,16 +29,20 @@ impl Loose {
     pub(crate) fn open(siblings: usize) -> Result<Self, String> {
         let raw = raw_socket().map_err(|error| error.to_string())?;
         let netlink = Netlink::open().map_err(|error| format!("cannot open a netlink socket: {error}"))?;
-        let mut state = State::new(netlink, address::mark(siblings), Holdings::default());
+        let nobody = Notify { known: false, ..Notify::default() };
+        let voice = Voice::new(nobody.clone());
+        let mut state = State::new(netlink, address::mark(siblings), Holdings::default(), voice);
         state.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
         let drift = Arc::new(Drift::default());
         Ok(Self {
+            nobody: Arc::new(nobody),
             world: Arc::new(World {
                 state: Mutex::new(state),
                 drift,
                 raw,
                 bus: Arc::default(),
                 connections: None,
+                outside: Outside::new(None, Vec::new()),
                 tasks: OnceLock::new(),
             }),
         })
@@ -78,7 +85,8 @@ impl Loose {
         }
         let at = state.items.len();
         let item = ItemRef { system: 0, item: at };
-        state.items.push(Held::new(item, &net.addr().to_string(), at..at + 1));
+        let voice = (Announce::default(), Arc::clone(&self.nobody), false);
+        state.items.push(Held::new(item, &net.addr().to_string(), at..at + 1, voice));
         state.parts.push(Part::new(&IpPart::new(net, interface)));
         Ok(at)
     }

@@ -23,6 +23,9 @@
 //! **Connections** to an address that comes or goes are dealt with beside, where the config wants it; see the
 //! module `connections`.
 //!
+//! **Announcing** goes on for as long as an item is here, at a pace that the whole daemon keeps; neighbours that
+//! are known are told each, and another server is asked to look who answers: see the modules `announcer` and `prover`.
+//!
 //! **Drift.** Notices only say that something may have changed; what is reported comes from the
 //! kernel's list, read under the lock that hooks hold too. So own changes are never reported, in
 //! whatever order notices arrive.
@@ -30,17 +33,23 @@
 pub mod announce;
 
 mod address;
+mod announcer;
 mod conflict;
 mod connections;
 mod ground;
 mod lifetime;
 mod listen;
+mod look;
 mod loose;
 mod monitor;
 mod neighbour;
+mod neighbours;
 mod others;
 mod own;
+mod pace;
 mod plan;
+mod proof;
+mod prover;
 mod release;
 mod routes;
 mod stand;
@@ -51,9 +60,9 @@ use std::future::ready;
 use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use flip_core::config::{Interface, IpPart, IpRoute, IpRule, Isolated, Item};
+use flip_core::config::{Announce, Interface, IpPart, IpRoute, IpRule, Isolated, Item, Notify, SystemKind};
 use flip_core::event::Reason;
 use flip_core::id::ItemRef;
 use flip_core::{Lifetime, Time};
@@ -64,10 +73,10 @@ use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 pub use self::address::PROTOCOL;
 use self::address::{Bound, Maker, Manner};
+use self::announcer::{Outside, Voice};
 use self::conflict::Members;
 use self::connections::Connections;
 use self::ground::Ground;
@@ -83,7 +92,6 @@ use crate::bus::topic;
 use crate::clock;
 use crate::interfaces::{Link, address_of};
 use crate::netlink::{Netlink, messages};
-use crate::sys;
 use crate::system::{
     Assigned, Bus, Context, Drift, Handler, HookFuture, Leftover, ObserveFuture, OpenError, Opened, System,
 };
@@ -108,6 +116,7 @@ impl Handler for Ip {
         bus: &Arc<Bus>,
     ) -> Result<Opened, OpenError> {
         let mut holdings = Holdings::default();
+        let mut together = None;
         let mut starts = Vec::new();
         let mark = address::mark(systems.first().map_or(0, |assigned| assigned.siblings));
         for assigned in systems {
@@ -116,9 +125,17 @@ impl Handler for Ip {
                 holdings.rules.push(Rules::read(assigned.system, item.isolated == Isolated::Drop)?);
             }
             holdings.others.extend(assigned.others);
+            let schedule = Announce::read(&assigned.system.config, &Announce::default());
+            let notify = Arc::new(Notify::read(&assigned.system.config));
+            together = Some(together.map_or((*notify).clone(), |all: Notify| all.together(&notify)));
             for (item, configured) in assigned.system.items.iter().enumerate() {
                 let at = ItemRef { system: assigned.position, item };
-                if !holdings.push(at, configured, mark) {
+                let schedule = match &configured.own {
+                    Some(own) => Announce::read(own, &schedule),
+                    None => schedule.clone(),
+                };
+                let proven = assigned.system.kind == SystemKind::Shard;
+                if !holdings.push(at, configured, mark, (schedule, Arc::clone(&notify), proven)) {
                     return Err(OpenError::Item {
                         system: assigned.system.name.clone(),
                         item: configured.name.clone(),
@@ -130,8 +147,10 @@ impl Handler for Ip {
         // What no config knows belongs to no system: one that wants order here is enough.
         let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
         let connections = Connections::open(connections::wanted(systems), Arc::clone(bus));
-        let (world, leftovers) =
-            World::open(holdings, mark, remove, Arc::clone(drift), (Arc::clone(bus), connections))?;
+        let outside = Outside::new(Some(Arc::clone(bus)), peers(systems));
+        let voice = Voice::new(together.unwrap_or_default());
+        let beside = (Arc::clone(bus), connections, outside);
+        let (world, leftovers) = World::open((holdings, mark, voice), remove, Arc::clone(drift), beside)?;
         let systems = starts
             .into_iter()
             .zip(systems)
@@ -142,6 +161,16 @@ impl Handler for Ip {
             .collect();
         Ok(Opened { systems, leftovers })
     }
+}
+
+/// The other servers that take part in one of these systems, beginning with the one after this one in the list:
+/// so servers do not all ask the same.
+fn peers(systems: &[Assigned<'_>]) -> Vec<usize> {
+    let Some(config) = systems.first().map(|assigned| assigned.config) else { return Vec::new() };
+    let own = |server: &usize| {
+        systems.iter().any(|assigned| config.servers[*server].systems.contains(&assigned.position))
+    };
+    (config.me + 1..config.servers.len()).chain(0..config.me).filter(own).collect()
 }
 
 struct IpSystem {
@@ -215,7 +244,7 @@ impl System for IpSystem {
     fn hush(&self, item: usize) {
         if item < self.count {
             let mut state = self.world.lock();
-            state.items[self.first + item].stop_announcing();
+            state.stop_announcing(self.first + item);
             self.world.leaves(&state, self.first + item);
         }
     }
@@ -232,7 +261,7 @@ impl System for IpSystem {
                     connections.heard(from, data);
                 }
             }
-            _ => {}
+            _ => self.world.heard(from, topic, data),
         }
     }
 
@@ -256,6 +285,7 @@ pub(crate) struct World {
     connections: Option<Connections>,
     /// What reads notices and frames, and tells members what they need to know.
     tasks: OnceLock<Vec<AbortHandle>>,
+    outside: Outside,
 }
 
 struct State {
@@ -270,8 +300,7 @@ struct State {
     parts: Vec<Part>,
     /// What had failed the kernel's detection of duplicates when the addresses were read last.
     failed: Vec<Bound>,
-    /// Counts bursts, so that each has a name.
-    bursts: u64,
+    voice: Voice,
     /// When a failing refresh was last told of.
     warned: Option<Time>,
     /// Items whose links are being deleted; true when they are gone.
@@ -291,7 +320,7 @@ struct Holdings {
 
 impl Holdings {
     /// False for an item without addresses.
-    fn push(&mut self, at: ItemRef, item: &Item, mark: u8) -> bool {
+    fn push(&mut self, at: ItemRef, item: &Item, mark: u8, voice: (Announce, Arc<Notify>, bool)) -> bool {
         let Some(ip) = &item.ip else { return false };
         let first = self.parts.len();
         for part in &ip.parts {
@@ -300,7 +329,7 @@ impl Holdings {
             let own = part.mac.map(|mac| OwnLink::new(item.id, nth, mark, mac));
             self.parts.push(Part { own, ..Part::new(part) });
         }
-        self.items.push(Held::new(at, &item.name, first..self.parts.len()));
+        self.items.push(Held::new(at, &item.name, first..self.parts.len(), voice));
         true
     }
 }
@@ -313,9 +342,14 @@ struct Held {
     parts: Range<usize>,
     /// Whether the kernel has all of it, as far as is known.
     present: bool,
-    announcing: Option<Burst>,
     /// Why it cannot be reached here, as was told last.
     trouble: Option<String>,
+    /// When it is announced.
+    announce: Announce,
+    /// To whom each.
+    notify: Arc<Notify>,
+    /// Whether this server alone has it, so that another can prove it.
+    proven: bool,
 }
 
 /// One address of an item.
@@ -333,37 +367,30 @@ struct Part {
     installed: Option<Installed>,
 }
 
-struct Burst {
-    id: u64,
-    task: AbortHandle,
-}
-
 impl Drop for World {
     fn drop(&mut self) {
         self.tasks.get().into_iter().flatten().for_each(AbortHandle::abort);
-        self.lock().items.iter_mut().for_each(Held::stop_announcing);
     }
 }
 
 impl World {
     fn open(
-        holdings: Holdings,
-        mark: u8,
+        (holdings, mark, voice): (Holdings, u8, Voice),
         remove: bool,
         drift: Arc<Drift>,
-        (bus, connections): (Arc<Bus>, Option<Connections>),
+        (bus, connections, outside): (Arc<Bus>, Option<Connections>, Outside),
     ) -> Result<(Arc<Self>, Vec<Leftover>), OpenError> {
         let kernel = |doing| move |source| OpenError::Kernel { doing, source };
         let raw = raw_socket()?;
         // Before the first list is read, so that nothing happens unseen in between.
         let monitor = Monitor::open(mark).map_err(kernel("subscribe to address changes"))?;
         let netlink = Netlink::open().map_err(kernel("open a netlink socket"))?;
-        let mut state = State::new(netlink, mark, holdings);
+        let mut state = State::new(netlink, mark, holdings, voice);
         state.load_links().map_err(kernel("list the interfaces"))?;
         let leftovers = state.sort_leftovers(remove).map_err(kernel("list the addresses"))?;
         let ears = Ear::open(state.others.addresses()).map_err(kernel("listen for conflicts"))?;
-        let world =
-            Arc::new(Self { state: Mutex::new(state), drift, raw, bus, connections, tasks: OnceLock::new() });
+        let (state, tasks) = (Mutex::new(state), OnceLock::new());
+        let world = Arc::new(Self { state, drift, raw, bus, connections, tasks, outside });
         world.look_at_ground(&mut world.lock());
         let weak = || Arc::downgrade(&world);
         let mut tasks = vec![tokio::spawn(monitor.run(weak())), tokio::spawn(others::go_on_telling(weak()))];
@@ -375,6 +402,7 @@ impl World {
             let here = move || weak.upgrade().map(|world| world.shared());
             tasks.push(tokio::spawn(connections.share(u32::from_ne_bytes(life), here)));
         }
+        world.start_announcer();
         // The cell is fresh, so this can't fail.
         drop(world.tasks.set(tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect()));
         Ok((world, leftovers))
@@ -467,41 +495,6 @@ impl World {
         Ok(items.map(|item| state.items[item].present).collect())
     }
 
-    /// Sends the first announcement, and the rest in a task that ends with the burst.
-    fn start_announcing(self: &Arc<Self>, state: &mut State, item: usize) {
-        state.items[item].stop_announcing();
-        if !self.send(state, item) {
-            return;
-        }
-        state.bursts += 1;
-        let id = state.bursts;
-        let task = tokio::spawn(go_on_announcing(Arc::downgrade(self), item, id)).abort_handle();
-        state.items[item].announcing = Some(Burst { id, task });
-    }
-
-    /// Sends one announcement of each address. False when its links have no neighbours to tell, or when the
-    /// time of an address is over: a process that was stopped learns of it by this clock first.
-    fn send(&self, state: &State, item: usize) -> bool {
-        let parts = &state.parts[state.items[item].parts.clone()];
-        if parts.iter().any(Part::is_over) {
-            return false;
-        }
-        let told = parts.iter().filter(|part| self.send_part(state, part));
-        told.count() > 0
-    }
-
-    fn send_part(&self, state: &State, part: &Part) -> bool {
-        let Some(link) = state.link_of(part).filter(|link| link.announces()) else { return false };
-        let Some(mac) = link.mac else { return false };
-        let router = part.net.addr().is_ipv6() && forwards_ipv6(&link.name);
-        for frame in announce::frames(part.net.addr(), mac, router) {
-            if let Err(error) = sys::send_frame(&self.raw, link.index, &frame) {
-                tracing::warn!(address = %part.net.addr(), interface = link.name, %error, "announcement not sent");
-            }
-        }
-        true
-    }
-
     /// Handles a datagram of notices.
     fn kernel_says(self: &Arc<Self>, datagram: &[u8]) {
         let mut state = self.lock();
@@ -532,6 +525,7 @@ impl World {
                     }
                 }
                 RouteNetlinkMessage::NewAddress(message) => {
+                    state.voice.notice(address_of(&message));
                     let failed = address::failed(&message);
                     look |=
                         failed || address_of(&message).is_some_and(|net| state.surprised(net.addr(), true));
@@ -539,6 +533,7 @@ impl World {
                     state.notice_sibling(&message);
                 }
                 RouteNetlinkMessage::DelAddress(message) => {
+                    state.voice.notice(address_of(&message));
                     look |= address_of(&message).is_some_and(|net| state.surprised(net.addr(), false));
                     ground |= state.chooses_links();
                 }
@@ -561,7 +556,7 @@ impl World {
             if !held.present || !links.any(|link| fresh.contains(&link.index)) {
                 continue;
             }
-            let announcing = held.announcing.is_some();
+            let announcing = state.is_announcing(item);
             // They went with the link.
             if let Err(error) = state.add_routes(item) {
                 tracing::warn!("{error}");
@@ -608,8 +603,6 @@ impl World {
 
 /// How long ending connections may keep an address from leaving.
 const KILL: std::time::Duration = std::time::Duration::from_secs(1);
-/// An announcement that comes later than this after its time is left out.
-const LATE: std::time::Duration = std::time::Duration::from_millis(500);
 /// The socket for frames, for those who may have one and may change addresses.
 fn raw_socket() -> Result<Socket, OpenError> {
     let allowed = rustix::thread::capabilities(None).map_err(|error| OpenError::Kernel {
@@ -627,36 +620,14 @@ fn raw_socket() -> Result<Socket, OpenError> {
     })
 }
 
-async fn go_on_announcing(world: Weak<World>, item: usize, id: u64) {
-    let start = Instant::now();
-    for n in 1.. {
-        let due = start + announce::due(n);
-        tokio::time::sleep_until(due).await;
-        // This process was stopped: who holds the address now is for the rules to say, before anything is
-        // announced.
-        if due.elapsed() > LATE {
-            continue;
-        }
-        let Some(world) = world.upgrade() else { return };
-        let state = world.lock();
-        // Under the lock, so that not even one frame follows a down hook.
-        let current = state.items[item].announcing.as_ref().is_some_and(|burst| burst.id == id);
-        if !current {
-            return;
-        }
-        world.send(&state, item);
-    }
-}
-
 impl Held {
-    fn new(at: ItemRef, name: &str, parts: Range<usize>) -> Self {
-        Self { at, name: name.to_owned(), parts, present: false, announcing: None, trouble: None }
-    }
-
-    fn stop_announcing(&mut self) {
-        if let Some(burst) = self.announcing.take() {
-            burst.task.abort();
-        }
+    fn new(
+        at: ItemRef,
+        name: &str,
+        parts: Range<usize>,
+        (announce, notify, proven): (Announce, Arc<Notify>, bool),
+    ) -> Self {
+        Self { at, name: name.to_owned(), parts, present: false, trouble: None, announce, notify, proven }
     }
 }
 
@@ -690,7 +661,7 @@ impl State {
         self.parts[self.items[item].parts.clone()].iter().map(|part| part.net.addr())
     }
 
-    fn new(netlink: Netlink, mark: u8, holdings: Holdings) -> Self {
+    fn new(netlink: Netlink, mark: u8, holdings: Holdings, voice: Voice) -> Self {
         let Holdings { items, parts, rules, others } = holdings;
         let places = |held: (usize, &Held)| held.1.parts.clone().map(move |_| held.0);
         let item_of = items.iter().enumerate().flat_map(places);
@@ -698,19 +669,15 @@ impl State {
         let others = Others::new(Members::new(others, clock::now()), rules, addresses);
         let (links, ground) = (Links::new(), Ground::default());
         let (failed, unlinking) = (Vec::new(), BTreeMap::new());
-        Self {
-            netlink,
-            mark,
-            links,
-            ground,
-            others,
-            items,
-            parts,
-            failed,
-            bursts: 0,
-            warned: None,
-            unlinking,
-        }
+        Self { netlink, mark, links, ground, others, items, parts, failed, voice, warned: None, unlinking }
+    }
+
+    fn is_announcing(&self, item: usize) -> bool {
+        self.items[item].parts.clone().any(|part| self.voice.is_announcing(part))
+    }
+
+    fn stop_announcing(&mut self, item: usize) {
+        self.items[item].parts.clone().for_each(|part| self.voice.stop(part));
     }
 
     fn load_links(&mut self) -> io::Result<()> {
@@ -727,7 +694,7 @@ impl State {
     fn set_present(&mut self, item: usize, present: bool) {
         self.items[item].present = present;
         if !present {
-            self.items[item].stop_announcing();
+            self.stop_announcing(item);
         }
     }
 

@@ -71,7 +71,7 @@ fn neighbour_discovery(frame: &[u8]) -> Option<Sighting> {
     let ip = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).ok().map(Ipv6Addr::from);
     let (from, to) = (ip(&packet[8..24])?, ip(&packet[24..40])?);
     let whole = packet[0] >> 4 == 6 && packet[6] == ICMPV6 && packet[7] == 255 && message.len() >= 24;
-    if !whole || message[1] != 0 || message.len() % 8 != 0 || checksum(from, to, message) != 0 {
+    if !whole || message[1] != 0 || message.len() % 8 != 0 || checksum(from, to, message) != [0; 2] {
         return None;
     }
     let target = ip(&message[8..24])?;
@@ -139,7 +139,7 @@ fn solicitation(ip: Ipv6Addr, Mac(mac): Mac) -> Vec<u8> {
     let mut message = vec![SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
     message.extend(ip.octets());
     let sum = checksum(Ipv6Addr::UNSPECIFIED, group, &message);
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    message[2..4].copy_from_slice(&sum);
 
     let mut frame = Vec::with_capacity(78);
     frame.extend([0x33, 0x33]);
@@ -230,7 +230,7 @@ mod tests {
         frame[22..38].copy_from_slice(&from.octets());
         frame[56..58].copy_from_slice(&[0, 0]);
         let sum = checksum(from, solicited_node(target), &frame[54..]);
-        frame[56..58].copy_from_slice(&sum.to_be_bytes());
+        frame[56..58].copy_from_slice(&sum);
         assert_eq!(sighting(&frame), Some(Sighting { address: from.into(), mac: MAC, what: What::Claim }));
     }
 

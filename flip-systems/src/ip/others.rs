@@ -234,7 +234,7 @@ impl World {
     fn conflict(&self, state: &State, item: usize, part: usize, mac: Mac) {
         let give_up = state.others.rules[item].policy == Policy::Release;
         if !give_up {
-            self.send_part(state, &state.parts[part]);
+            self.defend(state, part);
         }
         let with = format!("{} at {mac}", state.parts[part].net.addr());
         self.drift.say(state.items[item].at, Word::Conflict { with, give_up });

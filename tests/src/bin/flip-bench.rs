@@ -1,4 +1,4 @@
-//! The benchmarks: `scripts/dev/bench failover`, `scripts/dev/bench matrix` and `scripts/dev/bench membership`.
+//! The benchmarks: `scripts/dev/bench failover`, `matrix`, `membership`, `flood`, `hooks` and `vip`.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use flip_tests::flood;
 use flip_tests::hooks_bench;
 use flip_tests::matrix::{self, Fault};
 use flip_tests::membership_bench;
+use flip_tests::vip_bench;
 
 /// Measures flip. Prints Markdown.
 #[derive(Parser)]
@@ -30,6 +31,28 @@ enum Command {
     Flood(Flood),
     /// Hooks a second, native and Lua; memory of scripts; whether scripts that spin delay a node's loop.
     Hooks(Hooks),
+    /// How fast many addresses are answered again, what their renewal costs, and what a planned move loses, in
+    /// the same lab.
+    Vip(Vip),
+}
+
+#[derive(Args)]
+struct Vip {
+    /// How often everything is done.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// How many addresses the host has that dies.
+    #[arg(long, value_delimiter = ',', default_value = "1,16,256")]
+    addresses: Vec<usize>,
+    /// How many addresses are renewed.
+    #[arg(long, default_value_t = 1000)]
+    renewed: usize,
+    /// Seconds that renewals are watched.
+    #[arg(long, default_value_t = 20)]
+    span: u64,
+    /// The profile of flip.
+    #[arg(long, default_value = "fast")]
+    profile: String,
 }
 
 #[derive(Args)]
@@ -195,6 +218,16 @@ fn main() -> anyhow::Result<()> {
                 rate: args.rate,
                 senders: args.senders.max(1),
             },
+        ),
+        Command::Vip(args) => vip_bench::run(
+            &vip_bench::Options {
+                runs: args.runs.max(1),
+                addresses: args.addresses,
+                renewed: args.renewed,
+                span: Duration::from_secs(args.span),
+                profile: args.profile,
+            },
+            &flip_binary()?,
         ),
         Command::Membership(args) => membership_bench::run(&membership_bench::Options {
             nodes: args.nodes,

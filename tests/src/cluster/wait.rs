@@ -117,6 +117,14 @@ impl Cluster {
         holder(status.items.iter().find(|item| item.item == vip)?)
     }
 
+    /// As [`Cluster::holder`], asking these daemons alone: one side of a partition.
+    #[must_use]
+    pub fn holder_among(&self, daemons: &[usize], vip: IpAddr) -> Option<usize> {
+        let status = daemons.iter().find_map(|n| self.status(*n).ok())?;
+        let vip = vip.to_string();
+        holder(status.items.iter().find(|item| item.item == vip)?)
+    }
+
     /// The hosts whose kernels have an address.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use super::super::problem::Problems;
 use super::super::raw::{Fields, Node, clip, list};
 use super::super::source::{At, Spanned};
 use super::super::written::{Setting, Written, WrittenItem, WrittenSystem};
-use super::super::{SystemKind, bounds, checks, policy};
+use super::super::{SystemKind, announce, bounds, checks, policy};
 use super::group::{Interface, IpItem, IpPart, Scope, parse_place};
 use super::options::WrittenOptions;
 use super::{mac, options, refuse_interface_name, scope_of, takes_part, warn_own_address};
@@ -38,11 +38,12 @@ const ITEM_KEYS: &[&str] = &[
     "noprefixroute",
     "routes",
     "rules",
+    "announce",
 ];
 /// What an address of a group may say.
 const PART_KEYS: &[&str] = &["ip", "interface", "scope", "noprefixroute", "routes", "rules"];
 /// What concerns a whole item.
-const WHOLE_KEYS: &[&str] = &["name", "prefer", "mac", "isolated", "checks", "when_all_fail"];
+const WHOLE_KEYS: &[&str] = &["name", "prefer", "mac", "isolated", "checks", "when_all_fail", "announce"];
 
 const EXPECTED: &str = "an item: an address, an object with the key `ip`, or a group of them as an array";
 
@@ -101,6 +102,7 @@ fn read_object(node: &Node, problems: &mut Problems) -> Option<WrittenItem> {
     let checks = fields.get("checks").map(|node| checks::checks(node, problems)).unwrap_or_default();
     let when_all_fail = fields.get("when_all_fail").and_then(|node| checks::when_all_fail(node, problems));
     let mac = fields.get("mac").and_then(|node| mac::read(node, problems));
+    let own = fields.get("announce").and_then(|node| read_announce(node, problems));
     let interface = read_interface(&fields, problems);
     let Some(ip) = fields.get("ip") else {
         let help = "write for instance {\"ip\": \"10.0.0.9\", \"isolated\": \"drop\"}";
@@ -115,7 +117,15 @@ fn read_object(node: &Node, problems: &mut Problems) -> Option<WrittenItem> {
         vec![read_address(ip, interface, &fields, problems)?]
     };
     let name = name.or_else(|| Some(parts.first()?.text.clone()))?;
-    Some(WrittenItem { prefer, mac, isolated, checks, when_all_fail, ..WrittenItem::plain(name, parts) })
+    Some(WrittenItem { prefer, mac, isolated, checks, when_all_fail, own, ..WrittenItem::plain(name, parts) })
+}
+
+/// What an item says of its announcements, as settings that replace those of its system.
+fn read_announce(node: &Node, problems: &mut Problems) -> Option<serde_json::Map<String, serde_json::Value>> {
+    const KEY: &str = "announce";
+    let value = node.spanned(node.json(problems)?);
+    announce::check(KEY, &value, problems);
+    Some(serde_json::Map::from_iter([(KEY.to_owned(), value.value)]))
 }
 
 fn read_name(node: &Node, problems: &mut Problems) -> Option<Spanned<String>> {

@@ -16,7 +16,7 @@ use super::problem::Problems;
 use super::raw::{Node, clip, list};
 use super::source::{At, Spanned};
 use super::written::{Setting, Written, WrittenServer, WrittenSystem};
-use super::{IP_CONFIG_KEYS, IP_KILL_CONNECTIONS, IP_TICKLE, bounds, foreign};
+use super::{IP_CONFIG_KEYS, IP_KILL_CONNECTIONS, IP_TICKLE, announce, bounds, foreign};
 
 /// Reads an item of an `ip` system: `address` or `address/prefix`, IPv4 or IPv6. Without a prefix the
 /// address stands alone (/32 or /128). The host part is kept: `addr()` of the result is what a server
@@ -162,6 +162,9 @@ pub(super) fn takes_part(server: &WrittenServer, system: &WrittenSystem) -> bool
 /// Checks one `config`; where only `ip` systems read it, nothing else belongs there.
 fn check_level(settings: &[Setting], read_by_ip: bool, only_by_ip: bool, problems: &mut Problems) {
     for Setting { key, value } in settings {
+        if read_by_ip {
+            announce::check(&key.value, value, problems);
+        }
         if read_by_ip && key.value == "interface" {
             check_name(value, problems);
         } else if read_by_ip && [IP_KILL_CONNECTIONS, IP_TICKLE].contains(&key.value.as_str()) {

@@ -46,6 +46,7 @@ impl Node {
         item.unannounced.1 = None;
         item.asked = None;
         item.hushed = false;
+        item.proof = None;
         item.stray = false;
         self.outputs.push_back(Output::Hook(HookCall { id, item: at, action, reason, timeout, lifetime }));
     }

@@ -14,6 +14,7 @@
 //! says; what has to wait is only looked at again when one has ended, so what is not wanted any more is never
 //! started. Items that may come are looked at before those that may go: who overlaps loses no time.
 
+mod announce;
 mod hooks;
 mod post;
 mod queue;
@@ -83,6 +84,8 @@ struct Item {
     announce: bool,
     /// It is not announced any more: somebody else is about to take it.
     hushed: bool,
+    /// What a member saw of it since it was announced last.
+    proof: Option<announce::Proof>,
     /// How often that failed in a row, and before when it is not tried again.
     unannounced: (u32, Option<Time>),
     /// Found here at the start: it must be made this life's own.
@@ -113,6 +116,7 @@ impl Items {
             not_before: None,
             announce: false,
             hushed: false,
+            proof: None,
             unannounced: (0, None),
             adopted: false,
             missing: false,

@@ -32,6 +32,8 @@ pub fn run(binary: &Path, profile: &str) -> anyhow::Result<()> {
         EACH.as_millis()
     ))?;
     let dead = probe.mark();
+    // Stopped first: a daemon that lives a moment longer than its link lets go of what is on it.
+    cluster.stop(holder)?;
     cluster.lab().unplug(holder)?;
     cluster.kill(holder)?;
     // Suspect, as a rule; when the last ballot arrives with this one's own, it is down at once.

@@ -256,9 +256,10 @@ fn what_a_killed_daemon_left_is_released() {
     let (code, said) = release(&cluster, &with_config);
     assert_eq!(code, Some(0), "{said}");
     let rule = format!("removed the rule from {}/32 for table 100\n", vip(0));
-    for what in ["removed the link flip", "removed the route to 198.51.100.0/24 in table 100\n", &rule] {
+    for what in ["removed the link flip", &rule] {
         assert!(said.contains(what), "{what} not in {said}");
     }
+    // The kernel took the route along with the last address of its link: nothing of it is found now.
     assert_eq!(release(&cluster, &[]).1, "no address of flip is on this host\n");
     cluster.set_config(&before).unwrap();
 

@@ -97,6 +97,7 @@ impl World {
             return;
         }
         self.note(Some(index), || "the daemon is dead".into());
+        self.outlived(index);
         self.ended(index);
         let host = &mut self.hosts[index];
         match disk {
@@ -109,6 +110,19 @@ impl World {
                     host.keys = None;
                 }
             }
+        }
+    }
+
+    /// A daemon that dies before it was scheduled after a sleep compares no clocks any more (exception X3): what
+    /// its kernel has stays until its lifetime ends.
+    fn outlived(&mut self, index: usize) {
+        let host = &self.hosts[index];
+        if host.excuse.is_none_or(|(until, by)| by != "X2" || until < self.now) {
+            return;
+        }
+        let ends = host.addresses.iter().flatten().filter_map(|address| address.expires).max();
+        if let Some(ends) = ends {
+            self.excuse(index, ends.since(self.now) + Duration::from_millis(1), "X3");
         }
     }
 

@@ -297,7 +297,7 @@ impl Node {
             }
         }
         self.tell_of_plans();
-        if self.leaving.is_some() && self.items.hooks.is_empty() && self.items.posts.is_empty() {
+        if self.leaving.is_some() && self.items.hooks.is_empty() && self.items.posts.is_silent() {
             let released = self.items.each().all(|at| {
                 let item = self.items.at(at);
                 let hooks = &self.config.systems[at.system].hooks;

@@ -31,9 +31,9 @@ impl Posts {
         Self { systems: vec![Plan::default(); systems] }
     }
 
-    /// Nothing is to be told, and nothing is being told.
-    pub(super) fn is_empty(&self) -> bool {
-        self.systems.iter().all(|plan| plan.changed.is_empty() && plan.running.is_none())
+    /// Nothing is being told. What is still to be told then waits for items that are on their way.
+    pub(super) fn is_silent(&self) -> bool {
+        self.systems.iter().all(|plan| plan.running.is_none())
     }
 }
 

@@ -50,17 +50,26 @@ pub(crate) struct Netlink {
     buffer: Vec<u8>,
 }
 
+/// A socket for requests of a protocol (`NETLINK_*`), in the network namespace of the calling thread.
+///
+/// # Errors
+/// Those of socket(2): EPROTONOSUPPORT where the kernel has no such protocol.
+pub(crate) fn connect(protocol: isize) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind_auto()?;
+    // Only an answer from the kernel is an answer.
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket2::SockRef::from(&socket).set_read_timeout(Some(ANSWER))?;
+    Ok(socket)
+}
+
 impl Netlink {
     /// Opens a socket in the network namespace of the calling thread.
     ///
     /// # Errors
     /// Those of socket(2).
     pub(crate) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        // Only an answer from the kernel is an answer.
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket2::SockRef::from(&socket).set_read_timeout(Some(ANSWER))?;
+        let socket = connect(NETLINK_ROUTE)?;
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(DATAGRAM) })
     }
 

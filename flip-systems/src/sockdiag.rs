@@ -5,10 +5,11 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
+use rtnetlink::sys::Socket;
 use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
-use rtnetlink::sys::{Socket, SocketAddr};
+
+use crate::netlink;
 
 /// Message types (linux/sock_diag.h).
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -37,9 +38,6 @@ pub(crate) const ADDRESSES: usize = 512;
 
 /// Connections of one listing at most; what is beyond is not seen.
 const FOUND: usize = 100_000;
-
-/// How long the kernel may take to put an answer into the queue.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Connections in which data may still come or go: all states but LISTEN, TIME_WAIT and CLOSE.
 pub(crate) const OPEN: u32 = bit(1) | bit(2) | bit(3) | bit(4) | bit(5) | bit(8) | bit(9) | bit(11) | bit(12);
@@ -85,12 +83,8 @@ impl SockDiag {
     /// # Errors
     /// Those of socket(2): EPROTONOSUPPORT where the kernel has no sock_diag.
     pub(crate) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.bind_auto()?;
-        // Only an answer from the kernel is an answer.
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket2::SockRef::from(&socket).set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(crate::netlink::DATAGRAM) })
+        let socket = netlink::connect(NETLINK_SOCK_DIAG)?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(netlink::DATAGRAM) })
     }
 
     /// Lists the connections in these `states` that have one of these addresses, at most [`ADDRESSES`].

@@ -90,8 +90,6 @@ pub struct Assigned<'a> {
     pub system: &'a flip_core::config::System,
     /// How many servers before this one in the list have its IP address, and so share its host.
     pub siblings: usize,
-    /// Positions of the other servers that take part in it.
-    pub others: &'a [usize],
     /// The config that it is of, for the other servers.
     pub config: &'a Config,
 }
@@ -313,12 +311,6 @@ impl Systems {
     /// As [`Systems::open`].
     pub fn open_with(registry: &Registry, config: &Config) -> Result<Self, OpenError> {
         let siblings = config.siblings();
-        let others_of = |position: &usize| -> Vec<usize> {
-            let members = config.servers.iter().enumerate().filter(|(_, s)| s.systems.contains(position));
-            members.map(|(server, _)| server).filter(|server| *server != config.me).collect()
-        };
-        let others: BTreeMap<usize, Vec<usize>> =
-            config.my().systems.iter().map(|position| (*position, others_of(position))).collect();
         let mut posts = BTreeMap::new();
         let mut assigned: BTreeMap<usize, Vec<Assigned<'_>>> = BTreeMap::new();
         let mut systems: BTreeMap<usize, (Arc<dyn System>, usize)> = BTreeMap::new();
@@ -337,8 +329,7 @@ impl Systems {
                 systems.insert(position, (Arc::new(made?), system.items.len()));
                 continue;
             }
-            let others = others.get(&position).map_or(&[][..], Vec::as_slice);
-            let one = Assigned { position, system, siblings, others, config };
+            let one = Assigned { position, system, siblings, config };
             assigned.entry(registry.find(system)?).or_default().push(one);
         }
         let (drift, bus) = (Arc::new(Drift::default()), Arc::new(Bus::default()));

@@ -31,7 +31,7 @@ impl Loose {
         let netlink = Netlink::open().map_err(|error| format!("cannot open a netlink socket: {error}"))?;
         let nobody = Notify { known: false, ..Notify::default() };
         let voice = Voice::new(nobody.clone());
-        let mut state = State::new(netlink, address::mark(siblings), Holdings::default(), voice);
+        let mut state = State::new(netlink, address::mark(siblings), Holdings::default(), voice, &[]);
         state.load_links().map_err(|error| format!("cannot list the interfaces: {error}"))?;
         let drift = Arc::new(Drift::default());
         Ok(Self {
@@ -40,7 +40,6 @@ impl Loose {
                 state: Mutex::new(state),
                 drift,
                 raw,
-                bus: Arc::default(),
                 connections: None,
                 outside: Outside::new(None, Vec::new()),
                 tasks: OnceLock::new(),

@@ -54,7 +54,7 @@ mod release;
 mod routes;
 mod stand;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::future::ready;
 use std::io;
@@ -124,7 +124,6 @@ impl Handler for Ip {
             for item in &assigned.system.items {
                 holdings.rules.push(Rules::read(assigned.system, item.isolated == Isolated::Drop)?);
             }
-            holdings.others.extend(assigned.others);
             let schedule = Announce::read(&assigned.system.config, &Announce::default());
             let notify = Arc::new(Notify::read(&assigned.system.config));
             together = Some(together.map_or((*notify).clone(), |all: Notify| all.together(&notify)));
@@ -149,7 +148,7 @@ impl Handler for Ip {
         let connections = Connections::open(connections::wanted(systems), Arc::clone(bus));
         let outside = Outside::new(Some(Arc::clone(bus)), peers(systems));
         let voice = Voice::new(together.unwrap_or_default());
-        let beside = (Arc::clone(bus), connections, outside);
+        let beside = (connections, outside);
         let (world, leftovers) = World::open((holdings, mark, voice), remove, Arc::clone(drift), beside)?;
         let systems = starts
             .into_iter()
@@ -280,7 +279,6 @@ pub(crate) struct World {
     drift: Arc<Drift>,
     /// Sends frames; receives nothing, because its protocol is 0 (packet(7)).
     raw: Socket,
-    bus: Arc<Bus>,
     /// None where nobody wants anything done with them.
     connections: Option<Connections>,
     /// What reads notices and frames, and tells members what they need to know.
@@ -314,8 +312,6 @@ struct Holdings {
     parts: Vec<Part>,
     /// By item.
     rules: Vec<Rules>,
-    /// Positions of other servers that may have these items.
-    others: BTreeSet<usize>,
 }
 
 impl Holdings {
@@ -378,19 +374,19 @@ impl World {
         (holdings, mark, voice): (Holdings, u8, Voice),
         remove: bool,
         drift: Arc<Drift>,
-        (bus, connections, outside): (Arc<Bus>, Option<Connections>, Outside),
+        (connections, outside): (Option<Connections>, Outside),
     ) -> Result<(Arc<Self>, Vec<Leftover>), OpenError> {
         let kernel = |doing| move |source| OpenError::Kernel { doing, source };
         let raw = raw_socket()?;
         // Before the first list is read, so that nothing happens unseen in between.
         let monitor = Monitor::open(mark).map_err(kernel("subscribe to address changes"))?;
         let netlink = Netlink::open().map_err(kernel("open a netlink socket"))?;
-        let mut state = State::new(netlink, mark, holdings, voice);
+        let mut state = State::new(netlink, mark, holdings, voice, &outside.peers);
         state.load_links().map_err(kernel("list the interfaces"))?;
         let leftovers = state.sort_leftovers(remove).map_err(kernel("list the addresses"))?;
         let ears = Ear::open(state.others.addresses()).map_err(kernel("listen for conflicts"))?;
         let (state, tasks) = (Mutex::new(state), OnceLock::new());
-        let world = Arc::new(Self { state, drift, raw, bus, connections, tasks, outside });
+        let world = Arc::new(Self { state, drift, raw, connections, tasks, outside });
         world.look_at_ground(&mut world.lock());
         let weak = || Arc::downgrade(&world);
         let mut tasks = vec![tokio::spawn(monitor.run(weak())), tokio::spawn(others::go_on_telling(weak()))];
@@ -661,12 +657,12 @@ impl State {
         self.parts[self.items[item].parts.clone()].iter().map(|part| part.net.addr())
     }
 
-    fn new(netlink: Netlink, mark: u8, holdings: Holdings, voice: Voice) -> Self {
-        let Holdings { items, parts, rules, others } = holdings;
+    fn new(netlink: Netlink, mark: u8, holdings: Holdings, voice: Voice, peers: &[usize]) -> Self {
+        let Holdings { items, parts, rules } = holdings;
         let places = |held: (usize, &Held)| held.1.parts.clone().map(move |_| held.0);
         let item_of = items.iter().enumerate().flat_map(places);
         let addresses = item_of.zip(parts.iter().map(|part: &Part| part.net.addr()));
-        let others = Others::new(Members::new(others, clock::now()), rules, addresses);
+        let others = Others::new(Members::new(peers.iter().copied(), clock::now()), rules, addresses);
         let (links, ground) = (Links::new(), Ground::default());
         let (failed, unlinking) = (Vec::new(), BTreeMap::new());
         Self { netlink, mark, links, ground, others, items, parts, failed, voice, warned: None, unlinking }

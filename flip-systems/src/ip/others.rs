@@ -269,16 +269,21 @@ impl World {
         let text = conflict::tell(state.macs(), false);
         if text != state.others.said {
             state.others.said.clone_from(&text);
-            // What is not said now is said in a while.
-            let _ = self.bus.say(None, topic::MACS, text);
+            self.say_macs(None, text);
         }
     }
 
     /// Tells one member, or all, this host's hardware addresses.
     fn tell_members(&self, to: Option<usize>, wants: bool) {
         let text = conflict::tell(self.lock().macs(), wants);
-        // What is not said now is said in a while.
-        let _ = self.bus.say(to, topic::MACS, text);
+        self.say_macs(to, text);
+    }
+
+    fn say_macs(&self, to: Option<usize>, text: Vec<u8>) {
+        if let Some(bus) = &self.outside.bus {
+            // What is not said now is said in a while.
+            let _ = bus.say(to, topic::MACS, text);
+        }
     }
 }
 

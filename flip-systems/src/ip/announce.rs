@@ -57,14 +57,7 @@ pub fn question(wanted: IpAddr, asker: IpAddr, mac: Mac) -> Option<Vec<u8>> {
             let arp = Arp { operation: REQUEST, sender: (mac, asker), target: (Mac([0; 6]), wanted) };
             Some(arp.frame(BROADCAST))
         }
-        (IpAddr::V6(wanted), IpAddr::V6(asker)) => {
-            // RFC 4291 §2.7.1 and RFC 2464 §7: the address and frame of those that share its last three bytes.
-            let [.., x, y, z] = wanted.octets();
-            let group =
-                Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(x), u16::from_be_bytes([y, z]));
-            let frame = Neighbour { kind: SOLICITATION, flags: 0, target: wanted, option: SOURCE, mac };
-            Some(frame.frame(asker, group, Mac([0x33, 0x33, 0xff, x, y, z])))
-        }
+        (IpAddr::V6(wanted), IpAddr::V6(asker)) => Some(solicitation(wanted, asker, mac)),
         _ => None,
     }
 }
@@ -112,6 +105,12 @@ pub fn told(frame: &[u8]) -> Option<(IpAddr, Mac)> {
         }
         _ => None,
     }
+}
+
+/// Asks by ARP whether anybody has an address, in the name of nobody (RFC 5227 §2.1.1).
+pub(super) fn arp_probe(ip: Ipv4Addr, mac: Mac) -> Vec<u8> {
+    let (sender, target) = ((mac, Ipv4Addr::UNSPECIFIED), (Mac([0; 6]), ip));
+    Arp { operation: REQUEST, sender, target }.frame(BROADCAST)
 }
 
 const BROADCAST: Mac = Mac([0xff; 6]);
@@ -167,14 +166,34 @@ const TARGET: u8 = 2;
 
 fn advertisement(ip: Ipv6Addr, mac: Mac, router: bool, to: Ipv6Addr, at: Mac) -> Vec<u8> {
     let flags = OVERRIDE | if router { ROUTER } else { 0 };
-    Neighbour { kind: ADVERTISEMENT, flags, target: ip, option: TARGET, mac }.frame(ip, to, at)
+    Neighbour { kind: ADVERTISEMENT, flags, target: ip, option: Some(TARGET), mac }.frame(ip, to, at)
+}
+
+/// Asks all that share the last three bytes of an address (RFC 4291 §2.7.1; their frames: RFC 2464 §7) who has it.
+/// Who has no address yet asks from the unspecified one, and then there is no option with its hardware address
+/// (RFC 4861 §4.3).
+pub(super) fn solicitation(wanted: Ipv6Addr, asker: Ipv6Addr, mac: Mac) -> Vec<u8> {
+    let [.., x, y, z] = wanted.octets();
+    let option = (!asker.is_unspecified()).then_some(SOURCE);
+    Neighbour { kind: SOLICITATION, flags: 0, target: wanted, option, mac }.frame(
+        asker,
+        solicited_node(wanted),
+        Mac([0x33, 0x33, 0xff, x, y, z]),
+    )
+}
+
+/// The group that whoever has `ip` listens to (RFC 4291 §2.7.1).
+pub(super) fn solicited_node(ip: Ipv6Addr) -> Ipv6Addr {
+    let [.., x, y, z] = ip.octets();
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(x), u16::from_be_bytes([y, z]))
 }
 
 struct Neighbour {
     kind: u8,
     flags: u8,
     target: Ipv6Addr,
-    option: u8,
+    /// The kind of the option with the hardware address, where there is one.
+    option: Option<u8>,
     mac: Mac,
 }
 
@@ -189,8 +208,10 @@ impl Neighbour {
         message.extend([self.kind, 0, 0, 0]);
         message.extend([self.flags, 0, 0, 0]);
         message.extend(self.target.octets());
-        message.extend([self.option, 1]);
-        message.extend(self.mac.0);
+        if let Some(option) = self.option {
+            message.extend([option, 1]);
+            message.extend(self.mac.0);
+        }
         let sum = checksum(from, to, &message);
         message[2..4].copy_from_slice(&sum);
 
@@ -198,8 +219,8 @@ impl Neighbour {
         frame.extend(at.0);
         frame.extend(self.mac.0);
         frame.extend(IPV6);
-        // Version 6, payload of 32 bytes.
-        frame.extend([0x60, 0, 0, 0, 0, 32, ICMPV6, HOP_LIMIT]);
+        // Version 6, and the length of the payload.
+        frame.extend([0x60, 0, 0, 0, 0, message.len() as u8, ICMPV6, HOP_LIMIT]);
         frame.extend(from.octets());
         frame.extend(to.octets());
         frame.extend(message);

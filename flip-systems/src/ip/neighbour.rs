@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::announce::checksum;
+use super::announce::{arp_probe, checksum, solicitation};
 use crate::interfaces::Mac;
 
 /// What one frame says.
@@ -107,61 +107,13 @@ fn option_of(mut options: &[u8], kind: u8) -> Option<&[u8]> {
 pub(super) fn probe(address: IpAddr, mac: Mac) -> Vec<u8> {
     match address {
         IpAddr::V4(ip) => arp_probe(ip, mac),
-        IpAddr::V6(ip) => solicitation(ip, mac),
+        IpAddr::V6(ip) => solicitation(ip, Ipv6Addr::UNSPECIFIED, mac),
     }
-}
-
-/// ```text
-/// 0        6        12   14   16   18  19 20  22         28        32         38     42
-/// | ff x 6 | sender | 806 | 1  |800 | 6 | 4 | 1 | sender | 0.0.0.0 | 0 x 6    | ip   |
-/// |  Ethernet header     |htype|ptype|hln|pln|op|  mac   |         | target mac      |
-/// ```
-fn arp_probe(ip: Ipv4Addr, Mac(mac): Mac) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(42);
-    frame.extend([0xff; 6]);
-    frame.extend(mac);
-    frame.extend(ARP);
-    frame.extend([0, 1, 0x08, 0x00, 6, 4, 0, 1]);
-    frame.extend(mac);
-    frame.extend([0; 4 + 6]);
-    frame.extend(ip.octets());
-    frame
-}
-
-/// ```text
-/// 0        6        12   14            54     56      58    62       78
-/// | 33:33: | sender | 86dd| IPv6, from  | 135 0| check | 0   | target |
-/// | ff:x:x |        |     | ::, hop 255 |      |       |     |        |
-/// ```
-/// There is no option with the sender's hardware address, because it has no address yet (RFC 4861 §4.3).
-fn solicitation(ip: Ipv6Addr, Mac(mac): Mac) -> Vec<u8> {
-    let group = solicited_node(ip);
-    let mut message = vec![SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
-    message.extend(ip.octets());
-    let sum = checksum(Ipv6Addr::UNSPECIFIED, group, &message);
-    message[2..4].copy_from_slice(&sum);
-
-    let mut frame = Vec::with_capacity(78);
-    frame.extend([0x33, 0x33]);
-    frame.extend(&group.octets()[12..]);
-    frame.extend(mac);
-    frame.extend(IPV6);
-    frame.extend([0x60, 0, 0, 0, 0, 24, ICMPV6, 255]);
-    frame.extend([0; 16]);
-    frame.extend(group.octets());
-    frame.extend(message);
-    frame
-}
-
-/// The group that whoever has `ip` listens to (RFC 4291 §2.7.1).
-fn solicited_node(ip: Ipv6Addr) -> Ipv6Addr {
-    let [.., a, b, c] = ip.octets();
-    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::announce::frames;
+    use super::super::announce::{frames, solicited_node};
     use super::*;
 
     const MAC: Mac = Mac([0x02, 0x00, 0x5e, 0x0a, 0x0b, 0x0c]);
@@ -226,7 +178,7 @@ mod tests {
     fn who_asks_by_ipv6_says_its_own_address() {
         let (from, target): (Ipv6Addr, Ipv6Addr) =
             ("2001:db8::9".parse().unwrap(), "2001:db8::5".parse().unwrap());
-        let mut frame = solicitation(target, MAC);
+        let mut frame = solicitation(target, Ipv6Addr::UNSPECIFIED, MAC);
         frame[22..38].copy_from_slice(&from.octets());
         frame[56..58].copy_from_slice(&[0, 0]);
         let sum = checksum(from, solicited_node(target), &frame[54..]);

@@ -10,6 +10,7 @@ use flip_systems::ip::announce;
 use flip_tests::cluster::{Cluster, ClusterSpec};
 use flip_tests::lab::{Lab, Tap, Who, root_or_skip, vip, vip6};
 use flip_tests::probe::Probe;
+use flip_tests::until::until_logged;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -83,14 +84,6 @@ fn told_of(tap: &Tap, address: IpAddr) -> (usize, usize) {
 }
 
 /// Waits until a daemon has written this.
-fn wait_log(cluster: &Cluster, n: usize, what: &str) {
-    let end = Instant::now() + LIMIT;
-    while !cluster.log(n).contains(what) {
-        assert!(Instant::now() < end, "h{n} never wrote {what:?}:\n{}", cluster.log(n));
-        std::thread::sleep(EACH);
-    }
-}
-
 /// Whether the client is served again soon after the holder's death, though it hears no gratuitous ARP.
 fn served_without_gratuitous_arp(settings: Value) -> bool {
     let cluster = cluster(spec(3, 1), settings);
@@ -147,7 +140,7 @@ fn another_member_confirms_who_answers() {
     }
     let table = String::from_utf8(tell(&cluster, 0, &["status"]).stdout).unwrap();
     assert!(table.contains("announced, confirmed by h"), "{table}");
-    wait_log(&cluster, 0, "announced, and confirmed");
+    until_logged(&cluster, &[0], &["announced, and confirmed"], LIMIT);
     // After a failover as well, by a member that lives.
     cluster.lab().cut(0).unwrap();
     cluster.wait_settled_among(&[1, 2], LIMIT).unwrap();
@@ -178,7 +171,7 @@ fn another_host_that_answers_is_seen_and_spoken_against() {
         let seen = announced(&status, item);
         assert_eq!(seen.confirmed_by, None);
         assert!(seen.other.as_ref().is_some_and(|mac| mac.starts_with("02:77:00:00:00:")), "{seen:?}");
-        wait_log(&cluster, holder, "another host answers for it");
+        until_logged(&cluster, &[holder], &["another host answers for it"], LIMIT);
         // It is announced again because of that: more than one announcement's burst.
         let enough = |frames: &[(Instant, Vec<u8>)]| {
             let of = frames.iter().filter(|(_, f)| announce::told(f).is_some_and(|(ip, _)| ip == address));
@@ -237,7 +230,7 @@ fn flip_announce_and_sigusr1_are_seen_on_the_wire() {
     cluster.process(1).unwrap().signal(Signal::USR1).unwrap();
     spoken(vip(1));
     assert_eq!(told_of(&tap, vip(0)), (0, 0), "h0 was not asked");
-    wait_log(&cluster, 1, "SIGUSR1: h1 announces 1 items again");
+    until_logged(&cluster, &[1], &["SIGUSR1: h1 announces 1 items again"], LIMIT);
     assert!(cluster.live().contains(&1), "the daemon lives");
 }
 

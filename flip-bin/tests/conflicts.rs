@@ -12,10 +12,13 @@ use flip_core::event::ItemState;
 use flip_tests::cluster::{Cluster, ClusterSpec};
 use flip_tests::lab::{Who, host_ip, host_ip6, root_or_skip, vip, vip6};
 use flip_tests::probe::{Holders, wait_held};
+use flip_tests::until::{until, until_logged};
 use serde_json::json;
 
 /// For everything that is awaited.
 const LIMIT: Duration = Duration::from_secs(40);
+/// Those that run a daemon.
+const HOSTS: [usize; 3] = [0, 1, 2];
 
 fn flip() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_flip"))
@@ -55,18 +58,6 @@ fn one(hosts: &BTreeSet<usize>) -> bool {
     hosts.len() == 1
 }
 
-/// Waits until a line of some daemon's log has all of these words.
-fn wait_logged(cluster: &Cluster, words: &[&str]) {
-    let end = std::time::Instant::now() + LIMIT;
-    let logged =
-        || (0..3).any(|n| cluster.log(n).lines().any(|line| words.iter().all(|word| line.contains(word))));
-    while !logged() {
-        let logs: Vec<_> = (0..3).map(|n| cluster.log(n)).collect();
-        assert!(std::time::Instant::now() < end, "nobody wrote {words:?}:\n{}", logs.join("\n---\n"));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn what_a_foreign_host_has_is_not_taken_until_it_lets_go() {
     if !root_or_skip("what_a_foreign_host_has_is_not_taken_until_it_lets_go") {
@@ -80,7 +71,7 @@ fn what_a_foreign_host_has_is_not_taken_until_it_lets_go() {
     let holders = Holders::start(cluster.lab()).unwrap();
     start(&mut cluster);
     for address in addresses() {
-        wait_logged(&cluster, &["hook failed", &address.to_string(), &mac]);
+        until_logged(&cluster, &HOSTS, &["hook failed", &address.to_string(), &mac], LIMIT);
     }
     // Wherever it is tried next, the foreign host is found.
     cluster.wait_for(0, LIMIT, |s| s.items.iter().all(|i| i.failure.is_some())).unwrap();
@@ -113,7 +104,7 @@ fn an_address_is_defended_against_a_foreign_host() {
     for address in addresses() {
         let words = ["address conflict", &address.to_string(), &mac, "announced again"];
         use_address(&cluster, address);
-        wait_logged(&cluster, &words);
+        until_logged(&cluster, &HOSTS, &words, LIMIT);
         let log = (0..3).map(|n| cluster.log(n)).collect::<String>();
         let told = log.lines().filter(|line| words.iter().all(|word| line.contains(word))).count();
         assert_eq!(told, 1, "at most once in ten seconds: {log}");
@@ -135,7 +126,7 @@ fn an_address_is_given_up_to_a_foreign_host_and_taken_back_when_that_is_gone() {
     let mac = client_mac(&cluster);
     for address in addresses() {
         use_address(&cluster, address);
-        wait_logged(&cluster, &["address conflict", &address.to_string(), &mac, "given up"]);
+        until_logged(&cluster, &HOSTS, &["address conflict", &address.to_string(), &mac, "given up"], LIMIT);
         wait_held(cluster.lab(), address, LIMIT, BTreeSet::is_empty).unwrap();
     }
     // Nobody else takes it either, because all look first.
@@ -172,15 +163,7 @@ fn a_duplicate_is_no_holder_and_is_put_there_anew() {
     }
     ip(format!("-6 addr add {address}/128 dev eth0"));
     let failed = || ip(format!("-6 addr show dev eth0 to {address}")).contains("dadfailed");
-    let end = std::time::Instant::now() + LIMIT;
-    while !failed() {
-        assert!(
-            std::time::Instant::now() < end,
-            "the kernel finds no duplicate: {}",
-            ip("-6 addr".to_owned())
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("a duplicate that the kernel finds", LIMIT, || ip("-6 addr".to_owned()), failed);
     // Its home is the first server.
     let mut config: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(cluster.config_path()).unwrap()).unwrap();
@@ -188,7 +171,7 @@ fn a_duplicate_is_no_holder_and_is_put_there_anew() {
     cluster.set_config(&config).unwrap();
     let mac = client_mac(&cluster);
     start(&mut cluster);
-    wait_logged(&cluster, &["hook failed", &address.to_string(), &mac]);
+    until_logged(&cluster, &HOSTS, &["hook failed", &address.to_string(), &mac], LIMIT);
     cluster.lab().delete_address(Who::Client, address).unwrap();
     let holds = |status: &flip_core::status::Status| {
         let held = |h: &flip_core::status::HolderStatus| h.state == ItemState::Active && h.server == "h0";

@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flip_tests::cluster::{Cluster, ClusterSpec};
 use flip_tests::lab::{Who, host_ip, root_or_skip, vip, vip6};
+use flip_tests::until::until_logged;
 
 /// For everything that is awaited.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -103,14 +104,6 @@ fn drain(cluster: &Cluster, host: usize) {
     assert!(cluster.lab().spawn(command).unwrap().wait(LIMIT).unwrap().success());
 }
 
-fn wait_for_log(cluster: &Cluster, n: usize, wanted: impl Fn(&str) -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !cluster.log(n).lines().any(&wanted) {
-        assert!(Instant::now() < end, "h{n}:\n{}", cluster.log(n));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// The holder dies with its host, after a client has connected. Gives back the client.
 fn die(cluster: &Cluster, address: IpAddr, tickle: bool) -> TcpStream {
     let _services: Vec<_> = (0..3).map(|host| serve(cluster, host)).collect();
@@ -120,9 +113,7 @@ fn die(cluster: &Cluster, address: IpAddr, tickle: bool) -> TcpStream {
         // The others were told.
         let said = format!("address={address} ");
         for other in [1, 2] {
-            wait_for_log(cluster, other, |line| {
-                line.contains("who is connected") && line.contains(&said) && line.contains("clients=1")
-            });
+            until_logged(cluster, &[other], &["who is connected", &said, "clients=1"], LIMIT);
         }
     }
     cluster.lab().cut(0).unwrap();
@@ -197,7 +188,7 @@ fn with_tickle_a_planned_move_resets_clients_too() {
         let (client, _) = connect(&cluster, address);
         let said = format!("address={address} ");
         for other in [1, 2] {
-            wait_for_log(&cluster, other, |line| line.contains(&said) && line.contains("clients=1"));
+            until_logged(&cluster, &[other], &[&said, "clients=1"], LIMIT);
         }
         drain(&cluster, 0);
         assert_eq!(learns(&client, LIMIT), Some(ErrorKind::ConnectionReset), "{address}");

@@ -12,6 +12,7 @@ use flip_core::status::Status;
 use flip_tests::cluster::{Cluster, ClusterSpec};
 use flip_tests::lab::{Lab, Who, root_or_skip, vip};
 use flip_tests::probe::{Holders, Probe, wait_held};
+use flip_tests::until::until_logged;
 use serde_json::json;
 
 /// For everything that is awaited.
@@ -205,11 +206,7 @@ fn an_address_that_goes_with_its_networks_first_one_is_back() {
     let holders = Holders::start(cluster.lab()).unwrap();
     let deleted = Instant::now();
     ip(cluster.lab(), h0, &format!("addr del {first} dev d0"));
-    let end = Instant::now() + LIMIT;
-    while !cluster.log(0).contains("somebody else removed it") {
-        assert!(Instant::now() < end, "it was not deleted: {}", cluster.log(0));
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until_logged(&cluster, &[0], &["somebody else removed it"], LIMIT);
     wait_held(cluster.lab(), vip(0), LIMIT, only(0)).unwrap();
     let held = holders.stop().unwrap();
     assert_eq!(held.without(&[0]).taken_in(vip(0), deleted, held.observed().to), 0);

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flip_core::event::ItemState;
 use flip_core::status::Status;
 use flip_tests::local::Local;
+use flip_tests::until::until;
 use rustix::process::Signal;
 use serde_json::{Map, Value, json};
 
@@ -31,11 +32,7 @@ fn names(dir: &Path) -> BTreeSet<String> {
 }
 
 fn wait(what: &str, wanted: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !wanted() {
-        assert!(start.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until(what, LIMIT, String::new, wanted);
 }
 
 /// A copy of an example with ports and a directory of its own.

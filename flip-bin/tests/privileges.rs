@@ -7,11 +7,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flip_core::status::Status;
 use flip_tests::lab::{INTERFACE, Lab, Process, Who, host_ip, root_or_skip, vip};
 use flip_tests::local::Local;
+use flip_tests::until::until;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketType, netdevice, sockopt};
 use rustix::process::Signal;
 use serde_json::{Map, Value, json};
@@ -59,13 +60,8 @@ fn start(lab: &Lab, dir: &Path, config: &Value) -> Process {
     lab.spawn(command).unwrap()
 }
 
-fn wait_until(what: &str, dir: &Path, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !done() {
-        let log = || fs::read_to_string(dir.join("log")).unwrap_or_default();
-        assert!(Instant::now() < end, "{what} did not come\n{}", log());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+fn wait_until(what: &str, dir: &Path, done: impl FnMut() -> bool) {
+    until(what, LIMIT, || fs::read_to_string(dir.join("log")).unwrap_or_default(), done);
 }
 
 /// A number of every thread of a process, by its name in /proc/PID/status: all must be alike.

@@ -1,22 +1,19 @@
 //! `flip reload` and SIGHUP: scripts of a running daemon are read again, all of them or none.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flip_core::event::ItemState;
 use flip_core::status::Status;
 use flip_tests::local::Local;
+use flip_tests::until::until;
 use rustix::process::Signal;
 use serde_json::{Map, Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn wait(what: &str, wanted: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !wanted() {
-        assert!(start.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until(what, LIMIT, String::new, wanted);
 }
 
 /// One daemon with the item `x`, whose hook and plugin say their version.

@@ -17,4 +17,5 @@ pub mod probe;
 pub mod spread;
 #[cfg(feature = "planted")]
 pub mod sweep;
+pub mod until;
 pub mod vip_bench;

@@ -169,6 +169,18 @@ pub enum Command {
         /// What changed; or why everything is as it was, with file and line.
         result: Result<String, String>,
     },
+    /// Somebody asked the daemon for a change, and this is what came of it: everybody who listens to events
+    /// hears of it.
+    Asked {
+        /// Who.
+        by: String,
+        /// From where.
+        from: String,
+        /// What for.
+        what: String,
+        /// What was done, or why not.
+        result: Result<String, String>,
+    },
     /// The neighbours are told again of an item that is here, from the start.
     Announce {
         /// The item's name; none for all that are here.

@@ -189,6 +189,12 @@ fn event(event: &Event, config: &Config) {
         }
         Event::Reloaded { result: Ok(what) } => info!("scripts read again: {what}"),
         Event::Reloaded { result: Err(why) } => error!("scripts not read again: {why}"),
+        Event::Asked { by, from, what, result: Ok(done) } => {
+            info!(by, from, what, "asked for, and done: {done}")
+        }
+        Event::Asked { by, from, what, result: Err(why) } => {
+            warn!(by, from, what, "asked for, and not done: {why}");
+        }
         Event::Reannounced { item } => {
             let (system, item) = names(config, *item);
             info!(system, item, "announced again");

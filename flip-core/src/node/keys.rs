@@ -165,6 +165,7 @@ impl Node {
             | Command::ConfirmReleased { .. }
             | Command::Retry { .. }
             | Command::Reloaded { .. }
+            | Command::Asked { .. }
             | Command::Announce { .. }
             | Command::SetFact { .. }
             | Command::SetActive { .. } => return,

@@ -295,6 +295,9 @@ impl Drive {
                 // Whoever asked may be gone.
                 let _ = reply.send(self.status(asker));
             }
+            Ask::Answer(reply) => {
+                let _ = reply.send(());
+            }
             Ask::Do(asker, command, reply) => self.command(asker, command, reply),
         }
     }

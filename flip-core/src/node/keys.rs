@@ -167,7 +167,9 @@ impl Node {
             | Command::Reloaded { .. }
             | Command::Announce { .. }
             | Command::SetFact { .. }
-            | Command::SetActive { .. } => return,
+            | Command::SetActive { .. }
+            | Command::Edit { .. }
+            | Command::File { .. } => return,
         };
         let (what, next) = match plan {
             Ok(plan) => plan,

@@ -4,6 +4,7 @@
 
 mod check;
 mod cli;
+mod client;
 mod config;
 mod daemon;
 mod demo;

@@ -251,7 +251,7 @@ fn the_log_is_quiet_when_nothing_happens_and_json_on_request() {
     for n in 0..3 {
         let log = local.log(n);
         assert!(log.lines().count() < 20, "{log}");
-        assert!(log.contains("INFO started node="), "{log}");
+        assert!(log.contains("INFO started server="), "{log}");
         assert!(!log.contains('\x1b'), "{log}");
     }
     let alone = Local::prepare(flip(), 1, 0, &["one"], Map::new()).unwrap();

@@ -66,7 +66,7 @@ fn what_is_kept_at_the_end_is_adopted_at_the_next_start() {
         assert_eq!(seen.unheld(vip(0), begin, Instant::now()), [], "{key}: it was there all the time");
         let log = cluster.log(0);
         assert!(log.contains("of an earlier life: kept"), "{log}");
-        assert!(log.contains("reason=Adopted"), "{log}");
+        assert!(log.contains("reason=\"adopted\""), "{log}");
     }
     // As it is without the key.
     let mut cluster = cluster(1, "on_exit", json!("down"));

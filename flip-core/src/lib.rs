@@ -81,7 +81,9 @@
 #![warn(missing_docs)]
 
 pub mod ballot;
+pub mod catalog;
 pub mod config;
+pub mod eligible;
 pub mod event;
 pub mod facts;
 pub mod id;
@@ -93,17 +95,21 @@ pub mod loss;
 mod marks;
 pub mod node;
 pub mod placement;
+pub mod plan;
 pub mod planted;
 pub mod quorum;
+pub mod record;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod status;
 pub mod stored;
 pub mod supervise;
 pub mod swim;
+pub mod tally;
 pub mod time;
 pub mod timer;
 pub mod view;
+pub mod why;
 pub mod wire;
 
 #[cfg(test)]

@@ -114,3 +114,9 @@ pub const CHECK_SPREAD: Duration = Duration::from_millis(5);
 pub const CHECK_GRACE: Duration = Duration::from_millis(200);
 /// For so long after the start of a daemon others wait for its checks before they take what belongs there.
 pub const CHECK_YOUTH: Duration = Duration::from_secs(1);
+/// Moves of items that a node remembers to be able to say why.
+pub const MOVES: usize = 8192;
+/// Of these, the last of one item that it tells.
+pub const MOVES_SHOWN: usize = 16;
+/// Refusals of leases that a node remembers to be able to say why.
+pub const REFUSALS_KEPT: usize = 4096;

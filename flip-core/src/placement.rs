@@ -44,8 +44,9 @@ pub fn homes(config: &Config, system: usize) -> Vec<usize> {
     spec.items.iter().filter_map(|item| preferred(item).or_else(&mut deal)).map(|at| members[at]).collect()
 }
 
-/// The servers of a system by priority, then by listed order.
-fn members(config: &Config, system: usize) -> Vec<usize> {
+/// The servers of a system by priority, then by listed order: the order in which homes are dealt.
+#[must_use]
+pub fn members(config: &Config, system: usize) -> Vec<usize> {
     let mut members: Vec<_> =
         (0..config.servers.len()).filter(|index| config.servers[*index].systems.contains(&system)).collect();
     members.sort_by_key(|index| (config.servers[*index].priority, *index));

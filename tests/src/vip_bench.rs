@@ -169,7 +169,7 @@ fn verdict(log: &str, member: &str, after: SystemTime) -> Option<SystemTime> {
             .filter(|_| at >= since || at + day / 2 < since)
     };
     let down =
-        |line: &&str| line.contains("member is down") && line.contains(&format!("member=\"{member}\""));
+        |line: &&str| line.contains("member is down") && line.contains(&format!("server=\"{member}\""));
     log.lines().filter(down).find_map(of)
 }
 
@@ -321,9 +321,9 @@ mod tests {
 
     #[test]
     fn the_moment_of_a_verdict_is_read_from_a_log() {
-        let log = "2026-03-04T00:00:01.500000Z  INFO member is up member=\"h0\"\n\
-                   2026-03-04T00:00:02.250000Z  WARN member is down member=\"h1\"\n\
-                   2026-03-04T00:00:03.250000Z  WARN member is down member=\"h0\" voters=2\n";
+        let log = "2026-03-04T00:00:01.500000Z  INFO member is up server=\"h0\"\n\
+                   2026-03-04T00:00:02.250000Z  WARN member is down server=\"h1\"\n\
+                   2026-03-04T00:00:03.250000Z  WARN member is down server=\"h0\" voters=2\n";
         // 2026-03-04T00:00:00Z
         let midnight = UNIX_EPOCH + Duration::from_secs(1_772_582_400);
         let after = midnight + Duration::from_secs(1);

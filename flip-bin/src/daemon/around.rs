@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flip_core::config::Config;
 use flip_core::event::Event;
+use flip_core::record::Record;
 use flip_core::status::{PrivilegeStatus, Status};
 use flip_core::stored::StoredKeys;
 use flip_core::{Node, Time};
@@ -48,13 +48,13 @@ impl Around {
 }
 
 impl Program for Around {
-    fn event(&mut self, event: &Event, config: &Config, now: Time) {
+    fn record(&mut self, event: &Event, record: &Record, now: Time) {
         if let Some(plugins) = &self.given.plugins
-            && let Some(told) = told::to_plugins(event, config)
+            && let Some(told) = told::to_plugins(event, record)
         {
             lock(plugins).tell(&told);
         }
-        self.log.event(event, config, now);
+        self.log.record(record, now);
     }
 
     // A disk that is full must not take down what is held: the daemon runs on, and says what is at stake.

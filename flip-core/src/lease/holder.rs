@@ -171,6 +171,17 @@ impl Holder {
         self.voters.get(&voter).is_some_and(|granted| granted.items[at].is_some())
     }
 
+    /// How many grants it takes.
+    #[must_use]
+    pub const fn needed(&self) -> usize {
+        self.quorum
+    }
+
+    /// The voters that have granted the present claim on an item.
+    pub fn granted_by(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
+        self.voters.iter().filter(move |(_, granted)| granted.items[at].is_some()).map(|(voter, _)| *voter)
+    }
+
     /// Until when an item may be held (R3): the q-th largest of the voters' grants, each counted from
     /// when its claim or renewal was sent.
     #[must_use]

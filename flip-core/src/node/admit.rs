@@ -55,6 +55,11 @@ impl Refused {
         }
     }
 
+    /// How many, by position in `Refusal::ALL`.
+    pub(super) fn by_reason(&self) -> [u64; Refusal::ALL.len()] {
+        self.counts.map(|(count, _)| count)
+    }
+
     /// By reason, those that occurred.
     pub(super) fn counts(&self) -> BTreeMap<String, u64> {
         let counts = Refusal::ALL.iter().zip(self.counts);
@@ -164,6 +169,10 @@ impl Node {
         }
         let messages = decode_all(body).map_err(|_| Refusal::Malformed)?;
         self.spread.heard(server, now);
+        self.tally.datagrams.add(len);
+        for (kind, bytes) in message::parts(body) {
+            self.tally.received.add(kind, bytes);
+        }
         let challenge = hello.map(|hello| hello.challenge).filter(|challenge| *challenge != [0; 8]);
         if let Some(challenge) = challenge {
             self.prove_to(server, challenge, now);
@@ -276,7 +285,10 @@ impl Node {
             return None;
         }
         match decode_all(&body).ok()?.pop()? {
-            Message::State(state) => Some((header.server, state)),
+            Message::State(state) => {
+                self.tally.received.add(13, body.len());
+                Some((header.server, state))
+            }
             _ => None,
         }
     }

@@ -89,6 +89,11 @@ impl Case {
         self.silent_windows > 0
     }
 
+    /// True while this node gets no answer and does not trust its own senses.
+    pub(super) const fn abstains(&self) -> bool {
+        self.abstained
+    }
+
     pub(super) const fn cause(&self) -> CaseCause {
         self.cause
     }

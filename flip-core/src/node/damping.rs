@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Node, Timer};
+use crate::eligible;
 use crate::limits;
 use crate::time::Time;
 
@@ -89,14 +90,14 @@ impl Node {
         usable: impl Fn(&Self, usize) -> bool,
         now: Time,
     ) -> Vec<bool> {
-        let members = |server: &usize| self.config.servers[*server].systems.contains(&system);
-        let all: Vec<_> =
-            (0..self.config.servers.len()).filter(members).filter(|s| usable(self, *s)).collect();
-        let mut mature = vec![false; self.config.servers.len()];
+        let members = |server: usize| self.config.servers[server].systems.contains(&system);
+        let ready: Vec<_> =
+            (0..self.config.servers.len()).map(|server| members(server) && usable(self, server)).collect();
+        let mut mature = vec![false; ready.len()];
         let mut next: Option<Time> = None;
-        for server in &all {
-            let at = self.mature_at(*server, now);
-            mature[*server] = at <= now;
+        for server in (0..ready.len()).filter(|server| ready[*server]) {
+            let at = self.mature_at(server, now);
+            mature[server] = at <= now;
             if at > now {
                 next = Some(next.map_or(at, |next| next.min(at)));
             }
@@ -104,11 +105,7 @@ impl Node {
         if let Some(next) = next {
             self.timers.set_earlier(Timer::Mature, next);
         }
-        if !mature.contains(&true) {
-            for server in all {
-                mature[server] = true;
-            }
-        }
+        eligible::forgive(&mut mature, &ready);
         mature
     }
 }

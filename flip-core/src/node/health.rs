@@ -24,6 +24,7 @@ use std::ops::Range;
 
 use super::{Node, Timer};
 use crate::config::{Check, Config, Isolated, WhenAllFail};
+use crate::eligible::Look;
 use crate::event::{Event, ItemState, Reason};
 use crate::facts::Fitness;
 use crate::id::{CheckRef, ItemId, ItemRef};
@@ -102,6 +103,11 @@ impl Health {
         }
         health.young = !health.probes.is_empty();
         health
+    }
+
+    /// How many checks are due and wait for others.
+    pub(in crate::node) fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Whether any server checks anything.
@@ -183,62 +189,39 @@ impl Node {
         stated.unfit.get(&id).copied().unwrap_or_default()
     }
 
-    fn is_checked(&self, at: ItemRef) -> bool {
+    pub(in crate::node) fn is_checked(&self, at: ItemRef) -> bool {
         let system = &self.config.systems[at.system];
         !system.checks.is_empty() || !system.items[at.item].checks.is_empty()
     }
 
     /// Who may hold an item that is checked, or for which a server is not fit, of those that are ready and of
     /// those that are mature as well. None where all are alike.
-    ///
-    /// A server that is not mature is better than one that is unhealthy. Where nobody passes and nobody may
-    /// yet, `"when_all_fail": "keep"` makes it the holder's, else everybody's.
     pub(in crate::node) fn fit_servers(
         &self,
         at: ItemRef,
         ready: &[bool],
         mature: &[bool],
     ) -> Option<Vec<bool>> {
-        let checked = self.health.any && self.is_checked(at);
-        let is_fit = |server: usize| !ready[server] || self.fitness_on(server, at) == Fitness::Fit;
-        if !checked && (0..ready.len()).all(is_fit) {
-            return None;
-        }
         let spec = &self.config.systems[at.system].items[at.item];
-        let failing = |server| self.says(server, spec.id, ItemState::Failing);
-        let holds = |server| {
-            let state = if server == self.config.me {
-                Some(self.item_state(at).0)
-            } else {
-                self.stated(server, spec.id).map(|(state, _)| state)
-            };
-            matches!(state, Some(ItemState::Active | ItemState::Acquiring))
+        let look = Look {
+            checked: self.health.any && self.is_checked(at),
+            keep: spec.when_all_fail == WhenAllFail::Keep,
+            fitness: &|server| self.fitness_on(server, at),
+            failing: &|server| self.says(server, spec.id, ItemState::Failing),
+            holds: &|server| self.has_or_takes(server, at),
         };
-        let choose = |from: &[bool], may: &dyn Fn(usize) -> bool| {
-            let chosen: Vec<_> = (0..from.len()).map(|server| from[server] && may(server)).collect();
-            chosen.contains(&true).then_some(chosen)
+        look.fit(ready, mature)
+    }
+
+    /// Whether a server has an item, or is about to have it, by its own word.
+    pub(in crate::node) fn has_or_takes(&self, server: usize, at: ItemRef) -> bool {
+        let state = if server == self.config.me {
+            Some(self.item_state(at).0)
+        } else {
+            let id = self.config.systems[at.system].items[at.item].id;
+            self.stated(server, id).map(|(state, _)| state)
         };
-        let fit = |server| match self.fitness_on(server, at) {
-            Fitness::Fit | Fitness::Young => !failing(server),
-            // What it held before it was started again.
-            Fitness::Unproven => holds(server),
-            Fitness::Unhealthy => false,
-        };
-        if let Some(fit) = choose(mature, &fit).or_else(|| choose(ready, &fit)) {
-            return Some(fit);
-        }
-        let nobody = Some(vec![false; ready.len()]);
-        let hope = |server| self.fitness_on(server, at) == Fitness::Unproven;
-        if !checked {
-            // Who has its ground back, but not for long, is better than nobody.
-            return choose(ready, &hope).or(nobody);
-        }
-        if spec.when_all_fail != WhenAllFail::Keep || choose(ready, &hope).is_some() {
-            return nobody;
-        }
-        let unhealthy = |server| self.fitness_on(server, at) == Fitness::Unhealthy;
-        let holder = |server| unhealthy(server) && holds(server);
-        choose(ready, &holder).or_else(|| choose(ready, &unhealthy)).or(nobody)
+        matches!(state, Some(ItemState::Active | ItemState::Acquiring))
     }
 
     /// Whether somebody else to whom an item belongs now has said that it is well there: what must be let go

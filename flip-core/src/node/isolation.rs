@@ -95,7 +95,7 @@ impl Node {
     }
 
     /// It is gone, or was silent for a whole window of a case.
-    fn is_out_of_reach(&self, server: usize) -> bool {
+    pub(super) fn is_out_of_reach(&self, server: usize) -> bool {
         matches!(self.view.get(server).life, Life::Down | Life::Left)
             || self.cases.get(&server).is_some_and(super::cases::Case::silent)
     }
@@ -190,7 +190,7 @@ impl Node {
         false
     }
 
-    fn is_departing(&self, server: usize) -> bool {
+    pub(super) fn is_departing(&self, server: usize) -> bool {
         if server == self.config.me {
             return self.leaving.is_some();
         }

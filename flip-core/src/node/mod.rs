@@ -9,6 +9,7 @@ mod admit;
 mod aside;
 mod bodies;
 mod cases;
+mod census;
 mod damping;
 mod health;
 #[cfg(any(test, feature = "sim"))]
@@ -17,6 +18,7 @@ mod isolation;
 mod keys;
 mod lease;
 mod marks;
+mod memory;
 mod probing;
 mod ready;
 mod receive;
@@ -28,6 +30,7 @@ mod stall;
 mod tests;
 mod told;
 mod usable;
+mod why;
 #[cfg(test)]
 mod wire_tests;
 
@@ -54,6 +57,7 @@ use crate::quorum;
 use crate::status::Status;
 use crate::stored::StoredKeys;
 use crate::swim::Swim;
+use crate::tally::Tally;
 use crate::time::Time;
 use crate::timer::Timers;
 use crate::view::View;
@@ -70,11 +74,14 @@ use isolation::{Alone, Witness};
 use keys::KeyRing;
 use lease::Leases;
 use marks::Marks;
+use memory::Memory;
 use sessions::Sessions;
 use spread::Spread;
 use stall::Asking;
 use told::Words;
 use usable::Ground;
+
+pub use census::Census;
 
 /// What differs between two starts of the same config.
 #[derive(Clone, Debug)]
@@ -106,6 +113,8 @@ pub struct Node {
     items: Items,
     leases: Leases,
     marks: Marks,
+    memory: Memory,
+    tally: Tally,
     health: Health,
     ground: Ground,
     words: Words,
@@ -234,6 +243,8 @@ impl Node {
             items: Items::new(&config, now),
             leases: Leases::new(&config, rng.next_u64(), now),
             marks: Marks::default(),
+            memory: Memory::default(),
+            tally: Tally::default(),
             health: Health::new(&config, now),
             ground: Ground::default(),
             words: Words::default(),
@@ -439,6 +450,7 @@ impl Node {
     }
 
     fn event(&mut self, event: Event) {
+        self.remember(&event);
         self.outputs.push_back(Output::Event(event));
     }
 
@@ -473,11 +485,14 @@ impl Node {
         if !self.sessions.is_live(to) && !self.bodies.has(to) {
             // Whoever does not know this session either will not listen to the rest.
             let hello = Message::Hello(self.hello(to, [0; 8]));
-            hello.encode(self.bodies.of(to));
+            let body = self.bodies.of(to);
+            hello.encode(body);
+            self.tally.sent.add(hello.kind(), body.len());
         }
         let body = self.bodies.of(to);
         let before = body.len();
         message.encode(body);
+        self.tally.sent.add(message.kind(), body.len() - before);
         if body.len() + OVERHEAD > limits::DATAGRAM && before > 0 {
             let last = body.split_off(before);
             let full = std::mem::replace(body, last);

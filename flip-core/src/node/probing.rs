@@ -90,6 +90,7 @@ impl Node {
 
     pub(super) fn on_pong(&mut self, server: usize, pong: Ping, now: Time) {
         let Some(ping) = self.pings.answered(pong.nonce, server, now) else { return };
+        self.tally.round_trips.add(now.since(ping.sent));
         let proven = self.proven.entry(server).or_default();
         *proven = ping.sent.max(*proven);
         if self.asked_holders.remove(&server).is_some() {

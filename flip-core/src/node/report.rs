@@ -10,7 +10,6 @@ use crate::status::{
     CaseStatus, CheckHealth, CheckStatus, HolderStatus, ItemStatus, MemberState, MemberStatus, Status,
 };
 use crate::time::Time;
-use crate::view::Life;
 
 impl Node {
     pub(super) fn report(&self, now: Time) -> Status {
@@ -34,7 +33,7 @@ impl Node {
         }
     }
 
-    fn item_refs(&self) -> impl Iterator<Item = ItemRef> {
+    pub(super) fn item_refs(&self) -> impl Iterator<Item = ItemRef> {
         self.config
             .systems
             .iter()
@@ -55,16 +54,7 @@ impl Node {
                 .collect(),
             quorum: self.config.quorum,
         });
-        let state = match record.life {
-            Life::Unknown => MemberState::Unknown,
-            // One lost ping is no suspicion; a window without an answer is.
-            Life::Up if self.cases.get(&server).is_some_and(super::cases::Case::silent) => {
-                MemberState::Suspect
-            }
-            Life::Up => MemberState::Up,
-            Life::Down => MemberState::Down,
-            Life::Left => MemberState::Left,
-        };
+        let state = self.member_state(server);
         MemberStatus {
             id: spec.id.clone(),
             address: spec.addr.to_string(),
@@ -86,7 +76,7 @@ impl Node {
         }
     }
 
-    fn item_status(&self, at: ItemRef, now: Time) -> ItemStatus {
+    pub(super) fn item_status(&self, at: ItemRef, now: Time) -> ItemStatus {
         let system = &self.config.systems[at.system];
         let id = system.items[at.item].id;
         let name = |server: usize| self.config.servers[server].id.clone();
@@ -123,7 +113,7 @@ impl Node {
 }
 
 impl Node {
-    fn check_status(&self, at: ItemRef, now: Time) -> Vec<CheckStatus> {
+    pub(super) fn check_status(&self, at: ItemRef, now: Time) -> Vec<CheckStatus> {
         let status = |check: Report<'_>| CheckStatus {
             check: check.spec.kind.to_string(),
             health: match check.state {

@@ -164,6 +164,7 @@ impl Node {
         let departed = self.facts.of(server).departing;
         let before = (self.facts.of(server).generation, self.facts.of(server).unfit.clone());
         let Some(changes) = self.facts.update(server, facts, now) else { return };
+        self.remember_facts(server, &changes);
         // A successor may have confirmed what this node was holding for it.
         self.items.touch();
         let stated = self.facts.of(server);
@@ -242,6 +243,7 @@ impl Node {
             self.differs.remove(&server);
         }
         let differs = digest.members != own.members || digest.facts != own.facts || digest.marks != own.marks;
+        self.memory.compared(self.config.servers[server].short, differs, now);
         if differs && !planted(Bug::DigestIgnored) {
             self.request_state(server, now);
         }
@@ -280,7 +282,9 @@ impl Node {
             marks: self.marks(),
         };
         let mut body = Vec::new();
-        Message::State(state).encode(&mut body);
+        let state = Message::State(state);
+        state.encode(&mut body);
+        self.tally.sent.add(state.kind(), body.len());
         self.seal(to, &body)
     }
 

@@ -403,7 +403,8 @@ impl Message {
         body[start + 1..start + 3].copy_from_slice(&len.to_be_bytes());
     }
 
-    const fn kind(&self) -> u8 {
+    /// The number of its kind on the wire.
+    pub(crate) const fn kind(&self) -> u8 {
         match self {
             Self::Swim(_) => 1,
             Self::Ping(_) => 2,
@@ -434,6 +435,57 @@ impl Message {
             Self::Ring(_) => 35,
         }
     }
+}
+
+/// One more than the largest kind.
+pub const KINDS: usize = 36;
+
+/// The name of a kind, for people.
+#[must_use]
+pub const fn name(kind: u8) -> Option<&'static str> {
+    Some(match kind {
+        1 => "swim",
+        2 => "ping",
+        3 => "pong",
+        4 => "ballot",
+        5 => "hint",
+        6 => "verdict",
+        7 => "verdict_ack",
+        8 => "leave",
+        9 => "leave_ack",
+        10 => "facts",
+        11 => "facts_wanted",
+        12 => "digest",
+        13 => "state",
+        14 => "claim",
+        15 => "grant",
+        16 => "renew",
+        17 => "renewed",
+        18 => "release",
+        19 => "marks",
+        20 => "flaps",
+        21 => "told",
+        22 => "heard",
+        23 => "aside",
+        32 => "hello",
+        33 => "duplicate",
+        34 => "keys",
+        35 => "ring",
+        _ => return None,
+    })
+}
+
+/// Kinds and lengths of the messages of a body that was understood, padding left out.
+pub fn parts(mut body: &[u8]) -> impl Iterator<Item = (u8, usize)> {
+    std::iter::from_fn(move || {
+        loop {
+            let (kind, content) = first(body)?;
+            body = body.get(3 + content.len()..)?;
+            if kind != PADDING {
+                return Some((kind, 3 + content.len()));
+            }
+        }
+    })
 }
 
 /// Bytes of a body that is a [`Hello`] alone.

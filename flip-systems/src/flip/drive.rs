@@ -9,6 +9,7 @@ use flip_core::config::Config;
 use flip_core::event::Event;
 use flip_core::id::ItemRef;
 use flip_core::limits::HANDOVER;
+use flip_core::record::Record;
 use flip_core::status::Status;
 use flip_core::view::Life;
 use flip_core::{Command, Input, Node, Output, Time};
@@ -17,6 +18,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::alarm::Alarm;
 use super::handle::{Ask, Asker, Inbox, Wish};
+use super::metrics::{Metrics, Waiting};
 use super::{End, Error, Program};
 use crate::clock::{self, Sleep};
 use crate::stream::{self, Frame};
@@ -83,6 +85,7 @@ pub(super) struct Drive {
     checks: Checks,
     program: Box<dyn Program>,
     inbox: Inbox,
+    metrics: Metrics,
     /// What health checks hand back; the core says how many run at a time.
     checked: (mpsc::UnboundedSender<CheckEnd>, mpsc::UnboundedReceiver<CheckEnd>),
     sleep: Sleep,
@@ -121,6 +124,7 @@ impl Drive {
             checks,
             program,
             inbox,
+            metrics: Metrics::new(clock::now()),
             checked: mpsc::unbounded_channel(),
             sleep: Sleep::default(),
             alarm,
@@ -213,7 +217,8 @@ impl Drive {
     /// Hands in what is due, before anything that waited beside it.
     fn look_at_the_clock(&mut self) -> Result<(), Error> {
         let now = clock::now();
-        if self.node.poll_timeout().is_some_and(|due| due <= now) {
+        if let Some(due) = self.node.poll_timeout().filter(|due| *due <= now) {
+            self.metrics.was_late(now.since(due));
             self.feed(Input::Timeout);
         }
         if self.deadline().is_some_and(|deadline| deadline <= now) && !self.left {
@@ -259,6 +264,7 @@ impl Drive {
 
     fn hook_ended(&mut self, HookEnd { hook, result }: HookEnd) {
         self.running.remove(&hook);
+        self.metrics.hook_ended(hook, result.is_ok(), clock::now());
         self.feed(Input::HookDone { hook, result });
     }
 
@@ -295,7 +301,17 @@ impl Drive {
                 // Whoever asked may be gone.
                 let _ = reply.send(self.status(asker));
             }
+            Ask::Answer(reply) => {
+                let _ = reply.send(());
+            }
             Ask::Do(asker, command, reply) => self.command(asker, command, reply),
+            Ask::Why(item, reply) => drop(reply.send(self.node.explain(&item, clock::now()))),
+            Ask::Plan(what_if, reply) => drop(reply.send(self.node.plan(&what_if, clock::now()))),
+            Ask::Metrics(reply) => {
+                let waiting =
+                    Waiting { asks: self.inbox.asks.len(), ends: self.hooks.1.len() + self.checked.1.len() };
+                let _ = reply.send(self.metrics.text(&self.node, waiting, clock::now()));
+            }
         }
     }
 
@@ -385,6 +401,8 @@ impl Drive {
             Output::Datagram { to, data } => self.port.send_to(&data, to),
             Output::Hook(call) => {
                 let hook = call.id;
+                let system = &self.config.systems[call.item.system].name;
+                self.metrics.hook_began(hook, system, Some(call.action), clock::now());
                 let (cancel, cancelled) = oneshot::channel::<()>();
                 self.running.insert(hook, cancel);
                 let run = self.systems.run(call);
@@ -398,7 +416,11 @@ impl Drive {
                 });
             }
             Output::Hush { item } => self.systems.hush(item),
-            Output::Post(call) => self.spawn_hook(call.id, self.systems.post(call)),
+            Output::Post(call) => {
+                let system = &self.config.systems[call.system].name;
+                self.metrics.hook_began(call.id, system, None, clock::now());
+                self.spawn_hook(call.id, self.systems.post(call));
+            }
             Output::Cancel { hook } => {
                 if let Some(cancel) = self.running.remove(&hook) {
                     // It may have ended just now.
@@ -468,7 +490,13 @@ impl Drive {
             let others = up.map(|(server, _)| server).filter(|server| *server != self.config.me);
             self.systems.set_members(others.collect());
         }
-        self.program.event(&event, &self.config, clock::now());
+        let now = clock::now();
+        let history = &self.inbox.history;
+        let record = Record::new(&event, &self.config, history.next(), clock::wall_millis());
+        self.metrics.event(&event, &record, &self.node, now);
+        self.program.event(&event, &self.config, now);
+        self.program.record(&event, &record, now);
+        history.push(record);
         let events: &broadcast::Sender<Event> = &self.inbox.events;
         if events.receiver_count() > 0 {
             // The last of them may have gone just now.

@@ -7,9 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use flip_core::Command;
 use flip_core::config::Config;
 use flip_core::event::Event;
+use flip_core::plan::{Plan, WhatIf};
 use flip_core::status::Status;
+use flip_core::why::Why;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::history::{self, History, Reader, Shelf};
 use crate::lua::Host;
 use crate::lua::host::Answer;
 
@@ -28,7 +31,11 @@ pub(super) enum Asker {
 /// What is asked of the loop.
 pub(super) enum Ask {
     Status(Asker, oneshot::Sender<Arc<Status>>),
+    Answer(oneshot::Sender<()>),
     Do(Asker, Command, oneshot::Sender<Result<String, String>>),
+    Why(String, oneshot::Sender<Result<Why, String>>),
+    Plan(Vec<WhatIf>, oneshot::Sender<Result<Plan, String>>),
+    Metrics(oneshot::Sender<String>),
 }
 
 /// What is to become of the node.
@@ -43,6 +50,7 @@ pub(super) enum Wish {
 pub(super) struct Inbox {
     pub(super) asks: mpsc::Receiver<Ask>,
     pub(super) events: broadcast::Sender<Event>,
+    pub(super) history: History,
     pub(super) wishes: Wishes,
     listens: Arc<AtomicBool>,
 }
@@ -74,8 +82,10 @@ pub(super) fn pair(config: Arc<Config>) -> (Handle, Inbox) {
     let (wishes, wished) = watch::channel(Wish::Run);
     let events = broadcast::Sender::new(EVENTS);
     let listens = Arc::new(AtomicBool::new(false));
-    let handle = Handle { config, asks, wishes, events: events.downgrade(), listens: Arc::clone(&listens) };
-    (handle, Inbox { asks: inbox, events, wishes: Wishes(wished), listens })
+    let (history, shelf) = history::history();
+    let handle =
+        Handle { config, asks, wishes, events: events.downgrade(), shelf, listens: Arc::clone(&listens) };
+    (handle, Inbox { asks: inbox, events, history, wishes: Wishes(wished), listens })
 }
 
 /// A node at work, for whoever asks it, steers it and ends it. Clones are the same node's; dropping all of them
@@ -88,6 +98,7 @@ pub struct Handle {
     asks: mpsc::Sender<Ask>,
     wishes: watch::Sender<Wish>,
     events: broadcast::WeakSender<Event>,
+    shelf: Shelf,
     listens: Arc<AtomicBool>,
 }
 
@@ -166,6 +177,19 @@ impl Handle {
         answer.ok_or(Refusal::Ended)?.map_err(Refusal::Refused)
     }
 
+    /// Tells all who listen to events that somebody asked the program around the node for a change, and what came
+    /// of it.
+    pub async fn asked(&self, by: String, from: String, what: String, result: Result<String, String>) {
+        let command = Command::Asked { by, from, what, result };
+        // A node that ends tells nobody.
+        let _ = self.ask(|reply| Ask::Do(Asker::Script, command, reply)).await;
+    }
+
+    /// Waits for the loop: true when it answered, false when the node runs no more. Asked before it runs, it waits.
+    pub async fn answers(&self) -> bool {
+        self.ask(Ask::Answer).await.is_some()
+    }
+
     /// Tells the neighbours again of an item that is here, or of all that are.
     ///
     /// # Errors
@@ -182,6 +206,44 @@ impl Handle {
             Some(events) => events.subscribe(),
             None => broadcast::channel(1).1,
         }
+    }
+
+    /// Why an item is where it is: by its name, one of its addresses, or `system/name`.
+    ///
+    /// # Errors
+    /// When there is no such item or more than one, or the node runs no more.
+    pub async fn why(&self, item: &str) -> Result<Why, Refusal> {
+        let item = item.to_owned();
+        let answer = self.ask(|reply| Ask::Why(item, reply)).await;
+        answer.ok_or(Refusal::Ended)?.map_err(Refusal::Refused)
+    }
+
+    /// What would become of the items if all of this happened at once.
+    ///
+    /// # Errors
+    /// When a server or a system is unknown or an item is there already, or the node runs no more.
+    pub async fn plan(&self, what_if: Vec<WhatIf>) -> Result<Plan, Refusal> {
+        let answer = self.ask(|reply| Ask::Plan(what_if, reply)).await;
+        answer.ok_or(Refusal::Ended)?.map_err(Refusal::Refused)
+    }
+
+    /// Events as records, from number `from` on as far as they are kept, and then those that come. Zero is the
+    /// beginning of this life of the node.
+    #[must_use]
+    pub fn history(&self, from: u64) -> Reader {
+        self.shelf.read(from)
+    }
+
+    /// The number of the newest record; zero before the first.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.shelf.newest()
+    }
+
+    /// All metrics in the text of Prometheus ([`CONTENT_TYPE`](super::CONTENT_TYPE)); none when the node runs no
+    /// more.
+    pub async fn metrics(&self) -> Option<String> {
+        self.ask(Ask::Metrics).await
     }
 
     /// Asks the node to leave: it hands over what it holds, lets go of it, says goodbye and ends. Wait for that

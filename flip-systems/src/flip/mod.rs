@@ -17,6 +17,8 @@ mod alarm;
 mod drive;
 mod error;
 mod handle;
+mod history;
+mod metrics;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,7 @@ use std::sync::Arc;
 
 use flip_core::config::{self, Config, Overrides, Problem, Script, ScriptFound, Source};
 use flip_core::event::Event;
+use flip_core::record::Record;
 use flip_core::status::Status;
 use flip_core::stored::StoredKeys;
 use flip_core::{Node, Start, Time};
@@ -33,6 +36,8 @@ use tokio::net::TcpListener;
 
 pub use error::Error;
 pub use handle::{EVENTS, Handle, Refusal};
+pub use history::{BYTES, RECORDS, Reader, Told};
+pub use metrics::CONTENT_TYPE;
 
 use crate::files::{self, ReadError};
 use crate::lua::{Engine, LuaChecks, Setup};
@@ -47,6 +52,11 @@ pub trait Program: Send {
     /// Something happened.
     fn event(&mut self, event: &Event, config: &Config, now: Time) {
         let _ = (event, config, now);
+    }
+
+    /// The same event in words, as [`Handle::history`] gives it.
+    fn record(&mut self, event: &Event, record: &Record, now: Time) {
+        let _ = (event, record, now);
     }
 
     /// Remember this generation: the next start must use a larger one ([`Builder::generation`]). A program that

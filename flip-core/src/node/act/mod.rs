@@ -17,6 +17,7 @@
 mod announce;
 mod hooks;
 mod post;
+mod progress;
 mod queue;
 mod retry;
 #[cfg(test)]
@@ -567,7 +568,7 @@ impl Node {
     }
 
     /// Why placement puts the item where it is.
-    fn why(&self, at: ItemRef) -> Reason {
+    pub(in crate::node) fn why(&self, at: ItemRef) -> Reason {
         match self.items.home(at) {
             _ if !self.has_quorum => Reason::Isolated,
             Some(home) if self.is_drained(home) => Reason::Drain,
@@ -589,7 +590,7 @@ impl Node {
     }
 
     /// Whether an item is kept from a server by nothing but its hooks.
-    fn failed_on(&self, server: usize, at: ItemRef) -> bool {
+    pub(in crate::node) fn failed_on(&self, server: usize, at: ItemRef) -> bool {
         let id = self.config.systems[at.system].items[at.item].id;
         self.view.is_up(server)
             && self.says(server, id, ItemState::Failing)

@@ -48,6 +48,17 @@ impl Queue {
         lane.running > 0 || !lane.waiting.is_empty()
     }
 
+    /// How many hooks of its system run, where an item waits for one to end.
+    pub(super) fn waits(&self, at: ItemRef) -> Option<usize> {
+        let lane = &self.systems[at.system];
+        lane.waiting.iter().any(|(_, waiting)| *waiting == at).then_some(lane.running)
+    }
+
+    /// How many items wait for a hook to end.
+    pub(super) fn waiting(&self) -> usize {
+        self.systems.iter().map(|lane| lane.waiting.len()).sum()
+    }
+
     pub(super) fn began(&mut self, system: usize) {
         self.systems[system].running += 1;
     }

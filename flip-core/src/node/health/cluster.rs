@@ -155,6 +155,12 @@ impl Cluster {
         self.nodes[node].item_state(ITEM).0
     }
 
+    /// Where a node wants each item of the first system: ids of servers.
+    pub(crate) fn placed(&self, node: usize) -> Vec<Vec<String>> {
+        let status = self.nodes[node].status(self.now);
+        status.items.into_iter().map(|item| item.wanted).collect()
+    }
+
     pub(crate) fn states(&self) -> Vec<ItemState> {
         (0..self.nodes.len()).map(|node| self.state(node)).collect()
     }

@@ -200,8 +200,12 @@ impl Node {
             let Some(at) = self.leases.row.find(ItemId(*id)) else { continue };
             let epoch = crate::lease::Epoch { session: claim.session, counter: *counter };
             match self.leases.voter.claim((at, ItemId(*id)), from, epoch, lease, now) {
-                Decision::Granted => grant.granted.push((*id, *counter)),
+                Decision::Granted => {
+                    self.tally.leases.granted += 1;
+                    grant.granted.push((*id, *counter));
+                }
                 Decision::Refused(wait) => {
+                    self.tally.leases.refused += 1;
                     let wait = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
                     grant.refused.push((*id, *counter, wait));
                 }
@@ -222,12 +226,17 @@ impl Node {
             if let Some(at) = self.leases.row.find(ItemId(*id)) {
                 self.leases.holder.answered(voter, (at, ItemId(*id)), *counter, sent, Answer::Granted, now);
                 self.note_grant(at, Answer::Granted, now);
+                self.memory.answered(ItemId(*id), self.config.servers[voter].short, None, now);
+                self.tally.leases.got += 1;
             }
         }
         let most = self.leases.lease / 16;
         for (id, counter, wait) in &grant.refused {
             let Some(at) = self.leases.row.find(ItemId(*id)) else { continue };
             self.leases.holder.answered(voter, (at, ItemId(*id)), *counter, sent, Answer::Refused, now);
+            self.tally.leases.denied += 1;
+            let refuses = Some(Duration::from_millis(u64::from(*wait)));
+            self.memory.answered(ItemId(*id), self.config.servers[voter].short, refuses, now);
             if self.leases.holder.epoch(at).is_some() {
                 let pause = Duration::from_millis(u64::from(*wait)).min(most);
                 let again = now + pause;

@@ -57,6 +57,22 @@ pub(in crate::node) struct Leases {
     used: bool,
 }
 
+/// How the lease of an item stands, for people.
+#[derive(Clone, Debug)]
+pub(in crate::node) struct Look {
+    pub(in crate::node) claimed: bool,
+    /// Until when it may be held here.
+    pub(in crate::node) deadline: Option<Time>,
+    /// Grants that it takes.
+    pub(in crate::node) needed: usize,
+    /// Voters that have granted the present claim.
+    pub(in crate::node) granted: BTreeSet<usize>,
+    /// To whom this node has promised it.
+    pub(in crate::node) promised_to: Option<usize>,
+    /// For how much longer this node promises nothing.
+    pub(in crate::node) silent: Duration,
+}
+
 /// A claim that is not granted by everybody yet.
 #[derive(Clone, Copy, Debug)]
 struct Wish {
@@ -121,6 +137,24 @@ impl Leases {
             lease: config.lease,
             used,
             row,
+        }
+    }
+
+    /// How many items this node may hold by a lease.
+    pub(in crate::node) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// How the lease of an item stands.
+    pub(in crate::node) fn look(&self, at: ItemRef, now: Time) -> Look {
+        let position = self.row.at(at);
+        Look {
+            claimed: self.holder.epoch(position).is_some(),
+            deadline: self.holder.deadline(position),
+            needed: self.holder.needed(),
+            granted: self.holder.granted_by(position).collect(),
+            promised_to: self.voter.promised_to(position, now),
+            silent: self.voter.silent_for(now),
         }
     }
 

@@ -15,7 +15,5 @@ pub mod membership_bench;
 pub mod postgres;
 pub mod probe;
 pub mod spread;
-#[cfg(feature = "planted")]
-pub mod sweep;
 pub mod until;
 pub mod vip_bench;

@@ -250,6 +250,9 @@ impl Node {
         self.outputs.push_back(Output::StoreGeneration(self.generation));
         self.event(Event::DeclaredDown { old, new: self.generation });
         self.swim.rebirth(self.peer(me), now);
+        // A quorum has not heard this node for a window: it may have been away for that long, whatever its clocks
+        // show, and ballots from before may have been taken back. Whoever stands by one says it again.
+        self.ballots.clear();
         self.spread.forget_contact();
         self.state_facts(now);
         self.restate_word(now);

@@ -10,6 +10,7 @@ use crate::io::{Input, Output};
 use crate::testing;
 use crate::time::Time;
 use crate::view::Life;
+use crate::wire::message::Ballot;
 
 /// Nodes whose datagrams arrive at once. Streams lead nowhere.
 struct Net {
@@ -159,6 +160,29 @@ fn inputs_that_waited_through_one_stall_are_not_more_stalls() {
     assert_eq!(net.stalls_of(0), 1);
     net.run(SECOND, None);
     assert!(net.nodes[0].has_quorum(), "it asked, and was answered");
+}
+
+/// A machine that was paused may show it on no clock, but a quorum that declared it down knows.
+#[test]
+fn who_was_declared_down_counts_no_ballot_from_before() {
+    let mut net = Net::new("abcde");
+    net.run(SECOND, None);
+    let now = net.now;
+    let node = &mut net.nodes[0];
+    for voter in [1, 2] {
+        let ballot = Ballot {
+            electorate: node.electorate,
+            voter_generation: 1,
+            about: node.about(4),
+            seq: 1,
+            down: true,
+        };
+        node.on_ballot(voter, ballot, now);
+    }
+    assert_eq!(node.standing(4, now), [(1, 1), (2, 1)]);
+    node.rebirth(1, now);
+    assert_eq!(node.standing(4, now), []);
+    assert!(node.view.is_up(4));
 }
 
 /// A suspicion travels on after it was refuted, and each of 31 voters examined the member each time.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::happening::Mail;
 use super::world::World;
+use crate::event::ItemState;
 use crate::io::Command;
 
 /// How long an operator takes to look after an unclean item.
@@ -44,12 +45,23 @@ impl World {
         };
         let name = spec.name.clone();
         let seen = *self.unclean.entry((index, item)).or_insert(self.now);
-        if self.now.since(seen) < SLOW || self.hosts[server].asleep.is_some() {
+        if self.now.since(seen) < SLOW || self.hosts[server].asleep.is_some() || self.holds(server, item) {
             return;
         }
         self.unclean.remove(&(index, item));
         self.note(None, || format!("an operator makes sure that item {item} is not on n{server}"));
         self.remove(server, item);
         self.mail(index, Mail::Command(Command::ConfirmReleased { item: name }));
+    }
+    /// Whoever goes to a server to look asks its daemon as well, which may hold the item again by now: what
+    /// another server says of it is as old as the last word that reached it, and one that was paused does not
+    /// know how old that is.
+    fn holds(&self, server: usize, item: usize) -> bool {
+        let at = self.things[item].at;
+        self.hosts[server].node.as_ref().is_some_and(|node| {
+            let known =
+                node.config().systems.get(at.system).is_some_and(|system| at.item < system.items.len());
+            known && matches!(node.item_state(at).0, ItemState::Active | ItemState::Acquiring)
+        })
     }
 }

@@ -150,6 +150,14 @@ fn draw_core(plan: &Plan, rng: &mut StdRng) -> Vec<usize> {
     }
     let mut all: Vec<_> = (0..plan.servers).collect();
     all.shuffle(rng);
+    // In a large cluster only some vote: half of the servers may be less than half of the voters.
+    let config = plan.config(0);
+    let is_voter = |server: &usize| config.voters.binary_search(server).is_ok();
+    let last = all.iter().enumerate().filter(|(_, server)| is_voter(server)).nth(config.quorum - 1);
+    let size = last.map_or(size, |(at, _)| size.max(at + 1));
+    if size == plan.servers {
+        return Vec::new();
+    }
     all.truncate(size);
     all.sort_unstable();
     all
@@ -369,6 +377,22 @@ mod tests {
             assert!(faults.iter().all(|timed| timed.fault.kind() == *family));
             assert!(faults.iter().all(|timed| timed.fault.greatest_host() < 5));
         }
+    }
+
+    #[test]
+    fn whoever_is_healed_is_a_quorum_of_the_voters() {
+        let mut drawn = 0;
+        for servers in [3, 9, 63, 64, 64, 64] {
+            let plan = Plan::simple(servers, "fast", vec![Policy::Keep]);
+            let config = plan.config(0);
+            for seed in 0..100 {
+                let core = draw_core(&plan, &mut StdRng::seed_from_u64(seed));
+                let voters = core.iter().filter(|server| config.voters.contains(server)).count();
+                assert!(core.is_empty() || voters >= config.quorum, "{voters} voters in {core:?}");
+                drawn += usize::from(!core.is_empty());
+            }
+        }
+        assert!(drawn > 300);
     }
 
     #[test]

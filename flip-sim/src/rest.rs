@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flip_core::sim::{AtRest, Plan};
 
-use super::speed::processor_time;
+use crate::speed::processor_time;
 
 /// Simulated before anything is measured: the first probes have all left.
 const BEFORE: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use flip_core::sim::{Case, shrink};
 
-use super::attempt::attempt;
+use crate::attempt::attempt;
 
 /// What was broken first.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flip_core::sim::{Case, Fault, Links, Outcome, Plan, Policy, Timed, run};
 
-use super::Progress;
+use crate::Progress;
 
 /// Nodes times hours of each cell of [`loss`].
 const NODE_HOURS: u64 = 100;

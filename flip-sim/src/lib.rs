@@ -1,5 +1,7 @@
 //! Sweeps of the simulator: many seeds on all processors, what failed made small and readable, the planted
-//! bugs, and how fast it is.
+//! bugs, and how fast it is. The program `flip-sim` is what `scripts/dev/sim` builds and runs.
+
+#![cfg(feature = "planted")]
 
 mod attempt;
 mod corpus;

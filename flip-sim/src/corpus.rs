@@ -18,7 +18,7 @@ pub struct Entry {
 /// # Errors
 /// When the folder or one of its files cannot be read, or is no case.
 pub fn corpus() -> anyhow::Result<Vec<Entry>> {
-    let dir: PathBuf = [env!("CARGO_MANIFEST_DIR"), "corpus", "sim"].iter().collect();
+    let dir: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "tests", "corpus", "sim"].iter().collect();
     let mut entries = Vec::new();
     let files =
         std::fs::read_dir(&dir).with_context(|| format!("cannot read the corpus {}", dir.display()))?;

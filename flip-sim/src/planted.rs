@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use flip_core::planted::{Bug, plant};
 use flip_core::sim::{Case, draw};
 
-use super::corpus::Entry;
-use super::failure::Failure;
-use super::progress::Progress;
+use crate::corpus::Entry;
+use crate::failure::Failure;
+use crate::progress::Progress;
 
 /// How a bug was caught.
 #[derive(Clone, Debug)]

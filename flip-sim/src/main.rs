@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use flip_core::planted::Bug;
 use flip_core::sim::{Case, MARKS, draw};
-use flip_tests::sweep::{self, Entry, Failure, Figure, Sweep};
+use flip_sim::{Entry, Failure, Figure, Sweep};
 
 /// Runs the real core of flip through simulated clusters in which everything goes wrong.
 ///
@@ -75,12 +75,12 @@ fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     let jobs = cli.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     if !cli.speed.is_empty() {
-        print!("{}", sweep::speed(&cli.speed, Duration::from_secs(5)));
+        print!("{}", flip_sim::speed(&cli.speed, Duration::from_secs(5)));
         return Ok(ExitCode::SUCCESS);
     }
     if !cli.at_rest.is_empty() {
         let sizes: Vec<_> = cli.at_rest.iter().filter_map(|size| usize::try_from(*size).ok()).collect();
-        let (table, fine) = sweep::at_rest(&sizes);
+        let (table, fine) = flip_sim::at_rest(&sizes);
         print!("{table}");
         return Ok(code(fine));
     }
@@ -93,7 +93,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         return Ok(code(fine));
     }
-    let corpus = if cli.no_corpus { Vec::new() } else { sweep::corpus()? };
+    let corpus = if cli.no_corpus { Vec::new() } else { flip_sim::corpus()? };
     if cli.planted {
         return Ok(planted(&cli, jobs, &corpus));
     }
@@ -116,7 +116,7 @@ fn code(fine: bool) -> ExitCode {
 
 fn replay(case: &Case) -> ExitCode {
     println!("{:#?}", case.plan);
-    match sweep::attempt(case, true) {
+    match flip_sim::attempt(case, true) {
         Ok(outcome) => {
             for line in &outcome.timeline {
                 println!("{line}");
@@ -147,14 +147,14 @@ fn sweep(cli: &Cli, jobs: usize, corpus: &[Entry]) -> ExitCode {
         if let Some(failure) = Failure::of(&entry.case) {
             failed += 1;
             let replay = format!("scripts/dev/sim --case tests/corpus/sim/{}.json", entry.name);
-            println!("corpus {}: {}", entry.name, sweep::explain(&entry.case, &failure, &replay));
+            println!("corpus {}: {}", entry.name, flip_sim::explain(&entry.case, &failure, &replay));
         }
     }
     let time = cli.hours.map(|hours| Duration::from_secs_f64(hours * 3600.0));
     let seeds = cli.hours.is_none().then_some(cli.seeds);
     let summary = Sweep { from: cli.from, seeds, time, jobs }.run();
     for (seed, failure) in &summary.failures {
-        println!("{}", sweep::explain(&draw(*seed), failure, &format!("scripts/dev/sim --seed {seed}")));
+        println!("{}", flip_sim::explain(&draw(*seed), failure, &format!("scripts/dev/sim --seed {seed}")));
     }
     let unreached = summary.unreached();
     for name in &unreached {
@@ -183,8 +183,8 @@ fn sweep(cli: &Cli, jobs: usize, corpus: &[Entry]) -> ExitCode {
 
 fn planted(cli: &Cli, jobs: usize, corpus: &[Entry]) -> ExitCode {
     let bugs = if cli.bug.is_empty() { Bug::ALL } else { &cli.bug };
-    let caught = sweep::hunt(bugs, cli.seeds, jobs, corpus);
-    print!("{}", sweep::table(&caught));
+    let caught = flip_sim::hunt(bugs, cli.seeds, jobs, corpus);
+    print!("{}", flip_sim::table(&caught));
     let escaped = caught.iter().filter(|caught| caught.by.is_none()).count();
     println!();
     println!(

@@ -111,7 +111,8 @@ impl World {
         let kernel = |doing| move |source| OpenError::Kernel { doing, source };
         let raw = raw_socket()?;
         // Before the first list is read, so that nothing happens unseen in between.
-        let monitor = Monitor::open(mark).map_err(kernel("subscribe to address changes"))?;
+        let routes = holdings.parts.iter().any(|part| !part.routes.is_empty() || !part.rules.is_empty());
+        let monitor = Monitor::open(mark, routes).map_err(kernel("subscribe to address changes"))?;
         let netlink = Netlink::open().map_err(kernel("open a netlink socket"))?;
         let mut state = State::new(netlink, mark, holdings, voice, &outside.peers);
         state.load_links().map_err(kernel("list the interfaces"))?;

@@ -1,5 +1,6 @@
 //! What follows from the kernel's notices.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rtnetlink::packet_core::NetlinkPayload;
@@ -15,6 +16,7 @@ impl World {
         let mut state = self.lock();
         let (mut look, mut ground) = (false, false);
         let mut fresh = Vec::new();
+        let mut bare = BTreeSet::new();
         for message in messages(datagram) {
             let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
             match message {
@@ -52,9 +54,12 @@ impl World {
                     look |= address_of(&message).is_some_and(|net| state.surprised(net.addr(), false));
                     ground |= state.chooses_links();
                 }
+                RouteNetlinkMessage::DelRoute(message) => bare.extend(state.lost_route(&message)),
+                RouteNetlinkMessage::DelRule(message) => bare.extend(state.lost_rule(&message)),
                 _ => {}
             }
         }
+        self.report_bare(&state, bare);
         if ground {
             self.tell_new_macs(&mut state);
             self.look_at_ground(&mut state);
@@ -90,6 +95,15 @@ impl World {
         }
         self.look_at_ground(&mut state);
         self.look(&mut state);
+        let bare = state.lost_any();
+        self.report_bare(&state, bare);
+    }
+
+    /// Items that lost a route or a rule are repaired like those that lost an address.
+    fn report_bare(&self, state: &State, items: BTreeSet<usize>) {
+        for item in items {
+            self.drift.put(state.items[item].at, false);
+        }
     }
 
     /// Compares what is known with what is there, and reports the differences.

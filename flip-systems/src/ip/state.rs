@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) voice: Voice,
     /// When a failing refresh was last told of.
     pub(super) warned: Option<Time>,
+    /// When a route that somebody deleted was last told of.
+    pub(super) told_of_routes: Option<Time>,
     /// Items whose links are being deleted; true when they are gone.
     pub(super) unlinking: BTreeMap<usize, watch::Receiver<bool>>,
 }
@@ -52,7 +54,20 @@ impl State {
         let others = Others::new(Members::new(peers.iter().copied(), clock::now()), rules, addresses);
         let (links, ground) = (Links::new(), Ground::default());
         let (failed, unlinking) = (Vec::new(), BTreeMap::new());
-        Self { netlink, mark, links, ground, others, items, parts, failed, voice, warned: None, unlinking }
+        Self {
+            netlink,
+            mark,
+            links,
+            ground,
+            others,
+            items,
+            parts,
+            failed,
+            voice,
+            warned: None,
+            told_of_routes: None,
+            unlinking,
+        }
     }
 
     pub(super) fn is_announcing(&self, item: usize) -> bool {

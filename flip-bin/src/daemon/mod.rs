@@ -8,6 +8,7 @@
 
 mod around;
 mod log;
+mod pictures;
 mod privileges;
 mod reload;
 mod service;

@@ -89,15 +89,16 @@ pub fn address(k: usize) -> Ipv4Addr {
 }
 
 /// A cluster whose addresses are all at home on the first host, in a network that has room for them. Its daemons
-/// have been started, and nothing is waited for.
+/// have been started, and nothing is waited for. `settings` are those of the addresses: `config` of the cluster.
 ///
 /// # Errors
 /// When there can be no lab, or a daemon cannot be started.
-pub fn start(spec: ClusterSpec, count: usize, flip: &Path) -> anyhow::Result<Cluster> {
+pub fn start(spec: ClusterSpec, count: usize, settings: &Value, flip: &Path) -> anyhow::Result<Cluster> {
     let hosts = spec.hosts + spec.arbiters;
     let mut config = spec.config();
     let item = |k| json!({ "ip": address(k), "prefer": name(0) });
     config["cluster"]["system"]["ip"]["data"] = (0..count).map(item).collect::<Value>();
+    config["cluster"]["config"] = settings.clone();
     let mut cluster = Cluster::prepare(spec, flip)?;
     cluster.set_config(&config)?;
     for who in (0..hosts).map(Who::Host).chain([Who::Client]) {
@@ -116,7 +117,7 @@ pub fn start(spec: ClusterSpec, count: usize, flip: &Path) -> anyhow::Result<Clu
 }
 
 fn cluster(spec: ClusterSpec, count: usize, flip: &Path) -> anyhow::Result<Cluster> {
-    let cluster = start(spec, count, flip)?;
+    let cluster = start(spec, count, &json!({}), flip)?;
     cluster.wait_healthy(LIMIT)?;
     Ok(cluster)
 }

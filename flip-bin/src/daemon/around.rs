@@ -98,7 +98,7 @@ impl Program for Around {
 
     fn due(&self) -> Option<Time> {
         let service = self.given.service.as_ref().map(Service::due);
-        [service, self.pictures.due()].into_iter().flatten().min()
+        [service, self.pictures.due(), self.log.due_at()].into_iter().flatten().min()
     }
 
     fn picture(&self, status: &mut Status) {
@@ -110,6 +110,7 @@ impl Program for Around {
         if let Some(service) = &mut self.given.service {
             service.turn(node, now);
         }
+        self.log.crowds(now);
         // One receiver is the server's own.
         if self.changes.receiver_count() <= 1 {
             (self.shown, self.pictures) = (None, Pictures::default());

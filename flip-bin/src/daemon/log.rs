@@ -13,6 +13,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::crowd::Crowd;
 use crate::cli::LogFormat;
 
 /// Starts the log. A thread of its own writes it, so that a reader of standard error that stands still
@@ -68,6 +69,9 @@ const QUIET: Duration = Duration::from_secs(60);
 pub struct Log {
     /// When each was written last, and how many came since.
     repeats: BTreeMap<Repeat, (Time, u64)>,
+    /// Items that are announced again all at once, as when a member comes up; and what others see of them.
+    announced: Crowd,
+    confirmed: Crowd,
 }
 
 /// What may repeat.
@@ -80,9 +84,33 @@ enum Repeat {
 }
 
 impl Log {
+    /// When [`Log::crowds`] has something to say.
+    pub fn due_at(&self) -> Option<Time> {
+        [self.announced.due(), self.confirmed.due()].into_iter().flatten().min()
+    }
+
+    /// Tells how many items had no line of their own.
+    pub fn crowds(&mut self, now: Time) {
+        if let Some(items) = self.announced.over(now) {
+            info!(items, "announced again, beside those above");
+        }
+        if let Some(items) = self.confirmed.over(now) {
+            info!(items, "announced, and confirmed, beside those above");
+        }
+    }
+
     /// Writes one event.
     pub fn event(&mut self, event: &Event, config: &Config, now: Time) {
+        self.crowds(now);
         match event {
+            Event::Reannounced { item } if !self.announced.comes(now) => {
+                let (system, item) = names(config, *item);
+                debug!(system, item, "announced again");
+            }
+            Event::Confirmed { item, by } if !self.confirmed.comes(now) => {
+                let (system, item) = names(config, *item);
+                debug!(system, item, by = config.servers[*by].id, "announced, and confirmed");
+            }
             Event::Stalled { late } => {
                 if let Some(left_out) = self.due(Repeat::Stalled, now) {
                     warn!(?late, left_out, "this process was stopped, suspended or starved");

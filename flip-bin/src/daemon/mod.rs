@@ -7,6 +7,7 @@
 //! ```
 
 mod around;
+mod crowd;
 mod log;
 mod pictures;
 mod privileges;

@@ -13,7 +13,7 @@ use flip_tests::cluster::{Cluster, ClusterSpec};
 use flip_tests::lab::{Lab, Who, root_or_skip, vip};
 use flip_tests::probe::{Holders, Probe, wait_held};
 use flip_tests::until::until_logged;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// For everything that is awaited.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -47,14 +47,21 @@ fn cluster(vips: usize) -> Cluster {
 
 /// As [`cluster`], with another text for the first item, and something done before the daemons start.
 fn cluster_of(vips: usize, item: Option<&str>, before: impl Fn(&Lab)) -> Cluster {
-    let mut spec = ClusterSpec::new(3, vips, "fast");
+    let mut items = json!(ClusterSpec::new(3, vips, "fast").addresses());
+    if let Some(item) = item {
+        items[0] = json!(item);
+    }
+    cluster_of_items(items, before)
+}
+
+/// As [`cluster`], with these items.
+fn cluster_of_items(items: Value, before: impl Fn(&Lab)) -> Cluster {
+    let mut spec = ClusterSpec::new(3, 0, "fast");
     spec.extra.insert("mature".to_owned(), json!(u64::try_from(MATURE.as_millis()).unwrap()));
     let mut config = spec.config();
     let system = &mut config["cluster"]["system"]["ip"];
     system["config"]["interface"] = json!("d0");
-    if let Some(item) = item {
-        system["data"][0] = json!(item);
-    }
+    system["data"] = items;
     let mut cluster = Cluster::prepare(spec, flip()).unwrap();
     (0..3).for_each(|n| card(cluster.lab(), n));
     before(cluster.lab());
@@ -211,6 +218,45 @@ fn an_address_that_goes_with_its_networks_first_one_is_back() {
     let held = holders.stop().unwrap();
     assert_eq!(held.without(&[0]).taken_in(vip(0), deleted, held.observed().to), 0);
     assert!(!secondary(), "it was deleted with the other, and is the first now");
+}
+
+/// Policy routing that somebody deletes is kept as an address is.
+#[test]
+fn a_route_or_rule_that_somebody_deletes_is_back() {
+    if !root_or_skip("a_route_or_rule_that_somebody_deletes_is_back") {
+        return;
+    }
+    let item = json!({
+        "ip": vip(0),
+        "routes": [{"to": "192.0.2.0/24", "table": 100}],
+        "rules": [{"table": 100}],
+    });
+    let cluster = cluster_of_items(json!([item]), |_| {});
+    wait_held(cluster.lab(), vip(0), LIMIT, only(0)).unwrap();
+    let h0 = Who::Host(0);
+    let there = || {
+        let route = ip(cluster.lab(), h0, "route show table 100").contains("192.0.2.0/24");
+        let rule = ip(cluster.lab(), h0, "rule show").contains("lookup 100");
+        route && rule
+    };
+    assert!(there(), "{}", ip(cluster.lab(), h0, "rule show"));
+    for deletes in ["route flush table 100", "rule del lookup 100"] {
+        ip(cluster.lab(), h0, deletes);
+        // `ip` itself takes some milliseconds to look.
+        let begin = Instant::now();
+        while !there() {
+            assert!(begin.elapsed() < Duration::from_millis(100), "{deletes}: after {:?}", begin.elapsed());
+        }
+    }
+    let end = Instant::now() + LIMIT;
+    while !cluster.log(0).contains("times=2") {
+        assert!(Instant::now() < end, "both are counted:\n{}", cluster.log(0));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let log = cluster.log(0);
+    assert!(log.contains("somebody else deleted the route to 192.0.2.0/24 in table 100"), "{log}");
+    cluster.wait_healthy(LIMIT).unwrap();
+    wait_held(cluster.lab(), vip(0), LIMIT, only(0)).unwrap();
 }
 
 /// A holder that was stopped knows nothing of its successor when it goes on.

@@ -4,12 +4,13 @@
 mod net;
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flip_core::config::{Config, IpItem, Scope};
 use flip_systems::Systems;
 use net::hosts::*;
 use net::*;
+use tokio::time::timeout;
 
 const MAC: [u8; 6] = [0, 0, 0x5e, 0, 1, 7];
 const MAC_TEXT: &str = "00:00:5e:00:01:07";
@@ -267,6 +268,53 @@ fn routes_and_rules_come_and_go_with_their_address() {
             assert_eq!(rules(), 0);
             assert_eq!(ip("-6 route show proto 102"), "");
         });
+    });
+}
+
+/// Somebody deletes each of them, and all of them, and adds others.
+#[test]
+fn a_route_or_rule_that_somebody_deletes_is_back_and_told_of() {
+    in_namespace(|| async {
+        ip("addr add 10.9.0.1/24 dev v0");
+        ip("addr add 2001:db8:9::1/64 dev v0 nodad");
+        let systems = Systems::open(&routed()).unwrap();
+        alive(&systems, 0).await.unwrap();
+        alive(&systems, 1).await.unwrap();
+        let there = || {
+            let v4 = route_json("route show table 100 proto 102");
+            let v6 = route_json("-6 route show proto 102");
+            (v4, v6, rules())
+        };
+        let all = there();
+        assert_eq!((all.0.len(), all.1.len(), all.2), (1, 1, 3));
+        for (deletes, item) in [
+            ("route del default table 100", 0),
+            ("route flush table 100", 0),
+            ("rule del priority 1001", 0),
+            ("rule del to 10.77.0.1 lookup 100", 0),
+            ("-6 route del 2001:db8:77::/64", 1),
+            ("-6 rule del lookup 100", 1),
+        ] {
+            ip(deletes);
+            let begin = Instant::now();
+            let (at, present) = timeout(Duration::from_secs(5), systems.drift()).await.expect(deletes);
+            let after = begin.elapsed();
+            assert_eq!((at.item, present), (item, false), "{deletes}");
+            assert_eq!(there(), all, "{deletes}: back before anybody was asked");
+            assert!(after < Duration::from_millis(100), "{deletes}: {after:?}");
+            // Whoever decides makes the item whole, which is no news.
+            alive(&systems, item).await.unwrap();
+        }
+        // What is not ours comes and goes as it likes; so does what goes by our own doing.
+        ip("route add 10.99.0.0/16 dev v0 table 100 proto static");
+        ip("route del 10.99.0.0/16 table 100");
+        ip("rule add to 10.98.0.1 lookup 100");
+        ip("rule del to 10.98.0.1 lookup 100");
+        down(&systems, 0).await.unwrap();
+        alive(&systems, 0).await.unwrap();
+        let more = timeout(Duration::from_millis(300), systems.drift()).await;
+        assert!(more.is_err(), "{more:?}");
+        assert_eq!(there(), all);
     });
 }
 

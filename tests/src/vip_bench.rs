@@ -82,17 +82,23 @@ pub fn run(options: &Options, flip: &Path) -> anyhow::Result<()> {
 }
 
 /// The address number `k`, in the second network of the hosts.
-fn address(k: usize) -> Ipv4Addr {
+#[must_use]
+pub fn address(k: usize) -> Ipv4Addr {
     let byte = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
     Ipv4Addr::new(10, 78, byte(1 + k / PER_BYTE), byte(1 + k % PER_BYTE))
 }
 
-/// A cluster whose addresses are all at home on the first host, in a network that has room for them.
-fn cluster(spec: ClusterSpec, count: usize, flip: &Path) -> anyhow::Result<Cluster> {
+/// A cluster whose addresses are all at home on the first host, in a network that has room for them. Its daemons
+/// have been started, and nothing is waited for. `settings` are those of the addresses: `config` of the cluster.
+///
+/// # Errors
+/// When there can be no lab, or a daemon cannot be started.
+pub fn start(spec: ClusterSpec, count: usize, settings: &Value, flip: &Path) -> anyhow::Result<Cluster> {
     let hosts = spec.hosts + spec.arbiters;
     let mut config = spec.config();
     let item = |k| json!({ "ip": address(k), "prefer": name(0) });
     config["cluster"]["system"]["ip"]["data"] = (0..count).map(item).collect::<Value>();
+    config["cluster"]["config"] = settings.clone();
     let mut cluster = Cluster::prepare(spec, flip)?;
     cluster.set_config(&config)?;
     for who in (0..hosts).map(Who::Host).chain([Who::Client]) {
@@ -107,6 +113,11 @@ fn cluster(spec: ClusterSpec, count: usize, flip: &Path) -> anyhow::Result<Clust
     for n in 0..hosts {
         cluster.restart(n)?;
     }
+    Ok(cluster)
+}
+
+fn cluster(spec: ClusterSpec, count: usize, flip: &Path) -> anyhow::Result<Cluster> {
+    let cluster = start(spec, count, &json!({}), flip)?;
     cluster.wait_healthy(LIMIT)?;
     Ok(cluster)
 }
@@ -309,7 +320,7 @@ fn planned(runs: usize, profile: &str, flip: &Path) -> anyhow::Result<(Vec<f64>,
             thread::sleep(Duration::from_secs(1));
             let to = probe.mark();
             let report = probe.stop()?;
-            lost.push(report.outages(from, to).iter().map(|outage| outage.lost as f64).sum());
+            lost.push(report.outages(from, to).iter().map(|outage| outage.lost as f64).sum::<f64>() + 0.0);
         }
     }
     Ok((there, back))

@@ -9,11 +9,13 @@ use flip_core::record::Record;
 use flip_core::status::{PrivilegeStatus, Status};
 use flip_core::stored::StoredKeys;
 use flip_core::{Node, Time};
+use flip_systems::clock;
 use flip_systems::flip::Program;
 use flip_systems::lua::Plugins;
 use tokio::sync::watch;
 
 use super::log::Log;
+use super::pictures::Pictures;
 use super::service::Service;
 use super::state::State;
 use super::told;
@@ -36,6 +38,7 @@ pub struct Around {
     changes: watch::Sender<Arc<str>>,
     /// What watchers were shown last, without what changes by itself.
     shown: Option<Status>,
+    pictures: Pictures,
     log: Log,
 }
 
@@ -43,7 +46,24 @@ impl Around {
     /// Also gives what tells of changes of the status, a line each.
     pub fn new(given: Given) -> (Self, watch::Receiver<Arc<str>>) {
         let (changes, watched) = watch::channel(Arc::from(""));
-        (Self { given, changes, shown: None, log: Log::default() }, watched)
+        (Self { given, changes, shown: None, pictures: Pictures::default(), log: Log::default() }, watched)
+    }
+}
+
+impl Around {
+    /// Tells watchers when something but ages and counters is different from what they were shown.
+    fn show(&mut self, node: &Node, now: Time) {
+        let mut status = node.status(now);
+        self.picture(&mut status);
+        let still = still(status.clone());
+        if self.shown.as_ref() == Some(&still) {
+            return;
+        }
+        self.shown = Some(still);
+        // A status always has a line.
+        if let Ok(line) = serde_json::to_string(&status) {
+            self.changes.send_replace(Arc::from(line));
+        }
     }
 }
 
@@ -77,33 +97,29 @@ impl Program for Around {
     }
 
     fn due(&self) -> Option<Time> {
-        self.given.service.as_ref().map(Service::due)
+        let service = self.given.service.as_ref().map(Service::due);
+        [service, self.pictures.due(), self.log.due_at()].into_iter().flatten().min()
     }
 
     fn picture(&self, status: &mut Status) {
         status.privileges = Some(self.given.privileges.clone());
     }
 
-    /// Feeds the service manager, and tells watchers when something but ages and counters is different from what they were shown.
+    /// Feeds the service manager, and shows watchers what is different.
     fn turn(&mut self, node: &Node, now: Time) {
         if let Some(service) = &mut self.given.service {
             service.turn(node, now);
         }
+        self.log.crowds(now);
         // One receiver is the server's own.
         if self.changes.receiver_count() <= 1 {
-            self.shown = None;
+            (self.shown, self.pictures) = (None, Pictures::default());
             return;
         }
-        let mut status = node.status(now);
-        self.picture(&mut status);
-        let still = still(status.clone());
-        if self.shown.as_ref() == Some(&still) {
-            return;
-        }
-        self.shown = Some(still);
-        // A status always has a line.
-        if let Ok(line) = serde_json::to_string(&status) {
-            self.changes.send_replace(Arc::from(line));
+        let began = clock::now();
+        if self.pictures.may(began) {
+            self.show(node, now);
+            self.pictures.made(began, clock::now());
         }
     }
 

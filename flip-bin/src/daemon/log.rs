@@ -14,6 +14,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::crowd::Crowd;
 use crate::cli::LogFormat;
 
 /// One line at a level: the macros of `tracing` take names that are known when they are compiled. What a record does not
@@ -108,6 +109,9 @@ const QUIET: Duration = Duration::from_secs(60);
 pub struct Log {
     /// When each was written last, and how many came since.
     repeats: BTreeMap<Repeat, (Time, u64)>,
+    /// Items that are announced again all at once, as when a member comes up; and what others see of them.
+    announced: Crowd,
+    confirmed: Crowd,
 }
 
 /// What may repeat.
@@ -121,9 +125,27 @@ enum Repeat {
 }
 
 impl Log {
+    /// When [`Log::crowds`] has something to say.
+    pub fn due_at(&self) -> Option<Time> {
+        [self.announced.due(), self.confirmed.due()].into_iter().flatten().min()
+    }
+
+    /// Tells how many items had no line of their own.
+    pub fn crowds(&mut self, now: Time) {
+        if let Some(items) = self.announced.over(now) {
+            info!(items, "announced again, beside those above");
+        }
+        if let Some(items) = self.confirmed.over(now) {
+            info!(items, "announced, and confirmed, beside those above");
+        }
+    }
+
     /// Writes what happened.
     pub fn record(&mut self, record: &Record, now: Time) {
+        self.crowds(now);
         match record.kind.as_ref() {
+            "reannounced" if !self.announced.comes(now) => write(record, Level::Debug, &record.text, None),
+            "confirmed" if !self.confirmed.comes(now) => write(record, Level::Debug, &record.text, None),
             "stalled" => {
                 if let Some(left_out) = self.due(Repeat::Stalled, now) {
                     write(record, record.level, &record.text, Some(left_out));

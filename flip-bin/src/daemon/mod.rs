@@ -8,7 +8,9 @@
 
 pub mod api;
 mod around;
+mod crowd;
 mod log;
+mod pictures;
 mod privileges;
 mod reload;
 mod service;

@@ -12,6 +12,7 @@
 //! One task does all of it, under the lock that hooks hold too: so not even one frame follows a `down`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -26,7 +27,7 @@ use super::look::Looks;
 use super::neighbours::{self, Told};
 use super::pace::{Next, Pacer, What};
 use super::proof::{self, Proofs};
-use super::{State, World, announce, forwards_ipv6};
+use super::{State, World, announce};
 use crate::bus::{Bus, topic};
 use crate::clock;
 use crate::interfaces::{Link, address_of};
@@ -399,4 +400,10 @@ async fn run(world: Weak<World>, bell: Arc<Bell>) {
             () = bell.notified() => {}
         }
     }
+}
+
+/// Whether this host is a router on `interface`, which its advertisements must say.
+fn forwards_ipv6(interface: &str) -> bool {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/forwarding");
+    fs::read_to_string(path).is_ok_and(|text| text.trim() != "0")
 }

@@ -10,7 +10,8 @@ use flip_core::id::ItemRef;
 use ipnet::IpNet;
 
 use super::announcer::{Outside, Voice};
-use super::{Held, Holdings, Part, State, World, address, raw_socket};
+use super::item::{Held, Holdings, Part};
+use super::{State, World, address, raw_socket};
 use crate::netlink::Netlink;
 use crate::system::Drift;
 

@@ -37,6 +37,7 @@ mod announcer;
 mod conflict;
 mod connections;
 mod ground;
+mod item;
 mod lifetime;
 mod listen;
 mod look;
@@ -44,6 +45,7 @@ mod loose;
 mod monitor;
 mod neighbour;
 mod neighbours;
+mod notices;
 mod others;
 mod own;
 mod pace;
@@ -53,225 +55,32 @@ mod prover;
 mod release;
 mod routes;
 mod stand;
+mod state;
+mod system;
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::future::ready;
 use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use flip_core::config::{Announce, Interface, IpPart, IpRoute, IpRule, Isolated, Item, Notify, SystemKind};
-use flip_core::event::Reason;
-use flip_core::id::ItemRef;
-use flip_core::{Lifetime, Time};
-use ipnet::IpNet;
-use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::packet_route::RouteNetlinkMessage;
+use flip_core::Lifetime;
 use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 pub use self::address::PROTOCOL;
-use self::address::{Bound, Maker, Manner};
 use self::announcer::{Outside, Voice};
-use self::conflict::Members;
 use self::connections::Connections;
-use self::ground::Ground;
+use self::item::{Holdings, Part};
 use self::lifetime::Installed;
 use self::listen::Ear;
 pub(crate) use self::loose::Loose;
 use self::monitor::Monitor;
-use self::others::{Others, Rules};
-use self::own::OwnLink;
-use self::plan::{Links, Wanted};
 pub use self::release::{Removed, release};
-use crate::bus::topic;
-use crate::clock;
-use crate::interfaces::{Link, address_of};
-use crate::netlink::{Netlink, messages};
-use crate::system::{
-    Assigned, Bus, Context, Drift, Handler, HookFuture, Leftover, ObserveFuture, OpenError, Opened, System,
-};
-
-/// The handler of `ip_up` and `ip_down`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Ip;
-
-impl Handler for Ip {
-    fn alive(&self) -> &str {
-        "ip_up"
-    }
-
-    fn down(&self) -> &str {
-        "ip_down"
-    }
-
-    fn open(
-        &self,
-        systems: &[Assigned<'_>],
-        drift: &Arc<Drift>,
-        bus: &Arc<Bus>,
-    ) -> Result<Opened, OpenError> {
-        let mut holdings = Holdings::default();
-        let mut together = None;
-        let mut starts = Vec::new();
-        let mark = address::mark(systems.first().map_or(0, |assigned| assigned.siblings));
-        for assigned in systems {
-            starts.push(holdings.items.len());
-            for item in &assigned.system.items {
-                holdings.rules.push(Rules::read(assigned.system, item.isolated == Isolated::Drop)?);
-            }
-            let schedule = Announce::read(&assigned.system.config, &Announce::default());
-            let notify = Arc::new(Notify::read(&assigned.system.config));
-            together = Some(together.map_or((*notify).clone(), |all: Notify| all.together(&notify)));
-            for (item, configured) in assigned.system.items.iter().enumerate() {
-                let at = ItemRef { system: assigned.position, item };
-                let schedule = match &configured.own {
-                    Some(own) => Announce::read(own, &schedule),
-                    None => schedule.clone(),
-                };
-                let proven = assigned.system.kind == SystemKind::Shard;
-                if !holdings.push(at, configured, mark, (schedule, Arc::clone(&notify), proven)) {
-                    return Err(OpenError::Item {
-                        system: assigned.system.name.clone(),
-                        item: configured.name.clone(),
-                        what: "addresses (`Item::ip`)",
-                    });
-                }
-            }
-        }
-        // What no config knows belongs to no system: one that wants order here is enough.
-        let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
-        let connections = Connections::open(connections::wanted(systems), Arc::clone(bus));
-        let outside = Outside::new(Some(Arc::clone(bus)), peers(systems));
-        let voice = Voice::new(together.unwrap_or_default());
-        let beside = (connections, outside);
-        let (world, leftovers) = World::open((holdings, mark, voice), remove, Arc::clone(drift), beside)?;
-        let systems = starts
-            .into_iter()
-            .zip(systems)
-            .map(|(first, assigned)| {
-                let count = assigned.system.items.len();
-                Arc::new(IpSystem { world: Arc::clone(&world), first, count }) as Arc<dyn System>
-            })
-            .collect();
-        Ok(Opened { systems, leftovers })
-    }
-}
-
-/// The other servers that take part in one of these systems, beginning with the one after this one in the list:
-/// so servers do not all ask the same.
-fn peers(systems: &[Assigned<'_>]) -> Vec<usize> {
-    let Some(config) = systems.first().map(|assigned| assigned.config) else { return Vec::new() };
-    let own = |server: &usize| {
-        systems.iter().any(|assigned| config.servers[*server].systems.contains(&assigned.position))
-    };
-    (config.me + 1..config.servers.len()).chain(0..config.me).filter(own).collect()
-}
-
-struct IpSystem {
-    world: Arc<World>,
-    /// Where its items start in the world's list.
-    first: usize,
-    count: usize,
-}
-
-impl IpSystem {
-    /// An item in the world's list.
-    fn find(&self, item: usize) -> Option<(Arc<World>, usize)> {
-        (item < self.count).then(|| (Arc::clone(&self.world), self.first + item))
-    }
-}
-
-fn no_item(item: usize) -> HookFuture {
-    Box::pin(ready(Err(format!("no item {item}"))))
-}
-
-impl System for IpSystem {
-    fn alive(&self, item: usize, context: &Context) -> HookFuture {
-        let (lifetime, reason) = (context.lifetime, context.reason);
-        let Some((world, item)) = self.find(item) else { return no_item(item) };
-        Box::pin(async move {
-            // It may be coming back while its link is still going.
-            world.unlinked(item).await;
-            world.ask_first(item, reason).await?;
-            let result = world.alive(item, lifetime);
-            if result.is_err() {
-                world.unlinked(item).await;
-            } else {
-                world.ask_beside(item, reason);
-            }
-            result
-        })
-    }
-
-    fn refresh(&self, items: &[usize], lifetime: Lifetime) -> Vec<usize> {
-        let items: Vec<_> = items.iter().map(|item| self.first + item).collect();
-        self.world.refresh(&items, lifetime).into_iter().map(|item| item - self.first).collect()
-    }
-
-    fn down(&self, item: usize, context: &Context) -> HookFuture {
-        let Some((world, item)) = self.find(item) else { return no_item(item) };
-        let kill = world.connections.clone().map(|connections| {
-            let addresses = connections.to_kill(world.lock().addresses_of(item));
-            (connections, addresses)
-        });
-        // A lease ends when it ends: nothing comes before.
-        let before = (context.reason != Reason::LeaseLost).then(|| KILL.min(context.timeout / 2));
-        Box::pin(async move {
-            if let (Some((connections, addresses)), Some(limit)) = (&kill, before) {
-                connections.kill(addresses.clone(), limit).await;
-            }
-            let result = world.down(item);
-            world.unlinked(item).await;
-            if let Some((connections, addresses)) = kill {
-                // What came meanwhile. The address is gone, and nobody waits for this.
-                tokio::spawn(async move { connections.kill(addresses, KILL).await });
-            }
-            result
-        })
-    }
-
-    fn announce(&self, item: usize, _: &Context) -> HookFuture {
-        let Some((world, item)) = self.find(item) else { return no_item(item) };
-        Box::pin(async move { world.announce(item) })
-    }
-
-    fn hush(&self, item: usize) {
-        if item < self.count {
-            let mut state = self.world.lock();
-            state.stop_announcing(self.first + item);
-            self.world.leaves(&state, self.first + item);
-        }
-    }
-
-    fn heard(&self, from: usize, topic: u8, data: &[u8]) {
-        // All systems hear it, and share what they know: the first hears for all.
-        if self.first > 0 {
-            return;
-        }
-        match topic {
-            topic::MACS => self.world.member_says(from, data),
-            topic::CONNECTIONS => {
-                if let Some(connections) = &self.world.connections {
-                    connections.heard(from, data);
-                }
-            }
-            _ => self.world.heard(from, topic, data),
-        }
-    }
-
-    fn observe(&self) -> ObserveFuture {
-        let (world, first, count) = (Arc::clone(&self.world), self.first, self.count);
-        Box::pin(async move {
-            let present = world.observe(first..first + count)?;
-            Ok((0..count).filter(|item| present[*item]).collect())
-        })
-    }
-}
+use self::state::State;
+pub use self::system::Ip;
+use crate::netlink::Netlink;
+use crate::system::{Drift, Leftover, OpenError};
 
 /// Everything that the ip systems of this server share.
 pub(crate) struct World {
@@ -284,83 +93,6 @@ pub(crate) struct World {
     /// What reads notices and frames, and tells members what they need to know.
     tasks: OnceLock<Vec<AbortHandle>>,
     outside: Outside,
-}
-
-struct State {
-    netlink: Netlink,
-    /// IFA_PROTO of what this daemon adds.
-    mark: u8,
-    links: Links,
-    ground: Ground,
-    others: Others,
-    items: Vec<Held>,
-    /// The addresses of all items, each item's together.
-    parts: Vec<Part>,
-    /// What had failed the kernel's detection of duplicates when the addresses were read last.
-    failed: Vec<Bound>,
-    voice: Voice,
-    /// When a failing refresh was last told of.
-    warned: Option<Time>,
-    /// Items whose links are being deleted; true when they are gone.
-    unlinking: BTreeMap<usize, watch::Receiver<bool>>,
-}
-
-/// What the config gives to this server.
-#[derive(Default)]
-struct Holdings {
-    items: Vec<Held>,
-    parts: Vec<Part>,
-    /// By item.
-    rules: Vec<Rules>,
-}
-
-impl Holdings {
-    /// False for an item without addresses.
-    fn push(&mut self, at: ItemRef, item: &Item, mark: u8, voice: (Announce, Arc<Notify>, bool)) -> bool {
-        let Some(ip) = &item.ip else { return false };
-        let first = self.parts.len();
-        for part in &ip.parts {
-            // One link for all addresses of the item on one interface.
-            let nth = ip.parts.iter().position(|other| other.interface == part.interface).unwrap_or(0);
-            let own = part.mac.map(|mac| OwnLink::new(item.id, nth, mark, mac));
-            self.parts.push(Part { own, ..Part::new(part) });
-        }
-        self.items.push(Held::new(at, &item.name, first..self.parts.len(), voice));
-        true
-    }
-}
-
-/// An item.
-struct Held {
-    at: ItemRef,
-    name: String,
-    /// Where its addresses are in the list of parts.
-    parts: Range<usize>,
-    /// Whether the kernel has all of it, as far as is known.
-    present: bool,
-    /// Why it cannot be reached here, as was told last.
-    trouble: Option<String>,
-    /// When it is announced.
-    announce: Announce,
-    /// To whom each.
-    notify: Arc<Notify>,
-    /// Whether this server alone has it, so that another can prove it.
-    proven: bool,
-}
-
-/// One address of an item.
-struct Part {
-    net: IpNet,
-    interface: Interface,
-    manner: Manner,
-    /// The link that is made for it.
-    own: Option<OwnLink>,
-    routes: Vec<IpRoute>,
-    rules: Vec<IpRule>,
-    /// Whether the kernel has it, as far as is known.
-    present: bool,
-    /// What `alive` put there or `observe` found: what a refresh may go on with.
-    installed: Option<Installed>,
 }
 
 impl Drop for World {
@@ -379,7 +111,8 @@ impl World {
         let kernel = |doing| move |source| OpenError::Kernel { doing, source };
         let raw = raw_socket()?;
         // Before the first list is read, so that nothing happens unseen in between.
-        let monitor = Monitor::open(mark).map_err(kernel("subscribe to address changes"))?;
+        let routes = holdings.parts.iter().any(|part| !part.routes.is_empty() || !part.rules.is_empty());
+        let monitor = Monitor::open(mark, routes).map_err(kernel("subscribe to address changes"))?;
         let netlink = Netlink::open().map_err(kernel("open a netlink socket"))?;
         let mut state = State::new(netlink, mark, holdings, voice, &outside.peers);
         state.load_links().map_err(kernel("list the interfaces"))?;
@@ -490,115 +223,8 @@ impl World {
         }
         Ok(items.map(|item| state.items[item].present).collect())
     }
-
-    /// Handles a datagram of notices.
-    fn kernel_says(self: &Arc<Self>, datagram: &[u8]) {
-        let mut state = self.lock();
-        let (mut look, mut ground) = (false, false);
-        let mut fresh = Vec::new();
-        for message in messages(datagram) {
-            let NetlinkPayload::InnerMessage(message) = message.payload else { continue };
-            match message {
-                RouteNetlinkMessage::NewLink(message) => {
-                    let Some(link) = Link::from_message(&message) else { continue };
-                    let old = state.links.insert(link.index, link.clone());
-                    look |= old.as_ref().is_none_or(|old| old.name != link.name);
-                    ground = true;
-                    if let Some(old) = old.as_ref().filter(|old| old.name != link.name) {
-                        state.leave_renamed(link.index, &old.name);
-                    }
-                    // The neighbours, or the switch between, know nothing of what was held while
-                    // the link was down or had another address.
-                    let works = |link: &Link| link.up && link.carrier;
-                    if works(&link) && old.is_some_and(|old| !works(&old) || old.mac != link.mac) {
-                        fresh.push(link.index);
-                    }
-                }
-                RouteNetlinkMessage::DelLink(message) => {
-                    if let Some(link) = Link::from_message(&message) {
-                        state.links.remove(&link.index);
-                        (look, ground) = (true, true);
-                    }
-                }
-                RouteNetlinkMessage::NewAddress(message) => {
-                    state.voice.notice(address_of(&message));
-                    let failed = address::failed(&message);
-                    look |=
-                        failed || address_of(&message).is_some_and(|net| state.surprised(net.addr(), true));
-                    ground |= state.chooses_links();
-                    state.notice_sibling(&message);
-                }
-                RouteNetlinkMessage::DelAddress(message) => {
-                    state.voice.notice(address_of(&message));
-                    look |= address_of(&message).is_some_and(|net| state.surprised(net.addr(), false));
-                    ground |= state.chooses_links();
-                }
-                _ => {}
-            }
-        }
-        if ground {
-            self.tell_new_macs(&mut state);
-            self.look_at_ground(&mut state);
-        }
-        if look {
-            self.look(&mut state);
-        }
-        if fresh.is_empty() {
-            return;
-        }
-        for item in 0..state.items.len() {
-            let held = &state.items[item];
-            let mut links = state.parts[held.parts.clone()].iter().filter_map(|part| state.link_of(part));
-            if !held.present || !links.any(|link| fresh.contains(&link.index)) {
-                continue;
-            }
-            let announcing = state.is_announcing(item);
-            // They went with the link.
-            if let Err(error) = state.add_routes(item) {
-                tracing::warn!("{error}");
-            }
-            if announcing {
-                self.start_announcing(&mut state, item);
-            }
-        }
-    }
-
-    /// Notices were lost: reads everything again.
-    fn resync(&self) {
-        let mut state = self.lock();
-        if let Err(error) = state.load_links() {
-            tracing::warn!(%error, "cannot list the interfaces");
-        }
-        self.look_at_ground(&mut state);
-        self.look(&mut state);
-    }
-
-    /// Compares what is known with what is there, and reports the differences.
-    fn look(&self, state: &mut State) {
-        let bound = match state.bound() {
-            Ok(bound) => bound,
-            Err(error) => {
-                tracing::warn!(%error, "cannot list the addresses");
-                return;
-            }
-        };
-        for (part, found) in state.found(&bound).into_iter().enumerate() {
-            let part = &mut state.parts[part];
-            part.present = found.is_some();
-            part.installed = part.installed.filter(|_| part.present);
-        }
-        for item in 0..state.items.len() {
-            let present = state.is_whole(item);
-            if state.items[item].present != present {
-                state.set_present(item, present);
-                self.drift.put(state.items[item].at, present);
-            }
-        }
-    }
 }
 
-/// How long ending connections may keep an address from leaving.
-const KILL: std::time::Duration = std::time::Duration::from_secs(1);
 /// The socket for frames, for those who may have one and may change addresses.
 fn raw_socket() -> Result<Socket, OpenError> {
     let allowed = rustix::thread::capabilities(None).map_err(|error| OpenError::Kernel {
@@ -614,175 +240,4 @@ fn raw_socket() -> Result<Socket, OpenError> {
             _ => OpenError::Kernel { doing: "open a packet socket", source },
         }
     })
-}
-
-impl Held {
-    fn new(
-        at: ItemRef,
-        name: &str,
-        parts: Range<usize>,
-        (announce, notify, proven): (Announce, Arc<Notify>, bool),
-    ) -> Self {
-        Self { at, name: name.to_owned(), parts, present: false, trouble: None, announce, notify, proven }
-    }
-}
-
-impl Part {
-    fn new(part: &IpPart) -> Self {
-        Self {
-            net: part.net,
-            interface: part.interface.clone(),
-            manner: Manner { scope: part.scope, noprefixroute: part.noprefixroute },
-            own: None,
-            routes: part.routes.clone(),
-            rules: part.rules.clone(),
-            present: false,
-            installed: None,
-        }
-    }
-
-    fn wanted(&self) -> Wanted<'_> {
-        let at = self.installed.map(|installed| installed.index());
-        Wanted { net: self.net, interface: &self.interface, at, own: self.own.as_ref() }
-    }
-
-    /// Whether the time that it was given is over.
-    fn is_over(&self) -> bool {
-        self.installed.is_some_and(|installed| installed.is_over())
-    }
-}
-
-impl State {
-    fn addresses_of(&self, item: usize) -> impl Iterator<Item = IpAddr> {
-        self.parts[self.items[item].parts.clone()].iter().map(|part| part.net.addr())
-    }
-
-    fn new(netlink: Netlink, mark: u8, holdings: Holdings, voice: Voice, peers: &[usize]) -> Self {
-        let Holdings { items, parts, rules } = holdings;
-        let places = |held: (usize, &Held)| held.1.parts.clone().map(move |_| held.0);
-        let item_of = items.iter().enumerate().flat_map(places);
-        let addresses = item_of.zip(parts.iter().map(|part: &Part| part.net.addr()));
-        let others = Others::new(Members::new(peers.iter().copied(), clock::now()), rules, addresses);
-        let (links, ground) = (Links::new(), Ground::default());
-        let (failed, unlinking) = (Vec::new(), BTreeMap::new());
-        Self { netlink, mark, links, ground, others, items, parts, failed, voice, warned: None, unlinking }
-    }
-
-    fn is_announcing(&self, item: usize) -> bool {
-        self.items[item].parts.clone().any(|part| self.voice.is_announcing(part))
-    }
-
-    fn stop_announcing(&mut self, item: usize) {
-        self.items[item].parts.clone().for_each(|part| self.voice.stop(part));
-    }
-
-    fn load_links(&mut self) -> io::Result<()> {
-        let links = self.netlink.links()?;
-        self.links = links.iter().filter_map(Link::from_message).map(|l| (l.index, l)).collect();
-        Ok(())
-    }
-
-    /// Whether all addresses of an item are here, as far as is known.
-    fn is_whole(&self, item: usize) -> bool {
-        self.parts[self.items[item].parts.clone()].iter().all(|part| part.present)
-    }
-
-    fn set_present(&mut self, item: usize, present: bool) {
-        self.items[item].present = present;
-        if !present {
-            self.stop_announcing(item);
-        }
-    }
-
-    /// The link that an address is on, or would be looked for by its name.
-    fn link_of(&self, part: &Part) -> Option<&Link> {
-        self.links.get(&plan::place(&part.wanted(), &self.links, &[])?)
-    }
-
-    /// The link by which neighbours are spoken to of an address: its own, or the interface where that will be made.
-    fn talks_by(&self, part: &Part) -> Option<&Link> {
-        let parent = || plan::place(&Wanted { own: None, at: None, ..part.wanted() }, &self.links, &[]);
-        self.link_of(part).or_else(|| self.links.get(&parent()?))
-    }
-
-    /// The interface of an address, for people.
-    fn interface_of(&self, part: usize) -> String {
-        let part = &self.parts[part];
-        self.link_of(part).map_or_else(|| part.interface.to_string(), |link| link.name.clone())
-    }
-
-    /// Whether the host's addresses say on which link some item is.
-    fn chooses_links(&self) -> bool {
-        self.parts.iter().any(|part| part.interface == Interface::Auto)
-    }
-
-    fn bound(&mut self) -> io::Result<Vec<Bound>> {
-        let addresses = self.netlink.addresses()?;
-        let bound = addresses.iter().filter_map(|message| Bound::from_message(message, self.mark));
-        let bound: Vec<_> = bound.collect();
-        self.failed = bound.iter().filter(|bound| bound.failed).copied().collect();
-        Ok(bound)
-    }
-
-    /// For each address what is there of it, our own first.
-    fn found(&self, bound: &[Bound]) -> Vec<Option<Bound>> {
-        plan::found(self.parts.iter().map(Part::wanted), &self.links, bound)
-    }
-
-    /// Whether a notice says something else than what is known.
-    fn surprised(&self, address: IpAddr, present: bool) -> bool {
-        self.parts.iter().any(|part| part.net.addr() == address && part.present != present)
-    }
-
-    /// Finds what an earlier life left: keeps what is configured as it is, removes the rest if it may.
-    fn sort_leftovers(&mut self, remove: bool) -> io::Result<Vec<Leftover>> {
-        let bound = self.bound()?;
-        let wanted: Vec<_> = self.parts.iter().map(Part::wanted).collect();
-        let items = self.items.iter().map(|held| held.parts.clone());
-        let sorted = plan::leftovers(&wanted, items, &self.links, &bound);
-        let mut leftovers = Vec::new();
-        for (b, adopted) in sorted {
-            let name = self.links.get(&b.index).map_or("?", |link| link.name.as_str());
-            let what = format!("{} on {name}", b.net);
-            if adopted {
-                tracing::info!("found {what} of an earlier life: kept");
-            } else if !remove {
-                tracing::info!(
-                    "found {what} of an earlier life, not in the config: left alone, as configured"
-                );
-                continue;
-            } else {
-                match self.netlink.delete_address(address::delete(b.net, b.index)) {
-                    Ok(()) => tracing::info!("found {what} of an earlier life, not in the config: removed"),
-                    Err(error) => {
-                        tracing::warn!(%error, "found {what} of an earlier life, not in the config; cannot remove it");
-                        continue;
-                    }
-                }
-            }
-            leftovers.push(Leftover { what, adopted });
-        }
-        let bound = self.bound()?;
-        for (part, found) in self.found(&bound).into_iter().enumerate() {
-            self.parts[part].present = found.is_some();
-            if found.is_some_and(|bound| bound.maker != Maker::Us) {
-                let (net, interface) = (self.parts[part].net, self.interface_of(part));
-                tracing::info!("{net} is on {interface} and was not put there by flip: tolerated");
-            }
-        }
-        for item in 0..self.items.len() {
-            self.items[item].present = self.is_whole(item);
-        }
-        if remove {
-            self.remove_links_left();
-            self.remove_routes_left()?;
-        }
-        Ok(leftovers)
-    }
-}
-
-/// Whether this host is a router on `interface`, which its advertisements must say.
-fn forwards_ipv6(interface: &str) -> bool {
-    let path = format!("/proc/sys/net/ipv6/conf/{interface}/forwarding");
-    fs::read_to_string(path).is_ok_and(|text| text.trim() != "0")
 }

@@ -3,9 +3,11 @@
 //! Each carries the mark of the daemon as its protocol number (`ip route show proto 102`), so that none but our
 //! own is ever deleted, and the next life finds what this one left.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use flip_core::config::{IpRoute, IpRule};
 use ipnet::IpNet;
@@ -17,6 +19,7 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rustix::io::Errno;
 
 use super::State;
+use crate::clock;
 use crate::netlink::Netlink;
 
 /// The main table (RT_TABLE_MAIN).
@@ -105,6 +108,15 @@ fn match_of(message: &RuleMessage) -> Match {
     (message.header.family, from, to, table)
 }
 
+/// The rules that carry this mark.
+fn own_rules(netlink: &mut Netlink, mark: u8) -> io::Result<Vec<Match>> {
+    let rules = netlink.rules()?;
+    let is_own = |message: &&RuleMessage| {
+        message.attributes.iter().any(|a| matches!(a, RuleAttribute::Protocol(p) if u8::from(*p) == mark))
+    };
+    Ok(rules.iter().filter(is_own).map(match_of).collect())
+}
+
 /// Each with a line for people.
 type Named<M> = Vec<(M, String)>;
 
@@ -115,22 +127,33 @@ pub(super) fn marked(
 ) -> io::Result<(Named<RouteMessage>, Named<RuleMessage>)> {
     let routes = netlink.routes()?.into_iter().filter(|m| marks.contains(&u8::from(m.header.protocol)));
     let routes = routes.map(|message| {
-        let place = place_of(&message).map(|(to, table, _)| format!(" to {to} in table {table}"));
-        (message, format!("the route{}", place.unwrap_or_default()))
+        let name = name_of_route(&message);
+        (message, name)
     });
     let is_marked = |message: &RuleMessage| {
         let protocol =
             |a: &RuleAttribute| matches!(a, RuleAttribute::Protocol(p) if marks.contains(&u8::from(*p)));
         message.attributes.iter().any(protocol)
     };
-    let rules = netlink.rules()?.into_iter().filter(is_marked).map(|message| {
-        let (_, from, to, table) = match_of(&message);
-        let net =
-            |word: &str, net: Option<IpNet>| net.map_or_else(String::new, |net| format!(" {word} {net}"));
-        let what = format!("the rule{}{} for table {table}", net("from", from), net("to", to));
-        (message, what)
+    let rules = netlink.rules()?.into_iter().filter(is_marked);
+    let rules = rules.map(|message| {
+        let name = name_of_rule(&message);
+        (message, name)
     });
     Ok((routes.collect(), rules.collect()))
+}
+
+/// A route, for people.
+fn name_of_route(message: &RouteMessage) -> String {
+    let place = place_of(message).map(|(to, table, _)| format!(" to {to} in table {table}"));
+    format!("the route{}", place.unwrap_or_default())
+}
+
+/// A rule, for people.
+fn name_of_rule(message: &RuleMessage) -> String {
+    let (_, from, to, table) = match_of(message);
+    let net = |word: &str, net: Option<IpNet>| net.map_or_else(String::new, |net| format!(" {word} {net}"));
+    format!("the rule{}{} for table {table}", net("from", from), net("to", to))
 }
 
 /// What it is not an error to miss.
@@ -141,7 +164,84 @@ pub(super) fn gone(error: io::Error) -> io::Result<()> {
     }
 }
 
+/// Between two log lines about routes that somebody deletes.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 impl State {
+    /// Somebody deleted a route that has our mark: the items that are here, want it, and have it no more.
+    pub(super) fn lost_route(&mut self, deleted: &RouteMessage) -> BTreeSet<usize> {
+        let place = place_of(deleted);
+        self.lost(|route| place.is_some() && place_of(route) == place, |_| false)
+    }
+
+    /// As [`Self::lost_route`], for a rule of anybody.
+    pub(super) fn lost_rule(&mut self, deleted: &RuleMessage) -> BTreeSet<usize> {
+        let is_it = match_of(deleted);
+        self.lost(|_| false, |rule| match_of(rule) == is_it)
+    }
+
+    /// Notices were lost: the items that are here and lack a route or a rule.
+    pub(super) fn lost_any(&mut self) -> BTreeSet<usize> {
+        self.lost(|_| true, |_| true)
+    }
+
+    /// Whether a route is there is asked by adding it: a list of all is long on a router. Rules are few, and one
+    /// without a priority would be added beside its like. So what was missing is back at once; whoever repairs the
+    /// item makes it whole.
+    fn lost(
+        &mut self,
+        is_route: impl Fn(&RouteMessage) -> bool,
+        is_rule: impl Fn(&RuleMessage) -> bool,
+    ) -> BTreeSet<usize> {
+        let mut items = BTreeSet::new();
+        let mut own: Option<Option<Vec<Match>>> = None;
+        for item in 0..self.items.len() {
+            if !self.items[item].present {
+                continue;
+            }
+            for part in self.items[item].parts.clone() {
+                let (mark, index) = (self.mark, self.link_of(&self.parts[part]).map(|link| link.index));
+                let part = &self.parts[part];
+                let Some(index) = index else { continue };
+                let routes = part.routes.iter().map(|wanted| route(wanted, index, mark)).filter(&is_route);
+                let rules = part.rules.iter().map(|wanted| rule(wanted, part.net, mark)).filter(&is_rule);
+                let (routes, rules): (Vec<_>, Vec<_>) = (routes.collect(), rules.collect());
+                for message in routes {
+                    let what = name_of_route(&message);
+                    let there = self.netlink.add_route(message).is_err_and(|error| {
+                        // Other failures are for whoever repairs the item to tell.
+                        Errno::from_io_error(&error) == Some(Errno::EXIST)
+                    });
+                    if !there {
+                        self.note_lost(item, &what, &mut items);
+                    }
+                }
+                for message in rules {
+                    let netlink = &mut self.netlink;
+                    let own = own.get_or_insert_with(|| own_rules(netlink, mark).ok());
+                    // What the kernel does not say is no reason to change anything.
+                    if own.as_ref().is_none_or(|own| own.contains(&match_of(&message))) {
+                        continue;
+                    }
+                    let what = name_of_rule(&message);
+                    // Where it fails, whoever repairs the item says why.
+                    drop(self.netlink.add_rule(message));
+                    self.note_lost(item, &what, &mut items);
+                }
+            }
+        }
+        items
+    }
+
+    fn note_lost(&mut self, item: usize, what: &str, items: &mut BTreeSet<usize>) {
+        items.insert(item);
+        let now = clock::now();
+        if self.told_of_routes.is_none_or(|told| now.since(told) >= TELL_EVERY) {
+            self.told_of_routes = Some(now);
+            tracing::warn!(item = self.items[item].name, "somebody else deleted {what}: it is put back");
+        }
+    }
+
     /// Adds the routes and rules of an item that is there. Its own that are there already are made anew.
     pub(super) fn add_routes(&mut self, item: usize) -> Result<(), String> {
         for part in self.items[item].parts.clone() {

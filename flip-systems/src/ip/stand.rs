@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use flip_core::config::Interface;
 
 use super::address::{self, Bound};
+use super::item::{Held, Part};
 use super::{State, World};
 use crate::system::Word;
 
@@ -44,7 +45,7 @@ impl State {
         let any_auto = self.parts.iter().any(|part| part.interface == Interface::Auto);
         let bound = if any_auto { self.bound().unwrap_or_default() } else { Vec::new() };
         let trouble = |part| self.ground.trouble(&part, &self.links, &bound);
-        let parts = |held: &super::Held| self.parts[held.parts.clone()].iter().map(super::Part::wanted);
+        let parts = |held: &Held| self.parts[held.parts.clone()].iter().map(Part::wanted);
         self.items.iter().map(|held| parts(held).find_map(trouble)).collect()
     }
 

@@ -11,6 +11,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::neighbour::{self, Message};
 use crate::interfaces::Mac;
 
 /// The frames of one announcement of `address` by `mac`.
@@ -68,42 +69,10 @@ pub fn question(wanted: IpAddr, asker: IpAddr, mac: Mac) -> Option<Vec<u8>> {
 /// An ARP packet of either kind tells where its sender is, but for a probe, which has none (RFC 5227 §1.1).
 #[must_use]
 pub fn told(frame: &[u8]) -> Option<(IpAddr, Mac)> {
-    let (header, rest) = frame.split_first_chunk::<14>()?;
-    match [header[12], header[13]] {
-        ARP => {
-            let packet = rest.first_chunk::<28>()?;
-            if packet[..6] != [0, 1, 0x08, 0x00, 6, 4] {
-                return None;
-            }
-            let mac = Mac(*packet[8..].first_chunk()?);
-            let sender = Ipv4Addr::from(*packet[14..].first_chunk::<4>()?);
-            (!sender.is_unspecified()).then_some((sender.into(), mac))
-        }
-        IPV6 => {
-            let (ip, message) = rest.split_first_chunk::<40>()?;
-            if ip[6..8] != [ICMPV6, HOP_LIMIT] || message.first() != Some(&ADVERTISEMENT) {
-                return None;
-            }
-            let length = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
-            let message = message.get(..length).filter(|message| message.len() >= 24)?;
-            let from = Ipv6Addr::from(*ip[8..].first_chunk::<16>()?);
-            let to = Ipv6Addr::from(*ip[24..].first_chunk::<16>()?);
-            if message[1] != 0 || checksum(from, to, message) != [0, 0] {
-                return None;
-            }
-            let target = Ipv6Addr::from(*message[8..].first_chunk::<16>()?);
-            let mut options = &message[24..];
-            while let [kind, units, ..] = options {
-                let length = usize::from(*units) * 8;
-                let option = options.get(..length).filter(|_| length > 0)?;
-                if (*kind, *units) == (TARGET, 1) {
-                    return Some((target.into(), Mac(*option[2..].first_chunk()?)));
-                }
-                options = &options[length..];
-            }
-            None
-        }
-        _ => None,
+    match neighbour::read(frame)? {
+        Message::Arp { sender: (mac, ip), .. } => (!ip.is_unspecified()).then_some((ip.into(), mac)),
+        Message::Neighbour { advertises: true, target, option, .. } => Some((target.into(), option?)),
+        Message::Neighbour { advertises: false, .. } => None,
     }
 }
 

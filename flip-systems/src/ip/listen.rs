@@ -52,7 +52,7 @@ impl Ear {
         Ok(ears)
     }
 
-    fn listen(protocol: libc::c_int, filter: &[SockFilter]) -> io::Result<Self> {
+    fn listen(protocol: i32, filter: &[SockFilter]) -> io::Result<Self> {
         // Nothing arrives before the filter is there: with protocol 0 it hears nothing (packet(7)).
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), None)?;
         socket.attach_filter(filter)?;
@@ -61,32 +61,52 @@ impl Ear {
         Ok(Self { socket: sys::watch(socket)? })
     }
 
+    /// An ear for all ARP packets, or for all neighbour advertisements: who answers a question. Call it within a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Ear::open`].
+    pub(super) fn for_answers(v6: bool) -> io::Result<Self> {
+        if v6 {
+            Self::listen(libc::ETH_P_IPV6, &advertisements())
+        } else {
+            Self::listen(libc::ETH_P_ARP, &[keep()])
+        }
+    }
+
+    /// The next frame: the index of the interface that it came in by, and its length in `buffer`. None where there
+    /// was none after all. May be aborted at any time.
+    ///
+    /// # Errors
+    /// Those of recvfrom(2).
+    pub(super) async fn hear(&self, buffer: &mut [u8]) -> io::Result<Option<(u32, usize)>> {
+        // A flood is not to keep hooks waiting.
+        tokio::task::yield_now().await;
+        let mut ready = self.socket.readable().await?;
+        match ready.try_io(|socket| sys::receive_frame(socket.get_ref(), buffer)) {
+            Ok(Ok(received)) => Ok(Some(received)),
+            // An interface that goes down says so on every packet socket.
+            Ok(Err(error)) if error.raw_os_error() == Some(libc::ENETDOWN) => Ok(None),
+            Ok(Err(error)) => Err(error),
+            Err(_would_block) => Ok(None),
+        }
+    }
+
     /// Passes everything on until the world is gone. May be aborted at any time.
     pub(super) async fn run(self, world: Weak<World>) {
         let mut buffer = [0; FRAME];
         loop {
-            let received = async {
-                let mut ready = self.socket.readable().await?;
-                match ready.try_io(|socket| sys::receive_frame(socket.get_ref(), &mut buffer)) {
-                    Ok(received) => received.map(Some),
-                    Err(_would_block) => Ok(None),
-                }
-            };
-            match received.await {
+            match self.hear(&mut buffer).await {
                 Ok(None) => {}
                 Ok(Some((index, length))) => {
                     let Some(world) = world.upgrade() else { return };
                     world.heard_frame(index, &buffer[..length]);
                 }
-                // An interface that goes down says so on every packet socket.
-                Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot hear who else uses an address");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
-            // A flood is not to keep hooks waiting.
-            tokio::task::yield_now().await;
         }
     }
 }
@@ -138,11 +158,18 @@ fn arp_filter(addresses: &[u32]) -> Vec<SockFilter> {
     filter
 }
 
+/// Passes frames of neighbour advertisements, whoever they are about.
+fn advertisements() -> [SockFilter; 6] {
+    [byte(NEXT_HEADER), if_equal(58, 0, 3), byte(TYPE), if_equal(136, 0, 1), keep(), drop_it()]
+}
+
+/// Offsets in a frame of ICMPv6.
+const NEXT_HEADER: u32 = 20;
+const TYPE: u32 = 54;
+
 /// Advertisements of one of ours, and solicitations from one of ours or from nobody about one of ours.
 fn nd_filter(addresses: &[u32]) -> Vec<SockFilter> {
-    const NEXT_HEADER: u32 = 20;
     const SOURCE_END: u32 = 34;
-    const TYPE: u32 = 54;
     const TARGET_END: u32 = 74;
     let mut filter = vec![
         byte(NEXT_HEADER),

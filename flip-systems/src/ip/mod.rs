@@ -37,6 +37,7 @@ mod announcer;
 mod conflict;
 mod connections;
 mod ground;
+mod groups;
 mod item;
 mod lifetime;
 mod listen;

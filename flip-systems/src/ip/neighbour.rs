@@ -37,8 +37,18 @@ const ADVERTISEMENT: u8 = 136;
 const SOURCE_MAC: u8 = 1;
 const TARGET_MAC: u8 = 2;
 
-/// Reads a frame; none where it is not whole, or says nothing of the kind.
-pub(super) fn sighting(frame: &[u8]) -> Option<Sighting> {
+/// What a frame of ARP or of neighbour discovery says, whoever wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    /// An ARP packet: who sends it, and about which address.
+    Arp { request: bool, sender: (Mac, Ipv4Addr), target: Ipv4Addr },
+    /// A solicitation or an advertisement about `target`, sent `by` a hardware address, and the one that its
+    /// option names.
+    Neighbour { advertises: bool, from: Ipv6Addr, target: Ipv6Addr, by: Mac, option: Option<Mac> },
+}
+
+/// Reads a frame; none where it is not whole, is neither, or must not be believed.
+pub(super) fn read(frame: &[u8]) -> Option<Message> {
     match frame.get(12..14)?.try_into().ok()? {
         ARP => arp(frame.get(14..42)?),
         IPV6 => neighbour_discovery(frame),
@@ -46,26 +56,40 @@ pub(super) fn sighting(frame: &[u8]) -> Option<Sighting> {
     }
 }
 
-/// RFC 5227 §1.1: any packet with a sender's address is a claim to it, whether it asks or answers.
-fn arp(packet: &[u8]) -> Option<Sighting> {
+/// Who uses an address, by a frame; none where it says nothing of the kind.
+///
+/// RFC 5227 §1.1: any ARP packet with a sender's address is a claim to it, whether it asks or answers. RFC 4862 §5.4.3
+/// and §5.4.4 are about IPv6.
+pub(super) fn sighting(frame: &[u8]) -> Option<Sighting> {
+    let (address, mac, what): (IpAddr, _, _) = match read(frame)? {
+        Message::Arp { sender: (mac, ip), .. } if !ip.is_unspecified() => (ip.into(), mac, What::Claim),
+        Message::Arp { request: true, sender: (mac, _), target } => (target.into(), mac, What::Probe),
+        Message::Arp { .. } => return None,
+        Message::Neighbour { advertises, from, target, by, option } => {
+            let (address, what) = match (advertises, from.is_unspecified()) {
+                (true, _) => (target, What::Claim),
+                (false, true) => (target, What::Probe),
+                (false, false) => (from, What::Claim),
+            };
+            (address.into(), option.unwrap_or(by), what)
+        }
+    };
+    (!address.is_unspecified()).then_some(Sighting { address, mac, what })
+}
+
+fn arp(packet: &[u8]) -> Option<Message> {
     // Ethernet, IPv4, addresses of 6 and 4 bytes.
     if packet[..6] != [0, 1, 8, 0, 6, 4] || packet[6] != 0 || !matches!(packet[7], 1 | 2) {
         return None;
     }
-    let mac = Mac(packet[8..14].try_into().ok()?);
     let ip = |at: usize| packet.get(at..at + 4).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(Ipv4Addr::from);
-    let (sender, target) = (ip(14)?, ip(24)?);
-    let (address, what) = match (sender.is_unspecified(), packet[7]) {
-        (false, _) => (sender, What::Claim),
-        (true, 1) => (target, What::Probe),
-        (true, _) => return None,
-    };
-    Some(Sighting { address: address.into(), mac, what })
+    let mac = Mac(packet[8..14].try_into().ok()?);
+    Some(Message::Arp { request: packet[7] == 1, sender: (mac, ip(14)?), target: ip(24)? })
 }
 
-/// RFC 4862 §5.4.3 and §5.4.4. Invalid messages are those of RFC 4861 §7.1.
-fn neighbour_discovery(frame: &[u8]) -> Option<Sighting> {
-    let (packet, source_mac) = (frame.get(14..)?, frame.get(6..12)?);
+/// Invalid messages are those of RFC 4861 §7.1.
+fn neighbour_discovery(frame: &[u8]) -> Option<Message> {
+    let (packet, by) = (frame.get(14..)?, Mac(frame.get(6..12)?.try_into().ok()?));
     let length = usize::from(u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]));
     let message = packet.get(40..40 + length)?;
     let ip = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).ok().map(Ipv6Addr::from);
@@ -75,17 +99,16 @@ fn neighbour_discovery(frame: &[u8]) -> Option<Sighting> {
         return None;
     }
     let target = ip(&message[8..24])?;
-    let (address, what, option) = match message[0] {
-        ADVERTISEMENT => (target, What::Claim, TARGET_MAC),
-        SOLICITATION if from.is_unspecified() => (target, What::Probe, SOURCE_MAC),
-        SOLICITATION => (from, What::Claim, SOURCE_MAC),
+    let (advertises, option) = match message[0] {
+        ADVERTISEMENT => (true, TARGET_MAC),
+        SOLICITATION => (false, SOURCE_MAC),
         _ => return None,
     };
-    if target.is_multicast() || address.is_unspecified() {
+    if target.is_multicast() {
         return None;
     }
-    let mac = option_of(&message[24..], option).unwrap_or(source_mac);
-    Some(Sighting { address: address.into(), mac: Mac(mac.try_into().ok()?), what })
+    let option = option_of(&message[24..], option).and_then(|mac| Some(Mac(mac.try_into().ok()?)));
+    Some(Message::Neighbour { advertises, from, target, by, option })
 }
 
 /// The hardware address in an option, if there is one.

@@ -127,6 +127,8 @@ impl World {
             return Ok(());
         }
         let Some(wait) = self.begin_to_ask(item) else { return Ok(()) };
+        // Another host may ask at the same time.
+        let _groups = self.join_groups(item);
         // Again where a member has to say first whether it was the one that answered. What is held under a lease
         // has less time.
         for _ in 0..if breaks { 2 } else { ROUNDS } {

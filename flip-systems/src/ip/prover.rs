@@ -3,27 +3,21 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use flip_core::{Answered, Time};
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
 
 use super::announcer::is_link_local;
+use super::listen::Ear;
 use super::look::{self, Asker};
 use super::proof::{self, Answer, Outcome};
 use super::{State, World, announce};
 use crate::bus::{Bus, Confirmed, topic};
 use crate::clock;
 use crate::interfaces::Mac;
-use crate::sys;
 
-/// Frames that are read of one socket before others of this thread get their turn.
-const BATCH: usize = 64;
 /// How long a listener waits before it looks whether it is needed.
 const LISTEN: Duration = Duration::from_secs(1);
 
@@ -137,9 +131,9 @@ impl World {
         if *listens {
             return true;
         }
-        match open_listener(v6) {
-            Ok(socket) => {
-                tokio::spawn(listen(Arc::downgrade(self), socket, v6));
+        match Ear::for_answers(v6) {
+            Ok(ear) => {
+                tokio::spawn(listen(Arc::downgrade(self), ear, v6));
                 *listens = true;
                 true
             }
@@ -180,54 +174,18 @@ impl State {
     }
 }
 
-/// A socket that gets all ARP packets, or all neighbour advertisements, of this network namespace.
-fn open_listener(v6: bool) -> io::Result<UdpSocket> {
-    let kind = Type::RAW.nonblocking().cloexec();
-    let protocol = if v6 { libc::ETH_P_IPV6 } else { libc::ETH_P_ARP };
-    // In network byte order (packet(7)). Nothing is received before there is a filter.
-    let protocol = i32::from(u16::try_from(protocol).unwrap_or_default().to_be());
-    let socket = Socket::new(Domain::PACKET, kind, Some(Protocol::from(protocol)))?;
-    if v6 {
-        SockRef::from(&socket).attach_filter(&advertisements())?;
-    }
-    // The runtime only waits for it, which is the same for all sockets.
-    UdpSocket::from_std(socket.into())
-}
-
-/// Passes frames of ICMPv6 neighbour advertisements.
-fn advertisements() -> [SockFilter; 6] {
-    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
-    const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    [
-        SockFilter::new(LOAD_BYTE, 0, 0, 20),
-        SockFilter::new(IF_EQUAL, 0, 3, 58),
-        SockFilter::new(LOAD_BYTE, 0, 0, 54),
-        SockFilter::new(IF_EQUAL, 0, 1, 136),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-        SockFilter::new(RETURN, 0, 0, 0),
-    ]
-}
-
-async fn listen(world: Weak<World>, socket: UdpSocket, v6: bool) {
+async fn listen(world: Weak<World>, ear: Ear, v6: bool) {
     let mut buffer = [0; 256];
     loop {
-        let ready = tokio::time::timeout(LISTEN, socket.readable()).await;
+        let heard = tokio::time::timeout(LISTEN, ear.hear(&mut buffer)).await;
         let Some(world) = world.upgrade() else { return };
-        match ready {
-            Ok(Ok(())) => {
-                for _ in 0..BATCH {
-                    let take = || sys::receive_frame(&SockRef::from(&socket), &mut buffer);
-                    match socket.try_io(Interest::READABLE, take) {
-                        Ok((index, length)) => world.saw(&buffer[..length], index),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                        // An interface went down: others may still answer.
-                        Err(error) => tracing::debug!(%error, "while listening for answers"),
-                    }
-                }
+        match heard {
+            Ok(Ok(Some((index, length)))) => world.saw(&buffer[..length], index),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot listen for answers");
+                tokio::time::sleep(LISTEN).await;
             }
-            Ok(Err(error)) => tracing::warn!(%error, "cannot listen for answers"),
-            Err(_) => {}
+            Ok(Ok(None)) | Err(_) => {}
         }
         if !world.goes_on_listening(v6) {
             return;

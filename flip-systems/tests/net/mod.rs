@@ -185,6 +185,28 @@ pub fn assert_close(at: Duration, due: Duration) {
     assert!(at + early >= due && at <= due + late, "at {at:?}, due {due:?}");
 }
 
+/// A packet socket at an interface, for frames of a protocol in network byte order; of none, to send alone.
+pub fn packet_socket(interface: &str, protocol: u16) -> socket2::Socket {
+    use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(protocol)))).unwrap();
+    let index = index_of(interface);
+    // SAFETY: `storage` is zeroed, large enough and aligned for a `sockaddr_ll`.
+    let ((), address) = unsafe {
+        SockAddr::try_init(|storage, len| {
+            let ll = &mut *storage.cast::<libc::sockaddr_ll>();
+            *ll = zeroed();
+            ll.sll_family = libc::AF_PACKET as u16;
+            ll.sll_protocol = protocol;
+            ll.sll_ifindex = index;
+            *len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            Ok(())
+        })
+    }
+    .unwrap();
+    socket.bind(&address).unwrap();
+    socket
+}
+
 /// The frames that arrive at an interface.
 pub struct Wire {
     frames: UnboundedReceiver<(Instant, Vec<u8>)>,
@@ -192,25 +214,7 @@ pub struct Wire {
 
 impl Wire {
     pub fn tap(interface: &str) -> Self {
-        use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-        let protocol = (libc::ETH_P_ALL as u16).to_be();
-        let socket =
-            Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(protocol)))).unwrap();
-        let index = index_of(interface);
-        // SAFETY: `storage` is zeroed, large enough and aligned for a `sockaddr_ll`.
-        let ((), address) = unsafe {
-            SockAddr::try_init(|storage, len| {
-                let ll = &mut *storage.cast::<libc::sockaddr_ll>();
-                *ll = zeroed();
-                ll.sll_family = libc::AF_PACKET as u16;
-                ll.sll_protocol = protocol;
-                ll.sll_ifindex = index;
-                *len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-                Ok(())
-            })
-        }
-        .unwrap();
-        socket.bind(&address).unwrap();
+        let socket = packet_socket(interface, (libc::ETH_P_ALL as u16).to_be());
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let (sender, frames) = unbounded_channel();
         std::thread::spawn(move || {

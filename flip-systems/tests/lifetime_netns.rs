@@ -83,6 +83,28 @@ fn what_is_not_refreshed_ends_without_its_daemon() {
     });
 }
 
+/// A hook asks first who has the address, which may take longer than the lifetime's last moment is away: then it gives
+/// less, and the address goes when it should have gone.
+#[test]
+fn a_hook_that_asks_first_gives_what_is_left() {
+    in_namespace(|| async {
+        let mut config = config("v0", &BOTH);
+        config.systems[0].config.insert("probe".to_owned(), 300.into());
+        let systems = Systems::open(&config).unwrap();
+        let left = Duration::from_millis(150);
+        for (at, address) in BOTH.into_iter().enumerate() {
+            let start = Instant::now();
+            bring(&systems, at, leased(3, left)).await.unwrap();
+            assert!(start.elapsed() > left, "it asked");
+            assert!(wait_gone(address).await - start <= left + Duration::from_secs(3) + LATE, "{address}");
+            assert_eq!(systems.drift().await, (item(at), false));
+            // There is nothing left of this one.
+            let error = bring(&systems, at, leased(1, left)).await.unwrap_err();
+            assert!(error.contains("the lease of") && !is_bound(address), "{error}");
+        }
+    });
+}
+
 #[test]
 fn a_refresh_keeps_it_and_is_nobodys_news() {
     in_namespace(|| async {
@@ -167,7 +189,7 @@ fn without_time_left_nothing_stays_and_nothing_is_announced() {
         let mut wire = Wire::tap("v1");
         let systems = Systems::open(&config("v0", &BOTH)).unwrap();
         for (at, address) in BOTH.into_iter().enumerate() {
-            let error = bring(&systems, at, over(2)).await.unwrap_err();
+            let error = bring(&systems, at, over(1)).await.unwrap_err();
             assert_eq!(
                 error,
                 format!(
@@ -185,7 +207,7 @@ fn without_time_left_nothing_stays_and_nothing_is_announced() {
         }
         assert_eq!(refresh(&systems, &[1, 0], over(5)), [1, 0]);
         bring(&systems, 0, leased(5, LATE)).await.unwrap();
-        bring(&systems, 0, over(5)).await.unwrap_err();
+        bring(&systems, 0, over(1)).await.unwrap_err();
         assert!(BOTH.iter().all(|a| !is_bound(a)));
         timeout(Duration::from_millis(50), systems.drift()).await.expect_err("all of it was own doing");
     });

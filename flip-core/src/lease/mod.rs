@@ -84,6 +84,18 @@ pub fn lifetime(deadline: Time, now: Time) -> Option<Lifetime> {
     Some(Lifetime { seconds, latest: Some(latest) })
 }
 
+/// The same lifetime for whoever gives it later than was thought, because the hook had to ask or to wait: it ends no
+/// later, and is as many whole seconds shorter as it takes. What is left of one that has no second to spare may still
+/// be too late.
+#[must_use]
+pub fn later(given: Lifetime, now: Time) -> Lifetime {
+    let Lifetime { seconds, latest: Some(latest) } = given else { return given };
+    let missing = (now + SLACK).since(latest);
+    let whole = u32::try_from(missing.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
+    let less = whole.min(seconds.saturating_sub(1));
+    Lifetime { seconds: seconds - less, latest: Some(latest + Duration::from_secs(less.into())) }
+}
+
 /// All items of a config in one row, so that tables about them are vectors.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -165,6 +177,25 @@ mod tests {
         }
         assert_eq!(lifetime(Time::ZERO + 4 * S, Time::ZERO).map(|given| given.seconds), Some(2));
         assert_eq!(lifetime(Time::ZERO + 3 * S, Time::ZERO).map(|given| given.seconds), Some(1));
+    }
+
+    /// A hook that took long gives less, and the end stays what it was.
+    #[test]
+    fn whoever_gives_it_later_gives_less() {
+        let start = Time::from_millis(5000);
+        let end = |given: Lifetime| given.latest.expect("an end") + S * given.seconds;
+        let given = lifetime(start + 6 * S, start).expect("enough");
+        assert_eq!(given.seconds, 4);
+        for millis in 0..8000 {
+            let now = start + Duration::from_millis(millis);
+            let less = later(given, now);
+            assert_eq!(end(less), end(given), "after {millis} ms");
+            let in_time = less.latest.is_some_and(|latest| latest >= now + SLACK);
+            assert!(in_time || less.seconds == 1, "after {millis} ms: {less:?}");
+            // It is as long as it may be.
+            assert!(less == given || less.latest.is_some_and(|latest| latest < now + SLACK + S), "{millis}");
+        }
+        assert_eq!(later(Lifetime::ENDLESS, start), Lifetime::ENDLESS);
     }
 
     /// Lemma 1 and 2: a holder with a clock that is as slow, and a voter with one that is as fast, as

@@ -64,7 +64,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use flip_core::Lifetime;
+use flip_core::{Lifetime, lease};
 use rustix::thread::CapabilitySet;
 use socket2::{Domain, Socket, Type};
 use tokio::task::AbortHandle;
@@ -80,6 +80,7 @@ use self::monitor::Monitor;
 pub use self::release::{Removed, release};
 use self::state::State;
 pub use self::system::Ip;
+use crate::clock;
 use crate::netlink::Netlink;
 use crate::system::{Drift, Leftover, OpenError};
 
@@ -147,7 +148,8 @@ impl World {
         let mut state = self.lock();
         self.drift.forget(state.items[item].at);
         state.clear_failed(item)?;
-        state.install(item, lifetime)?;
+        // The hook has asked who has it, and many others had their turn.
+        state.install(item, lease::later(lifetime, clock::now()))?;
         self.start_announcing(&mut state, item);
         if let Some(connections) = &self.connections {
             // After the announcement, so that answers come here.

@@ -9,11 +9,13 @@
 
 mod access;
 mod error;
+mod events;
 mod guard;
 mod health;
 mod json;
 mod listen;
 mod look;
+mod see;
 mod stalled;
 mod stream;
 mod wish;
@@ -104,6 +106,10 @@ fn paths() -> OpenApiRouter<Api> {
         .routes(routes!(look::items))
         .routes(routes!(look::item))
         .routes(routes!(look::systems))
+        .routes(routes!(events::events))
+        .routes(routes!(see::why))
+        .routes(routes!(see::plan_now, see::plan))
+        .routes(routes!(see::metrics))
         .routes(routes!(look::keys, wish::key_add))
         .routes(routes!(wish::key_use))
         .routes(routes!(wish::key_remove))

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use flip_core::Command;
+use flip_core::plan::WhatIf;
 use flip_systems::Handle;
-use flip_systems::flip::Refusal;
+use flip_systems::flip::{Refusal, Told};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -43,6 +44,37 @@ pub enum Request {
     Watch(Topic),
     /// One line, an [`Outcome`], when it is done or refused.
     Do(Wish),
+    /// What comes of a question, a line each; an [`Outcome`] where it is refused.
+    Ask(Question),
+}
+
+/// What a tool may want to see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Question {
+    /// `flip_core::status::Status`.
+    Status,
+    /// `flip_core::why::Why` of this item.
+    Why(String),
+    /// `flip_core::plan::Plan` of this.
+    Plan(Vec<WhatIf>),
+    /// The metrics as one text.
+    Metrics,
+    /// `flip_core::record::Record`s and [`Lost`], one a line.
+    Events {
+        /// The number of the first.
+        from: u64,
+        /// Whether to go on with those that come.
+        follow: bool,
+    },
+}
+
+/// Events that are not kept any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lost {
+    /// How many; none when nobody knows.
+    pub lost: Option<u64>,
 }
 
 /// What a tool may want.
@@ -183,7 +215,7 @@ async fn answer(
     let request = match serde_json::from_str(&line) {
         Ok(request) => request,
         Err(error) => {
-            let expected = r#"expected {"get":"status"}, {"watch":"status"} or {"do":{"drain":"ID"}}"#;
+            let expected = r#"expected {"get":"status"}, {"watch":"status"}, {"ask":{"why":"ITEM"}} or {"do":{"drain":"ID"}}"#;
             return say(&mut to, &Outcome::Error(format!("{error}; {expected}"))).await;
         }
     };
@@ -193,6 +225,9 @@ async fn answer(
             None => wanted(reload.run(), RELOADED).await,
         };
         return say(&mut to, &outcome).await;
+    }
+    if let Request::Ask(question) = request {
+        return see(&mut to, from, node, question).await;
     }
     // Told of changes from here on, so that none is lost between the first line and the next.
     let mut changes = changes;
@@ -217,6 +252,55 @@ async fn answer(
         }
     }
     Ok(())
+}
+
+/// Shows a tool what it wants to see.
+async fn see(
+    to: &mut tokio::net::unix::OwnedWriteHalf,
+    from: BufReader<tokio::io::Take<tokio::net::unix::OwnedReadHalf>>,
+    node: Handle,
+    question: Question,
+) -> io::Result<()> {
+    let line = match question {
+        Question::Status => node.status().await.map(|status| serde_json::to_string(&*status)),
+        Question::Metrics => node.metrics().await.map(|text| serde_json::to_string(&text)),
+        Question::Why(item) => match node.why(&item).await {
+            Ok(why) => Some(serde_json::to_string(&why)),
+            Err(refusal) => return say(to, &Outcome::Error(refusal.to_string())).await,
+        },
+        Question::Plan(what_if) => match node.plan(what_if).await {
+            Ok(plan) => Some(serde_json::to_string(&plan)),
+            Err(refusal) => return say(to, &Outcome::Error(refusal.to_string())).await,
+        },
+        Question::Events { from: seq, follow } => {
+            let mut reader = node.history(seq);
+            let mut gone = from.into_inner().into_inner();
+            let mut end = [0; 1];
+            loop {
+                let told = match reader.ready() {
+                    Some(told) => told,
+                    None if !follow => return Ok(()),
+                    None => tokio::select! {
+                        told = reader.next() => match told {
+                            Some(told) => told,
+                            None => return Ok(()),
+                        },
+                        // The tool closed its end.
+                        read = gone.read(&mut end) => if read? == 0 { return Ok(()) } else { continue },
+                    },
+                };
+                let line = match told {
+                    Told::Record(record) => serde_json::to_string(&*record)?,
+                    Told::Lost { records } => serde_json::to_string(&Lost { lost: records })?,
+                };
+                write(to, &line).await?;
+            }
+        }
+    };
+    match line {
+        Some(line) => write(to, &line?).await,
+        None => say(to, &Outcome::Error(Refusal::Ended.to_string())).await,
+    }
 }
 
 /// What comes of a wish, within `limit`.
@@ -252,6 +336,11 @@ mod tests {
         let table = [
             (Request::Get(Topic::Status), r#"{"get":"status"}"#),
             (Request::Watch(Topic::Status), r#"{"watch":"status"}"#),
+            (Request::Ask(Question::Why("ip".into())), r#"{"ask":{"why":"ip"}}"#),
+            (
+                Request::Ask(Question::Plan(vec![WhatIf::Down("a".into())])),
+                r#"{"ask":{"plan":[{"down":"a"}]}}"#,
+            ),
             (Request::Do(Wish::Drain("a".into())), r#"{"do":{"drain":"a"}}"#),
             (Request::Do(Wish::Undrain("a".into())), r#"{"do":{"undrain":"a"}}"#),
             (Request::Do(Wish::Retry("ip".into())), r#"{"do":{"retry":"ip"}}"#),

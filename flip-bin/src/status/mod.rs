@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use flip_core::status::Status;
 
-pub use table::render;
+pub use table::{BOLD, Cell, RED, YELLOW, age, head, item_rows, member_row, painted, render, table};
 
 use crate::cli::StatusArgs;
 use crate::daemon::socket::{Request, Topic};
@@ -39,6 +39,11 @@ fn once(socket: &Path, args: &StatusArgs) -> Outcome {
         .map_err(no_daemon)?;
     let status = parse(&line).map_err(no_daemon)?;
     let mut out = io::stdout().lock();
+    if args.vippy {
+        out.write_all(crate::see::vippy::render(&status).as_bytes())?;
+        out.flush()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.json {
         out.write_all(line.as_bytes())?;
     } else {

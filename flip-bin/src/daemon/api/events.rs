@@ -26,6 +26,7 @@ pub struct From {
 
 /// Events that were dropped before they were read.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Lost {
     /// How many; none where the number to begin from is of an earlier life of the daemon, and nobody knows.
     pub lost: Option<u64>,
@@ -57,7 +58,7 @@ pub async fn events(
     };
     let follow = asked.follow.unwrap_or(true);
     let mut reader = api.node.history(from);
-    let (writer, response) = Writer::begin(&api)?;
+    let (writer, response) = Writer::begin(&api.streams)?;
     tokio::spawn(async move {
         loop {
             let told = match follow {

@@ -8,11 +8,13 @@
 //! large answers) is done on others.
 
 mod access;
+mod edit;
 mod error;
 mod events;
 mod guard;
 mod health;
 mod json;
+mod link;
 mod listen;
 mod look;
 mod see;
@@ -34,6 +36,7 @@ use utoipa_axum::routes;
 
 pub use access::{Access, certificates};
 pub use error::ErrorBody;
+pub use events::Lost;
 pub use listen::{Socket, Tcp};
 pub use wish::Done;
 
@@ -111,6 +114,10 @@ fn paths() -> OpenApiRouter<Api> {
         .routes(routes!(see::plan_now, see::plan))
         .routes(routes!(see::metrics))
         .routes(routes!(look::keys, wish::key_add))
+        .routes(routes!(edit::edit))
+        .routes(routes!(link::list, link::add))
+        .routes(routes!(link::get, link::remove, link::patch))
+        .routes(routes!(link::failover))
         .routes(routes!(wish::key_use))
         .routes(routes!(wish::key_remove))
         .routes(routes!(wish::drain))

@@ -1,12 +1,16 @@
 //! `flip check`: validates a config without starting anything.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
+
+use flip_core::config::{Problem, Severity};
+use flip_systems::files::Read;
 
 use crate::Outcome;
 use crate::cli::CheckArgs;
 use crate::config::{self, Refused};
-use flip_systems::files::Read;
+use crate::daemon::api::Access;
 
 pub fn run(args: &CheckArgs) -> Outcome {
     match config::read(&args.config) {
@@ -14,7 +18,21 @@ pub fn run(args: &CheckArgs) -> Outcome {
             writeln!(std::io::stderr(), "{text}")?;
             Ok(ExitCode::from(2))
         }
-        Ok(Read { config, warnings, scripts, .. }) => {
+        Ok(Read { config, mut warnings, scripts, files }) => {
+            let beside = args.config.config.parent().unwrap_or(Path::new(""));
+            if let Some(Err(error)) = config.admin.as_ref().map(|admin| Access::read(admin, beside)) {
+                let file = files.file();
+                let help =
+                    Some("the daemon does not start without; as another user this may be as it should");
+                let message = format!("{error:#}");
+                warnings.push(Problem::at(
+                    &files.source(&file),
+                    Severity::Warning,
+                    &["admin"],
+                    &message,
+                    help,
+                ));
+            }
             if !warnings.is_empty() {
                 config::print(&warnings);
             }

@@ -77,6 +77,40 @@ pub enum Command {
     ///
     /// Exit code: 0 healthy, 1 degraded, 2 no daemon.
     Status(StatusArgs),
+    /// Lists the servers of the cluster, and what this host's daemon believes of each.
+    ///
+    /// Exit code: 0 done, 2 no daemon.
+    Members(SeeArgs),
+    /// Lists the items, where each is and how it is there.
+    ///
+    /// Exit code: 0 done, 2 no daemon.
+    Items(SeeArgs),
+    /// Shows what happened, and with --follow what happens.
+    ///
+    /// Events are numbered from the start of the daemon, and the last thousands are kept. What is not kept any more is
+    /// counted. With --json, each line is one event as in the manual, or {"lost": N}.
+    /// Exit code: 0 done, 1 refused, 2 no daemon, or it ended.
+    Events(EventsArgs),
+    /// Says why an item is where it is, step by step.
+    ///
+    /// Whose it is by right, who may have it and who may not and why, where it belongs, what stands in between, its
+    /// lease, open cases with their ballots, and its last moves with what made them. It is the view of this host's
+    /// daemon. Exit code: 0 done, 1 no such item, 2 no daemon.
+    Why(WhyArgs),
+    /// Says what would move if servers died, came back or were drained, or items were added.
+    ///
+    /// All options together are one question. Nothing is changed: the daemon computes by its own rules what would be
+    /// at rest. Exit code: 0 everything would be held, 1 refused, 2 no daemon, 3 something would be held by nobody.
+    Plan(PlanArgs),
+    /// Prints the metrics of this host's daemon as Prometheus reads them.
+    ///
+    /// Exit code: 0 done, 2 no daemon.
+    Metrics(AskArgs),
+    /// Keeps items away from a server that is sick or gone for good, and says what becomes of those it has.
+    ///
+    /// It drains the server, also while that is down. It cannot declare a server down: that takes a quorum that
+    /// looked for itself. Exit code: 0 done, 1 refused, 2 no daemon, 3 done, but whether the server lives is open.
+    Evict(EvictArgs),
     /// Takes all items from a server, before it is maintained.
     ///
     /// They move as in any planned move, and none comes back before `flip undrain`; the server stays a
@@ -194,6 +228,95 @@ pub struct StatusArgs {
     /// Shows every change until interrupted.
     #[arg(short, long)]
     pub watch: bool,
+    /// Prints what `vippyctl status` of vippy prints: the state of this node and who owns each group.
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
+    pub vippy: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SeeArgs {
+    /// Prints JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub daemon: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Goes on with those that come, until interrupted.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Begins with the event of this number; 0 for the start of the daemon.
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    pub from: u64,
+    /// Prints JSON, one line each.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub daemon: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// The item's name as `flip status` shows it, one of its addresses, or SYSTEM/NAME.
+    #[arg(value_name = "ITEM")]
+    pub item: String,
+    /// Prints JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub daemon: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// What if this server died? May be given several times, as the others.
+    #[arg(long, value_name = "SERVER")]
+    pub down: Vec<String>,
+    /// What if this server came back and stayed?
+    #[arg(long, value_name = "SERVER")]
+    pub up: Vec<String>,
+    /// What if this server was drained?
+    #[arg(long, value_name = "SERVER")]
+    pub drain: Vec<String>,
+    /// What if this server was not drained any more?
+    #[arg(long, value_name = "SERVER")]
+    pub undrain: Vec<String>,
+    /// What if this item was added to the end of that system's list?
+    #[arg(long, value_name = "SYSTEM/ITEM")]
+    pub add: Vec<Added>,
+    /// Prints JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub daemon: AskArgs,
+}
+
+/// A system and an item of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Added(pub String, pub String);
+
+impl std::str::FromStr for Added {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((system, item)) if !system.is_empty() && !item.is_empty() => {
+                Ok(Self(system.to_owned(), item.to_owned()))
+            }
+            _ => Err("expected SYSTEM/ITEM, as in ip/192.0.2.7".to_owned()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct EvictArgs {
+    /// The server's id.
+    #[arg(value_name = "SERVER")]
+    pub server: String,
+    #[command(flatten)]
+    pub daemon: AskArgs,
 }
 
 /// Which daemon is asked.

@@ -149,7 +149,8 @@ impl Client {
         })
     }
 
-    fn ask(
+    /// The answer to a request, as it was said.
+    pub fn ask(
         &self,
         method: Method,
         path: &str,

@@ -13,6 +13,7 @@ mod key;
 mod operate;
 mod paths;
 mod release;
+mod see;
 mod simulate;
 mod status;
 
@@ -44,6 +45,13 @@ fn main() -> ExitCode {
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Simulate(args)) => simulate::run(&args),
         Some(Command::Status(args)) => status::run(&args),
+        Some(Command::Members(args)) => see::members(&args),
+        Some(Command::Items(args)) => see::items(&args),
+        Some(Command::Events(args)) => see::events(&args),
+        Some(Command::Why(args)) => see::why(&args),
+        Some(Command::Plan(args)) => see::plan(&args),
+        Some(Command::Metrics(args)) => see::metrics(&args),
+        Some(Command::Evict(args)) => see::evict(args),
         Some(Command::Drain(args)) => operate::drain(args),
         Some(Command::Undrain(args)) => operate::undrain(args),
         Some(Command::Retry(args)) => operate::retry(args),

@@ -16,6 +16,7 @@ use crate::id::{CheckRef, ItemRef};
 
 /// One event. What a kind has nothing to say of is left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Record {
     /// Number of the event in this life of the daemon, from 1, without a gap.
     pub seq: u64,
@@ -109,6 +110,7 @@ pub struct Record {
 
 /// How much an event concerns an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// Of interest when something is looked for.

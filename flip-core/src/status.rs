@@ -146,6 +146,12 @@ pub struct ItemStatus {
     pub system: String,
     /// The item's name.
     pub item: String,
+    /// Its addresses with their prefixes, in an ip system.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// The server that is its home by wish.
+    #[serde(default)]
+    pub prefer: Option<String>,
     /// What happens to it without a quorum: `keep`, `take` or `drop`.
     pub isolated: String,
     /// How much longer the answering node may hold it, ms: for `drop` only, and only where it is claimed.

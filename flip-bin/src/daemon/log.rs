@@ -93,7 +93,7 @@ pub fn warning(problem: &Problem) {
 }
 
 /// So many removals in a row are no accident.
-const FIGHT: u32 = 5;
+const FIGHT: u64 = 5;
 /// Who removes addresses that it did not put there, and how it is told not to (systemd.network(5), networkd.conf(5),
 /// NetworkManager.conf(5)).
 const WHO_FIGHTS: &str = "it is put back each time. Mostly it is the manager of the interface: for systemd-networkd set \

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use flip_core::status::Status;
 
-pub use table::render;
+pub use table::{BOLD, Cell, RED, YELLOW, age, head, item_rows, member_row, painted, render, table};
 
 use crate::Outcome;
 use crate::cli::StatusArgs;
@@ -25,6 +25,11 @@ fn once(client: &Client, args: &StatusArgs) -> Outcome {
     let line = client.text("/v1/status")?;
     let status: Status = parse(&line)?;
     let mut out = io::stdout().lock();
+    if args.vippy {
+        out.write_all(crate::see::vippy::render(&status).as_bytes())?;
+        out.flush()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.json {
         out.write_all(line.as_bytes())?;
     } else {

@@ -9,16 +9,16 @@ use flip_core::status::{
 };
 
 const GREEN: &str = "32";
-const YELLOW: &str = "33";
-const RED: &str = "31";
+pub const YELLOW: &str = "33";
+pub const RED: &str = "31";
 const DIM: &str = "2";
-const BOLD: &str = "1";
+pub const BOLD: &str = "1";
 
 /// One cell: its text, and the colour it has on a terminal.
-struct Cell(String, Option<&'static str>);
+pub struct Cell(pub String, pub Option<&'static str>);
 
 impl Cell {
-    fn plain(text: impl Into<String>) -> Self {
+    pub fn plain(text: impl Into<String>) -> Self {
         Self(text.into(), None)
     }
 }
@@ -73,11 +73,11 @@ fn runs_as(privileges: &PrivilegeStatus) -> String {
     }
 }
 
-fn head(names: &[&str]) -> Vec<Cell> {
+pub fn head(names: &[&str]) -> Vec<Cell> {
     names.iter().map(|name| Cell((*name).to_owned(), Some(BOLD))).collect()
 }
 
-fn member_row(member: &MemberStatus, older: Duration) -> Vec<Cell> {
+pub fn member_row(member: &MemberStatus, older: Duration) -> Vec<Cell> {
     let (state, paint) = match member.state {
         MemberState::Unknown => ("unknown", YELLOW),
         MemberState::Up => ("up", GREEN),
@@ -128,7 +128,7 @@ fn member_row(member: &MemberStatus, older: Duration) -> Vec<Cell> {
 }
 
 /// A row for each server that says something of the item; one that says nobody does, if so.
-fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
+pub fn item_rows(item: &ItemStatus, me: &str, older: Duration) -> Vec<Vec<Cell>> {
     let start = || vec![Cell::plain(&item.system), Cell::plain(&item.item), Cell::plain(&item.isolated)];
     let wanted = |server: &String| item.wanted.contains(server);
     let mut rows: Vec<_> = item
@@ -251,7 +251,8 @@ fn unhealthy(item: &ItemStatus) -> String {
     format!("unhealthy: {}", texts.join("; "))
 }
 
-fn table(out: &mut String, rows: &[Vec<Cell>], colour: bool) {
+/// Columns as wide as their widest cell.
+pub fn table(out: &mut String, rows: &[Vec<Cell>], colour: bool) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.0.chars().count()).max().unwrap_or(0)
@@ -270,7 +271,8 @@ fn table(out: &mut String, rows: &[Vec<Cell>], colour: bool) {
     }
 }
 
-fn painted(text: &str, paint: Option<&str>, colour: bool) -> String {
+/// Text in a colour, on a terminal.
+pub fn painted(text: &str, paint: Option<&str>, colour: bool) -> String {
     match paint {
         Some(paint) if colour => format!("\x1b[{paint}m{text}\x1b[0m"),
         _ => text.to_owned(),
@@ -283,7 +285,7 @@ fn left(ms: u64, older: Duration) -> String {
 }
 
 /// An age in its two largest units.
-fn age(since_ms: u64, older: Duration) -> String {
+pub fn age(since_ms: u64, older: Duration) -> String {
     let ms = since_ms.saturating_add(u64::try_from(older.as_millis()).unwrap_or(u64::MAX));
     let seconds = ms / 1000;
     match seconds {
@@ -342,6 +344,8 @@ mod tests {
             ],
             items: vec![
                 ItemStatus {
+                    addresses: Vec::new(),
+                    prefer: None,
                     isolated: "drop".into(),
                     lease_ms: Some(3_400),
                     unclean_on: None,
@@ -376,6 +380,8 @@ mod tests {
                     ],
                 },
                 ItemStatus {
+                    addresses: Vec::new(),
+                    prefer: None,
                     isolated: "keep".into(),
                     lease_ms: None,
                     unclean_on: None,
@@ -395,6 +401,8 @@ mod tests {
                     holders: Vec::new(),
                 },
                 ItemStatus {
+                    addresses: Vec::new(),
+                    prefer: None,
                     isolated: "drop".into(),
                     lease_ms: None,
                     unclean_on: Some("bee".to_owned()),

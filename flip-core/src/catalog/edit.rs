@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 ///
 /// As JSON: `{"set_item": {"system": "ip", "value": "10.0.0.9"}}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Edit {
     /// Adds a server, or replaces what is said of it.

@@ -228,6 +228,12 @@ impl Item {
         }
     }
 
+    /// Its addresses with their prefixes, in an ip system.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.ip.iter().flat_map(|ip| &ip.parts).map(|part| part.net.to_string()).collect()
+    }
+
     /// Whether people who say `text` mean this item: by its name, or by one of its addresses.
     #[must_use]
     pub fn is_called(&self, text: &str) -> bool {

@@ -97,6 +97,8 @@ impl Node {
         ItemStatus {
             system: system.name.clone(),
             item: system.items[at.item].name.clone(),
+            addresses: system.items[at.item].addresses(),
+            prefer: system.items[at.item].prefer.map(name),
             isolated: word.to_owned(),
             lease_ms: self.lease_deadline(at).map(|deadline| millis(deadline, now)),
             unclean_on: self.unclean_on(id).map(name),

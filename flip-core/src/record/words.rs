@@ -269,7 +269,8 @@ fn process(event: &Event) -> Record {
                 Ok(done) => (Info, format!("asked for, and done: {done}")),
                 Err(why) => (Warning, format!("asked for, and not done: {why}")),
             };
-            let record = Record { text: Cow::Owned(text), on: Some(result.is_ok()), ..plain("asked", level, "") };
+            let record =
+                Record { text: Cow::Owned(text), on: Some(result.is_ok()), ..plain("asked", level, "") };
             let action = Some(Cow::Owned(what.clone()));
             Record { by: Some(by.clone()), address: Some(from.clone()), action, ..record }
         }

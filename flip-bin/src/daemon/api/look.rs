@@ -66,7 +66,7 @@ pub async fn watch(State(api): State<Api>) -> Result<Response, ApiError> {
     let first = picture(&api).await?;
     let first = tokio::task::spawn_blocking(move || serde_json::to_string(&*first)).await;
     let Ok(Ok(first)) = first else { return Err(ApiError::ending()) };
-    let (writer, response) = Writer::begin(&api)?;
+    let (writer, response) = Writer::begin(&api.streams)?;
     tokio::spawn(async move {
         let mut next = Arc::from(first);
         while writer.send(None, None, &next).await.is_ok() {

@@ -8,12 +8,16 @@
 //! large answers) is done on others.
 
 mod access;
+mod edit;
 mod error;
+mod events;
 mod guard;
 mod health;
 mod json;
+mod link;
 mod listen;
 mod look;
+mod see;
 mod stalled;
 mod stream;
 mod wish;
@@ -32,6 +36,7 @@ use utoipa_axum::routes;
 
 pub use access::{Access, certificates};
 pub use error::ErrorBody;
+pub use events::Lost;
 pub use listen::{Socket, Tcp};
 pub use wish::Done;
 
@@ -104,7 +109,15 @@ fn paths() -> OpenApiRouter<Api> {
         .routes(routes!(look::items))
         .routes(routes!(look::item))
         .routes(routes!(look::systems))
+        .routes(routes!(events::events))
+        .routes(routes!(see::why))
+        .routes(routes!(see::plan_now, see::plan))
+        .routes(routes!(see::metrics))
         .routes(routes!(look::keys, wish::key_add))
+        .routes(routes!(edit::edit))
+        .routes(routes!(link::list, link::add))
+        .routes(routes!(link::get, link::remove, link::patch))
+        .routes(routes!(link::failover))
         .routes(routes!(wish::key_use))
         .routes(routes!(wish::key_remove))
         .routes(routes!(wish::drain))

@@ -11,10 +11,9 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::Frame;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::Api;
 use super::error::ApiError;
 
 /// Streams at a time: each takes a connection that somebody else could have.
@@ -39,8 +38,8 @@ pub struct Gone;
 
 impl Writer {
     /// Begins a stream.
-    pub fn begin(api: &Api) -> Result<(Self, Response), ApiError> {
-        let slot = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| {
+    pub fn begin(streams: &Arc<Semaphore>) -> Result<(Self, Response), ApiError> {
+        let slot = Arc::clone(streams).try_acquire_owned().map_err(|_| {
             let message = format!("{STREAMS} streams are open, and no more are served");
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", message)
                 .hint("end one of them, or ask again and again for what you want to know")
@@ -118,5 +117,41 @@ impl hyper::body::Body for Pieces {
             let piece = piece.or_else(|| self.last.lock().unwrap_or_else(PoisonError::into_inner).take());
             piece.map(|piece| Ok(Frame::data(piece)))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_takes_nothing_is_cut_and_told_why() {
+        let streams = Arc::new(Semaphore::new(1));
+        let (writer, response) = Writer::begin(&streams).unwrap();
+        assert!(Writer::begin(&streams).is_err(), "no more than there is room for");
+        let mut sent = 0;
+        while writer.send(Some(sent), None, "x").await.is_ok() {
+            sent += 1;
+        }
+        assert_eq!(sent, WAITING as u64, "what waits is bounded");
+        drop(writer);
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        assert!(text.starts_with("id: 0\ndata: x\n\nid: 1\ndata: x\n\n"), "{text}");
+        let (_, end) = text.split_once("event: error\ndata: ").unwrap();
+        assert!(end.contains(r#""code":"slow_reader""#) && end.ends_with("\n\n"), "{end}");
+        assert!(Writer::begin(&streams).is_ok(), "its place is free again");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_goes_ends_the_wait() {
+        let streams = Arc::new(Semaphore::new(1));
+        let (writer, response) = Writer::begin(&streams).unwrap();
+        assert_eq!(writer.wait(std::future::ready(7)).await.unwrap(), 7);
+        drop(response);
+        assert!(writer.wait(std::future::pending::<()>()).await.is_err());
+        assert!(writer.send(None, None, "x").await.is_err());
     }
 }

@@ -64,6 +64,7 @@ fn config(kind: CheckKind) -> Arc<Config> {
         lease: LEASE,
         witness: None,
         lua: Default::default(),
+        admin: None,
         privileges: Default::default(),
     })
 }

@@ -43,6 +43,7 @@ fn config(handlers: &[(&str, &str)]) -> Config {
         lease: LEASE,
         witness: None,
         lua: Default::default(),
+        admin: None,
         privileges: Default::default(),
     }
 }

@@ -133,6 +133,7 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
         log_level: LogLevel::Info,
         lease: LEASE,
         witness: None,
+        admin: None,
         lua: Default::default(),
         privileges: Default::default(),
     }

@@ -106,6 +106,10 @@ pub enum Command {
     ///
     /// Exit code: 0 done, 2 no daemon.
     Metrics(AskArgs),
+    /// Shows the cluster live on the terminal, with keys to drain, to announce and to ask why.
+    ///
+    /// `?` lists the keys. Exit code: 0 ended by q, 1 no terminal, 2 no daemon.
+    Top(TopArgs),
     /// Keeps items away from a server that is sick or gone for good, and says what becomes of those it has.
     ///
     /// It drains the server, also while that is down. It cannot declare a server down: that takes a quorum that
@@ -238,6 +242,12 @@ pub struct SeeArgs {
     /// Prints JSON.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub daemon: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct TopArgs {
     #[command(flatten)]
     pub daemon: AskArgs,
 }

@@ -16,6 +16,7 @@ mod release;
 mod see;
 mod simulate;
 mod status;
+mod top;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Some(Command::Why(args)) => see::why(&args),
         Some(Command::Plan(args)) => see::plan(&args),
         Some(Command::Metrics(args)) => see::metrics(&args),
+        Some(Command::Top(args)) => top::run(args),
         Some(Command::Evict(args)) => see::evict(args),
         Some(Command::Drain(args)) => operate::drain(args),
         Some(Command::Undrain(args)) => operate::undrain(args),

@@ -15,6 +15,8 @@ use crate::time::Time;
 
 /// Weight of one sample in the running estimate.
 const WEIGHT: f64 = 1.0 / 24.0;
+/// One sample of the round trip is this part of the running estimate (RFC 6298 §2.3).
+const ROUND_TRIP: u32 = 8;
 /// The probability that silence of a whole window is bad luck, per voter.
 const BAD_LUCK: f64 = 1e-6;
 
@@ -66,6 +68,8 @@ struct Path {
     given_up: u32,
     /// When the last pong came.
     pong: Option<Time>,
+    /// Running estimate of the round trip.
+    round_trip: Option<Duration>,
 }
 
 impl Pings {
@@ -90,6 +94,9 @@ impl Pings {
             path.loss += (lost - path.loss) * WEIGHT;
         }
         path.given_up = 0;
+        let took = now.since(ping.sent);
+        path.round_trip =
+            Some(path.round_trip.map_or(took, |before| (before * (ROUND_TRIP - 1) + took) / ROUND_TRIP));
         if path.loss < NEGLIGIBLE {
             self.lossy.remove(&from);
         } else {
@@ -110,6 +117,12 @@ impl Pings {
                 path.given_up = path.given_up.saturating_add(1);
             }
         }
+    }
+
+    /// Running estimate of the round trip to a server; none before it has answered.
+    #[must_use]
+    pub fn round_trip(&self, server: usize) -> Option<Duration> {
+        self.paths.get(&server)?.round_trip
     }
 
     /// A member is down or left: its next pong begins anew, and the silence until then was no loss.

@@ -91,6 +91,9 @@ pub struct MemberStatus {
     pub since_ms: u64,
     /// Estimated round-trip loss to it, 0 to 1, from this node's own pings.
     pub loss: f64,
+    /// Estimated round trip to it, microseconds; none before it has answered, and for the answering node itself.
+    #[serde(default)]
+    pub rtt_us: Option<u32>,
     /// The open case, if there is one.
     pub case: Option<CaseStatus>,
     /// True when it runs another list of servers or another quorum.

@@ -306,6 +306,24 @@ pub struct Moved {
     pub trigger: Option<String>,
 }
 
+/// One thing that happened to an item, of all that the answering node remembers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct ItemMoved {
+    /// The system's name.
+    pub system: String,
+    /// The item's name.
+    pub item: String,
+    /// Age, ms.
+    pub ago_ms: u64,
+    /// Id of the server.
+    pub server: String,
+    /// What happened there.
+    pub what: What,
+    /// As in [`Moved`].
+    pub trigger: Option<String>,
+}
+
 /// What happened to an item on a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]

@@ -26,7 +26,7 @@ pub fn show(line: &str) -> anyhow::Result<String> {
 }
 
 /// `2026-11-21T23:59:59.999Z`.
-fn utc(ms: u64) -> String {
+pub fn utc(ms: u64) -> String {
     let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
     let (mut year, mut day) = (1970, days);
     let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);

@@ -87,6 +87,16 @@ pub fn metrics(args: &AskArgs) -> Outcome {
     print(&ask::line(args, &Question::Metrics)?)
 }
 
+/// Why an item is where it is, in sentences.
+pub fn sentences(why: &Why) -> String {
+    why::show(why)
+}
+
+/// A time of the wall clock, for people: `23:59:59.999Z`.
+pub fn time(wall_ms: u64) -> String {
+    events::utc(wall_ms).split_off(11)
+}
+
 /// The picture as of now.
 fn status(daemon: &AskArgs) -> Result<Status, Failure> {
     read(&ask::line(daemon, &Question::Status)?)
@@ -110,6 +120,6 @@ fn print(text: &str) -> Outcome {
 }
 
 /// A span in its two largest units.
-fn span(ms: u64) -> String {
+pub fn span(ms: u64) -> String {
     crate::status::age(ms, Duration::ZERO)
 }

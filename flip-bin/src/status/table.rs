@@ -314,6 +314,7 @@ mod tests {
             generation: if state == MemberState::Unknown { 0 } else { 1_700_000_000 },
             since_ms: 61_500,
             loss: if state == MemberState::Suspect { 0.25 } else { 0.0 },
+            rtt_us: None,
             case: (state == MemberState::Suspect).then(|| CaseStatus {
                 cause: "ProbeFailed".to_owned(),
                 since_ms: 250,

@@ -40,6 +40,11 @@ impl Memory {
         self.moves.push_back(moved);
     }
 
+    /// All moves that are remembered, oldest first.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Moved> {
+        self.moves.iter()
+    }
+
     /// The last moves of an item, oldest first.
     pub(super) fn of(&self, item: ItemId) -> Vec<Moved> {
         let moves = self.moves.iter().rev().filter(|moved| moved.item == item);

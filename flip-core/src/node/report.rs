@@ -65,6 +65,10 @@ impl Node {
             generation: record.generation,
             since_ms: millis(now, record.since),
             loss: self.pings.loss(server),
+            rtt_us: self
+                .pings
+                .round_trip(server)
+                .map(|took| u32::try_from(took.as_micros()).unwrap_or(u32::MAX)),
             case,
             config_differs: self.differs.contains(&server),
             drained: self.is_drained(server),

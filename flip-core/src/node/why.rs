@@ -17,7 +17,8 @@ use crate::status::CheckHealth;
 use crate::time::Time;
 use crate::view::Life;
 use crate::why::{
-    Because, Candidate, CaseWhy, FailedCheck, Home, LeaseWhy, Moved, Obstacle, RefusedLease, Wait, Why,
+    Because, Candidate, CaseWhy, FailedCheck, Home, ItemMoved, LeaseWhy, Moved, Obstacle, RefusedLease, Wait,
+    Why,
 };
 
 impl Node {
@@ -367,19 +368,41 @@ impl Node {
         cases.map(why).collect()
     }
 
-    fn moves_of(&self, at: ItemRef, now: Time) -> Vec<Moved> {
-        let moves = self.memory.of(self.item_id(at)).into_iter();
-        let named = |moved: super::memory::Moved| {
-            let server = self.config.server_index(moved.server)?;
-            Some(Moved {
-                ago_ms: millis(now.since(moved.at)),
-                server: self.name(server),
-                what: moved.what,
-                trigger: moved.trigger.map(|reason| reason.name().to_owned()),
+    /// What happened to all items, oldest first, as far as this node remembers ([`limits::MOVES`](crate::limits::MOVES)).
+    #[must_use]
+    pub fn moves(&self, now: Time) -> Vec<ItemMoved> {
+        let systems = self.config.systems.iter();
+        let items = systems.flat_map(|system| system.items.iter().map(move |item| (system, item)));
+        let names: BTreeMap<_, _> = items.map(|(system, item)| (item.id, (system, item))).collect();
+        let named = |moved: &super::memory::Moved| {
+            let (system, item) = names.get(&moved.item)?;
+            let Moved { ago_ms, server, what, trigger } = self.moved(moved, now)?;
+            Some(ItemMoved {
+                system: system.name.clone(),
+                item: item.name.clone(),
+                ago_ms,
+                server,
+                what,
+                trigger,
             })
         };
+        // Of items and servers that left the config there is nothing to say.
+        self.memory.all().filter_map(named).collect()
+    }
+
+    fn moved(&self, moved: &super::memory::Moved, now: Time) -> Option<Moved> {
+        let server = self.config.server_index(moved.server)?;
+        Some(Moved {
+            ago_ms: millis(now.since(moved.at)),
+            server: self.name(server),
+            what: moved.what,
+            trigger: moved.trigger.map(|reason| reason.name().to_owned()),
+        })
+    }
+
+    fn moves_of(&self, at: ItemRef, now: Time) -> Vec<Moved> {
         // Of a server that left the config there is nothing to say.
-        moves.filter_map(named).collect()
+        self.memory.of(self.item_id(at)).iter().filter_map(|moved| self.moved(moved, now)).collect()
     }
 }
 

@@ -308,6 +308,7 @@ impl Drive {
             Ask::Do(asker, command, reply) => self.command(asker, command, reply),
             Ask::Why(item, reply) => drop(reply.send(self.node.explain(&item, clock::now()))),
             Ask::Plan(what_if, reply) => drop(reply.send(self.node.plan(&what_if, clock::now()))),
+            Ask::Moves(reply) => drop(reply.send(self.node.moves(clock::now()))),
             Ask::Metrics(reply) => {
                 let waiting =
                     Waiting { asks: self.inbox.asks.len(), ends: self.hooks.1.len() + self.checked.1.len() };

@@ -9,7 +9,7 @@ use flip_core::config::Config;
 use flip_core::event::Event;
 use flip_core::plan::{Plan, WhatIf};
 use flip_core::status::Status;
-use flip_core::why::Why;
+use flip_core::why::{ItemMoved, Why};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::history::{self, History, Reader, Shelf};
@@ -35,6 +35,7 @@ pub(super) enum Ask {
     Do(Asker, Command, oneshot::Sender<Result<String, String>>),
     Why(String, oneshot::Sender<Result<Why, String>>),
     Plan(Vec<WhatIf>, oneshot::Sender<Result<Plan, String>>),
+    Moves(oneshot::Sender<Vec<ItemMoved>>),
     Metrics(oneshot::Sender<String>),
 }
 
@@ -216,6 +217,11 @@ impl Handle {
         let item = item.to_owned();
         let answer = self.ask(|reply| Ask::Why(item, reply)).await;
         answer.ok_or(Refusal::Ended)?.map_err(Refusal::Refused)
+    }
+
+    /// What happened to all items, oldest first, as far as the node remembers; none when it runs no more.
+    pub async fn moves(&self) -> Option<Vec<ItemMoved>> {
+        self.ask(Ask::Moves).await
     }
 
     /// What would become of the items if all of this happened at once.

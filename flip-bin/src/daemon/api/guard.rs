@@ -3,7 +3,7 @@
 //! | request | without a right |
 //! | --- | --- |
 //! | over the Unix socket | none: whoever can open it may do all |
-//! | `/healthz`, `/readyz` | anybody |
+//! | `/healthz`, `/readyz`, the page at `/`, which holds nothing itself | anybody |
 //! | GET, HEAD | a token, unless no `token_file` and no `read_token_file` is configured: then anybody on this host |
 //! | all else | a token of `token_file` |
 //!
@@ -98,7 +98,7 @@ fn who(peer: &Peer, headers: &HeaderMap, path: &str, looks: bool) -> Result<Stri
     };
     let host = check_host(headers, access)?;
     check_origin(headers, host, tls)?;
-    if looks && matches!(path, "/healthz" | "/readyz") {
+    if looks && matches!(path, "/healthz" | "/readyz" | "/") {
         return Ok("anybody".to_owned());
     }
     let refuse = |message: &str| ApiError::new(StatusCode::FORBIDDEN, "forbidden", message);

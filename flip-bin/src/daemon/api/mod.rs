@@ -17,6 +17,7 @@ mod json;
 mod link;
 mod listen;
 mod look;
+mod page;
 mod see;
 mod stalled;
 mod stream;
@@ -110,7 +111,9 @@ fn paths() -> OpenApiRouter<Api> {
         .routes(routes!(look::item))
         .routes(routes!(look::systems))
         .routes(routes!(events::events))
+        .routes(routes!(page::page))
         .routes(routes!(see::why))
+        .routes(routes!(see::moves))
         .routes(routes!(see::plan_now, see::plan))
         .routes(routes!(see::metrics))
         .routes(routes!(look::keys, wish::key_add))

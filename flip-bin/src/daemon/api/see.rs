@@ -7,15 +7,16 @@ use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use flip_core::plan::{Plan, WhatIf};
-use flip_core::why::Why;
+use flip_core::why::{ItemMoved, Why};
 use flip_systems::flip::Refusal;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::error::{ApiError, Refusals};
-use super::json::{self, Json, Name};
+use super::json::{self, Asked, Json, Name};
+use crate::see;
 
 /// How long the loop may take.
 const SEEN: Duration = Duration::from_secs(5);
@@ -30,12 +31,46 @@ async fn seen<T: Serialize + Send + 'static>(
     }
 }
 
+/// In which form.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Form {
+    /// As sentences for people instead of JSON.
+    #[serde(default)]
+    pub text: bool,
+}
+
 /// Why an item is where it is, step by step.
 #[utoipa::path(get, path = "/v1/why/{item}", tag = "look",
-    params(("item", description = "its name, one of its addresses, or system/name")),
+    params(("item", description = "its name, one of its addresses, or system/name"), Form),
     responses((status = 200, body = Why), Refusals))]
-pub async fn why(State(api): State<Api>, Name(item): Name) -> Result<Response, ApiError> {
-    seen(api.node.why(&item)).await
+pub async fn why(
+    State(api): State<Api>,
+    Name(item): Name,
+    Asked(form): Asked<Form>,
+) -> Result<Response, ApiError> {
+    let why = api.node.why(&item);
+    if form.text {
+        return match timeout(SEEN, why).await {
+            Ok(Ok(why)) => Ok(see::sentences(&why).into_response()),
+            Ok(Err(refusal)) => Err(refusal.into()),
+            Err(_) => Err(ApiError::late(SEEN)),
+        };
+    }
+    seen(why).await
+}
+
+/// What happened to all items, oldest first, as far as this server remembers.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Moves {
+    pub moves: Vec<ItemMoved>,
+}
+
+/// What happened to all items.
+#[utoipa::path(get, path = "/v1/moves", tag = "look", responses((status = 200, body = Moves), Refusals))]
+pub async fn moves(State(api): State<Api>) -> Result<Response, ApiError> {
+    seen(async { api.node.moves().await.map(|moves| Moves { moves }).ok_or(Refusal::Ended) }).await
 }
 
 /// What could happen.

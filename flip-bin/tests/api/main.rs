@@ -238,7 +238,8 @@ fn what_is_wished_is_done_and_written_down() {
 fn what_cannot_be_is_refused_in_one_form() {
     let one = One::with_tokens();
     let key = r#"{"key": "0"}"#;
-    let table: &[(&str, &str, Option<&str>, u16, &str, &str)] = &[
+    type Row<'a> = (&'a str, &'a str, Option<&'a str>, u16, &'a str, &'a str);
+    let table: &[Row<'_>] = &[
         ("GET", "/nope", None, 404, "not_found", "/nope"),
         ("GET", "/v1", None, 404, "not_found", "/v1"),
         ("DELETE", "/v1/status", None, 405, "method_not_allowed", "DELETE"),

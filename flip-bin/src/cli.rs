@@ -114,8 +114,9 @@ pub enum Command {
     /// Takes all items from a server, before it is maintained.
     ///
     /// They move as in any planned move, and none comes back before `flip undrain`; the server stays a
-    /// member and votes. Exit code: 0 done, 1 refused, 2 no daemon.
-    Drain(ServerArgs),
+    /// member and votes. Waits until it holds nothing that another server may hold. Exit code: 0 done, 1 refused,
+    /// 2 no daemon.
+    Drain(DrainArgs),
     /// Lets a server have items again.
     ///
     /// Exit code: 0 done, 1 refused, 2 no daemon.
@@ -220,10 +221,7 @@ pub struct CheckArgs {
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     #[command(flatten)]
-    pub state: StateArgs,
-    /// Which daemon, where several run under one state dir.
-    #[arg(long, value_name = "ID")]
-    pub id: Option<String>,
+    pub daemon: AskArgs,
     /// Prints JSON, one line each time.
     #[arg(long)]
     pub json: bool,
@@ -329,6 +327,18 @@ pub struct AskArgs {
     /// Which daemon to ask, where several run under one state dir.
     #[arg(long, value_name = "ID")]
     pub id: Option<String>,
+    /// Asks a daemon by TCP: http://IP:PORT or https://HOST:PORT, as its config says under `admin`.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["state_dir", "socket", "id"])]
+    pub api: Option<String>,
+    /// The file with the token for it.
+    #[arg(long, value_name = "FILE", requires = "api")]
+    pub token_file: Option<PathBuf>,
+    /// Trusts the certificates of this file in PEM, and no others.
+    #[arg(long, value_name = "FILE", requires = "api")]
+    pub ca: Option<PathBuf>,
+    /// Shows the certificate of this file in PEM, which has its private key, too.
+    #[arg(long, value_name = "FILE", requires = "api")]
+    pub client_cert: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -429,6 +439,15 @@ pub struct ServerArgs {
     pub server: Option<String>,
     #[command(flatten)]
     pub daemon: AskArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Does not wait for the items to move.
+    #[arg(long)]
+    pub no_wait: bool,
 }
 
 #[derive(Debug, Args)]

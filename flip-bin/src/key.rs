@@ -7,15 +7,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use flip_core::config::ClusterKey;
-use flip_core::status::KeyStatus;
+use flip_core::status::{KeyStatus, Status};
+use hyper::Method;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use zeroize::Zeroize;
 
+use crate::Outcome;
 use crate::cli::{AddArgs, IdArgs, KeyCommand, ListArgs};
-use crate::daemon::socket::{Request, Topic, Wish};
-use crate::operate::{NO_DAEMON, exchange, wish};
-use crate::status::parse;
-use crate::{Failure, Outcome, paths};
+use crate::client::Client;
+use crate::operate::wish;
 
 /// Bytes of a key file at most.
 const LONGEST: u64 = 4096;
@@ -95,8 +96,12 @@ pub fn run(command: KeyCommand) -> Outcome {
     match command {
         KeyCommand::Add(args) => add(args),
         KeyCommand::List(args) => list(&args),
-        KeyCommand::Use(IdArgs { key, daemon }) => wish(&daemon, |_| Ok(Wish::KeyUse(key))),
-        KeyCommand::Remove(IdArgs { key, daemon }) => wish(&daemon, |_| Ok(Wish::KeyRemove(key))),
+        KeyCommand::Use(IdArgs { key, daemon }) => {
+            wish(&Client::of(&daemon)?, Method::POST, &format!("/v1/keys/{}/use", String::from(key)), None)
+        }
+        KeyCommand::Remove(IdArgs { key, daemon }) => {
+            wish(&Client::of(&daemon)?, Method::DELETE, &format!("/v1/keys/{}", String::from(key)), None)
+        }
     }
 }
 
@@ -109,7 +114,8 @@ fn add(args: AddArgs) -> Outcome {
             HexKey(key)
         }
     };
-    let code = wish(&args.daemon, |_| Ok(Wish::KeyAdd(key.clone())))?;
+    let body = json!({ "key": String::from(key.clone()) });
+    let code = wish(&Client::of(&args.daemon)?, Method::POST, "/v1/keys", Some(&body))?;
     if args.file.is_none() {
         // It goes into the config, or nobody who starts without a state dir can ever join again.
         writeln!(io::stdout(), "{}", String::from(key))?;
@@ -135,10 +141,7 @@ fn read(file: &Path) -> anyhow::Result<HexKey> {
 }
 
 fn list(args: &ListArgs) -> Outcome {
-    let no_daemon = |error| Failure { code: NO_DAEMON, error };
-    let socket = paths::find_socket(&args.daemon.state, args.daemon.id.as_deref()).map_err(no_daemon)?;
-    let line = exchange(&socket, Request::Get(Topic::Status)).map_err(no_daemon)?;
-    let status = parse(&line).map_err(no_daemon)?;
+    let status: Status = Client::of(&args.daemon)?.get("/v1/status")?;
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&status.keys)?)?;

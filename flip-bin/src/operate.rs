@@ -1,92 +1,156 @@
 //! What operators tell a cluster: `flip drain`, `flip undrain`, `flip confirm-released`, `flip retry`, `flip reload`,
 //! `flip announce`.
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::path::Path;
+use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::anyhow;
+use flip_core::event::ItemState;
+use flip_core::status::Status;
+use hyper::Method;
+use serde_json::Value;
 
-use crate::cli::{AnnounceArgs, AskArgs, ItemArgs, ServerArgs};
-use crate::daemon::socket::{self, Request, Topic, Wish};
-use crate::status::{ask, parse};
-use crate::{Failure, Outcome, paths};
+use crate::Outcome;
+use crate::cli::{AnnounceArgs, AskArgs, DrainArgs, ItemArgs, ServerArgs};
+use crate::client::{Client, Error, LIMIT, encoded, parse};
+use crate::daemon::api::Done;
 
-/// Longer than the daemon waits for its own loop, so that it is the daemon who says so.
-const LIMIT: Duration = Duration::from_secs(10);
 /// Longer than the daemon gives its plugins to stop and to start.
 const RELOAD: Duration = Duration::from_secs(90);
-const REFUSED: u8 = 1;
-/// The exit code when there is no daemon.
-pub const NO_DAEMON: u8 = 2;
+/// What takes longer shows how far it is.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-pub fn drain(args: ServerArgs) -> Outcome {
-    server(args, Wish::Drain)
+pub fn drain(args: DrainArgs) -> Outcome {
+    let client = Client::of(&args.server.daemon)?;
+    let server = name(&client, args.server.server)?;
+    let Done { done } = client.send(Method::POST, &format!("/v1/drain/{}", encoded(&server)), None, LIMIT)?;
+    writeln!(io::stdout(), "{done}")?;
+    if !args.no_wait {
+        wait_empty(client, &server)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until a server holds nothing that another may hold.
+fn wait_empty(client: Client, server: &str) -> Outcome {
+    let began = Instant::now();
+    let stream = client.stream("/v1/status/watch")?;
+    let (events, inbox) = channel();
+    std::thread::spawn(move || {
+        stream.take_while(|event| events.send(event.data.clone()).is_ok()).for_each(drop)
+    });
+    let mut left = None;
+    let mut told = None;
+    loop {
+        match inbox.recv_timeout(PATIENCE) {
+            Ok(line) => left = Some(Left::of(&parse(&line)?, server)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                let why = anyhow!("the daemon ended before {server} was empty");
+                return Err(Error::NoDaemon(why).into());
+            }
+        }
+        match left {
+            Some(Left { moving: 0, staying: 0 }) if told.is_none() => return Ok(ExitCode::SUCCESS),
+            Some(Left { moving: 0, staying: 0 }) => {
+                writeln!(io::stderr(), "{server} holds nothing any more, after {:.1?}", began.elapsed())?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            Some(Left { moving: 0, staying }) => {
+                writeln!(
+                    io::stderr(),
+                    "{} on {server}, because no other server may hold it now",
+                    count(staying, "stays")
+                )?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            Some(Left { moving, .. }) if began.elapsed() >= PATIENCE && told != Some(moving) => {
+                told = Some(moving);
+                writeln!(io::stderr(), "{server} still holds {moving} of the items that move from it")?;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn count(items: usize, what: &str) -> String {
+    if items == 1 {
+        format!("1 item {what}")
+    } else {
+        format!("{items} items {}", what.trim_end_matches('s'))
+    }
+}
+
+/// What a server holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Left {
+    /// Items that another server is to hold.
+    moving: usize,
+    /// Items that no other server may hold.
+    staying: usize,
+}
+
+impl Left {
+    fn of(status: &Status, server: &str) -> Self {
+        let mut left = Self { moving: 0, staying: 0 };
+        for item in &status.items {
+            let holds =
+                |state| matches!(state, ItemState::Acquiring | ItemState::Active | ItemState::Releasing);
+            if item.holders.iter().any(|holder| holder.server == server && holds(holder.state)) {
+                let stays = item.wanted.iter().all(|wanted| wanted == server);
+                *(if stays { &mut left.staying } else { &mut left.moving }) += 1;
+            }
+        }
+        left
+    }
 }
 
 pub fn undrain(args: ServerArgs) -> Outcome {
-    server(args, Wish::Undrain)
+    let client = Client::of(&args.daemon)?;
+    let server = name(&client, args.server)?;
+    wish(&client, Method::POST, &format!("/v1/undrain/{}", encoded(&server)), None)
 }
 
 pub fn confirm_released(args: ItemArgs) -> Outcome {
-    wish(&args.daemon, |_| Ok(Wish::ConfirmReleased(args.item)))
+    item(args, "confirm-released")
 }
 
 pub fn retry(args: ItemArgs) -> Outcome {
-    wish(&args.daemon, |_| Ok(Wish::Retry(args.item)))
+    item(args, "retry")
+}
+
+fn item(args: ItemArgs, what: &str) -> Outcome {
+    let client = Client::of(&args.daemon)?;
+    wish(&client, Method::POST, &format!("/v1/{what}/{}", encoded(&args.item)), None)
 }
 
 pub fn reload(args: &AskArgs) -> Outcome {
-    ask_for(args, RELOAD, |_| Ok(Wish::Reload))
+    let Done { done } = Client::of(args)?.send(Method::POST, "/v1/reload", None, RELOAD)?;
+    writeln!(io::stdout(), "{done}")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub fn announce(args: AnnounceArgs) -> Outcome {
-    wish(&args.daemon, |_| Ok(Wish::Announce(args.item)))
+    let path = match &args.item {
+        Some(item) => format!("/v1/announce/{}", encoded(item)),
+        None => "/v1/announce".to_owned(),
+    };
+    wish(&Client::of(&args.daemon)?, Method::POST, &path, None)
 }
 
-fn server(args: ServerArgs, what: fn(String) -> Wish) -> Outcome {
-    wish(&args.daemon, |socket| {
-        Ok(what(match args.server {
-            Some(server) => server,
-            None => parse(&exchange(socket, Request::Get(Topic::Status))?)?.node,
-        }))
-    })
+/// The server that is meant: that of the daemon, unless another is named.
+fn name(client: &Client, given: Option<String>) -> Result<String, Error> {
+    match given {
+        Some(server) => Ok(server),
+        None => client.get::<Status>("/v1/status").map(|status| status.node),
+    }
 }
 
 /// Tells the daemon, and people what came of it.
-pub fn wish(args: &AskArgs, what: impl FnOnce(&Path) -> anyhow::Result<Wish>) -> Outcome {
-    ask_for(args, LIMIT, what)
-}
-
-fn ask_for(args: &AskArgs, limit: Duration, what: impl FnOnce(&Path) -> anyhow::Result<Wish>) -> Outcome {
-    let no_daemon = |error| Failure { code: NO_DAEMON, error };
-    let socket = paths::find_socket(&args.state, args.id.as_deref()).map_err(no_daemon)?;
-    let wish = what(&socket).map_err(no_daemon)?;
-    let line = exchange_within(&socket, Request::Do(wish), limit).map_err(no_daemon)?;
-    let outcome = serde_json::from_str(&line).context("the daemon speaks another version of flip");
-    match outcome.map_err(no_daemon)? {
-        socket::Outcome::Done(done) => {
-            writeln!(io::stdout(), "{done}")?;
-            Ok(ExitCode::SUCCESS)
-        }
-        socket::Outcome::Error(why) => Err(Failure { code: REFUSED, error: anyhow::anyhow!(why) }),
-    }
-}
-
-/// One question, one line.
-pub fn exchange(socket: &Path, request: Request) -> anyhow::Result<String> {
-    exchange_within(socket, request, LIMIT)
-}
-
-fn exchange_within(socket: &Path, request: Request, limit: Duration) -> anyhow::Result<String> {
-    let stream = ask(socket, request)?;
-    stream.set_read_timeout(Some(limit))?;
-    let mut line = String::new();
-    let read = BufReader::new(stream).read_line(&mut line);
-    let read = read.with_context(|| format!("the daemon at {} does not answer", socket.display()))?;
-    if read == 0 {
-        anyhow::bail!("the daemon at {} ended before it answered", socket.display());
-    }
-    Ok(line)
+pub fn wish(client: &Client, method: Method, path: &str, body: Option<&Value>) -> Outcome {
+    let Done { done } = client.send(method, path, body, LIMIT)?;
+    writeln!(io::stdout(), "{done}")?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -89,7 +89,8 @@ fn the_plan_of_each_death_is_what_then_happens() {
         local.kill(dead).unwrap();
         let down = |status: &Status| status.members[dead].state == MemberState::Down;
         let status = watch.until(LIMIT, |status| down(status) && holders(status) == expected);
-        let status = status.unwrap_or_else(|error| panic!("{} died, the plan was {plan:?}: {error}", name(dead)));
+        let status =
+            status.unwrap_or_else(|error| panic!("{} died, the plan was {plan:?}: {error}", name(dead)));
         for load in &plan.loads {
             let held = holders(&status).values().filter(|servers| servers.contains(&load.server)).count();
             assert_eq!(held, load.after, "{}", load.server);
@@ -135,11 +136,17 @@ fn lists_reasons_plans_events_and_metrics_for_people_and_programs() {
 
     // Plans: several questions at once, and one that leaves something unheld.
     let table = said(&local, 0, &["plan", "--down", "b", "--drain", "c", "--add", "items/new"]);
-    assert!(table.starts_with("SYSTEM  ITEM  FROM  TO\n") && table.contains("items   new   -     "), "{table}");
+    assert!(
+        table.starts_with("SYSTEM  ITEM  FROM  TO\n") && table.contains("items   new   -     "),
+        "{table}"
+    );
     let out = ask(&local, 0, &["plan", "--down", "a", "--down", "b", "--down", "c"]);
     assert_eq!(out.status.code(), Some(3), "{}", text(&out.stdout));
     let told = text(&out.stdout);
-    assert!(told.contains("nobody would hold: items/i0") && told.contains("fewer than the quorum of 3"), "{told}");
+    assert!(
+        told.contains("nobody would hold: items/i0") && told.contains("fewer than the quorum of 3"),
+        "{told}"
+    );
     assert_eq!(ask(&local, 0, &["plan", "--down", "z"]).status.code(), Some(1));
     assert_eq!(ask(&local, 0, &["plan", "--add", "nonsense"]).status.code(), Some(2), "no SYSTEM/ITEM");
 
@@ -160,7 +167,8 @@ fn lists_reasons_plans_events_and_metrics_for_people_and_programs() {
     let end = Instant::now() + LIMIT;
     let mut seq = last;
     loop {
-        let line = inbox.recv_timeout(end.saturating_duration_since(Instant::now())).expect("the event comes");
+        let line =
+            inbox.recv_timeout(end.saturating_duration_since(Instant::now())).expect("the event comes");
         let record: Record = serde_json::from_str(&line).unwrap();
         assert_eq!(record.seq, seq + 1);
         seq = record.seq;
@@ -181,7 +189,10 @@ fn lists_reasons_plans_events_and_metrics_for_people_and_programs() {
     assert_eq!(ask(&local, 0, &["evict", "z"]).status.code(), Some(1));
 
     let metrics = said(&local, 0, &["metrics"]);
-    assert!(metrics.contains("\nflip_members{state=\"up\"} 5\n") && metrics.ends_with("# EOF\n"), "{metrics}");
+    assert!(
+        metrics.contains("\nflip_members{state=\"up\"} 5\n") && metrics.ends_with("# EOF\n"),
+        "{metrics}"
+    );
 
     // Without a quorum nobody is declared down, and that is what it says.
     for n in [1, 2, 3] {

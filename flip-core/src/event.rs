@@ -131,6 +131,17 @@ pub enum Event {
         /// What changed; or why everything is as it was, with file and line.
         result: Result<String, String>,
     },
+    /// Somebody asked for a change by the API.
+    Asked {
+        /// Who: a token's name, or the user and process at the other end of the Unix socket.
+        by: String,
+        /// From where.
+        from: String,
+        /// What for, as method and path.
+        what: String,
+        /// What came of it.
+        result: Result<String, String>,
+    },
     /// A held item was announced again, because a former holder let go or the network healed.
     Reannounced {
         /// Which item.
@@ -326,6 +337,7 @@ impl Refusal {
 
 /// The state of an item on one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ItemState {
     /// Not here, and not wanted here.

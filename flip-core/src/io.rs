@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::catalog::Edit;
 use crate::config::ClusterKey;
 use crate::event::{Event, Reason};
 use crate::id::{CheckRef, ItemRef};
@@ -169,6 +170,18 @@ pub enum Command {
         /// What changed; or why everything is as it was, with file and line.
         result: Result<String, String>,
     },
+    /// Somebody asked the daemon for a change, and this is what came of it: everybody who listens to events
+    /// hears of it.
+    Asked {
+        /// Who.
+        by: String,
+        /// From where.
+        from: String,
+        /// What for.
+        what: String,
+        /// What was done, or why not.
+        result: Result<String, String>,
+    },
     /// The neighbours are told again of an item that is here, from the start.
     Announce {
         /// The item's name; none for all that are here.
@@ -188,6 +201,22 @@ pub enum Command {
     KeyRemove {
         /// `wire::ring::key_id` of the key.
         id: u8,
+    },
+    /// Changes the catalog of the whole cluster: all of the edits, or none.
+    Edit {
+        /// What, in this order.
+        edits: Vec<Edit>,
+        /// The answer waits for this node's disk only, and not for a majority's.
+        local: bool,
+        /// Also what takes more than one vote at once.
+        force: bool,
+        /// After this long the answer says how far the change has come.
+        timeout: Duration,
+    },
+    /// The config file was read again: what differs is applied, or nothing where any of it is wrong.
+    File {
+        /// Its text.
+        text: String,
     },
 }
 

@@ -24,6 +24,7 @@ use crate::node::Node;
 
 /// A state of LINK's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum LinkState {
     /// Nothing is decided yet.

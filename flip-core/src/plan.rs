@@ -19,6 +19,7 @@ use crate::placement::{self, Holders};
 
 /// Something that could happen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WhatIf {
     /// The server with this id dies.
@@ -86,6 +87,7 @@ pub struct Known {
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Plan {
     /// What was asked.
     pub what_if: Vec<WhatIf>,
@@ -103,6 +105,7 @@ pub struct Plan {
 
 /// Whether enough voters live.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct QuorumAfter {
     /// Voters that live afterwards.
     pub live_voters: usize,
@@ -114,6 +117,7 @@ pub struct QuorumAfter {
 
 /// One item that goes elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Move {
     /// Which.
     #[serde(flatten)]
@@ -126,6 +130,7 @@ pub struct Move {
 
 /// An item by its names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ItemName {
     /// The system's.
     pub system: String,
@@ -135,6 +140,7 @@ pub struct ItemName {
 
 /// How many items a server has to hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Load {
     /// Its id.
     pub server: String,

@@ -18,6 +18,7 @@ use crate::id::{CheckRef, ItemRef};
 
 /// One event. What a kind has nothing to say of is left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Record {
     /// Number of the event in this life of the daemon, from 1, without a gap.
     pub seq: u64,
@@ -74,13 +75,13 @@ pub struct Record {
     /// When it is tried again, ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_ms: Option<f64>,
-    /// Where something was heard from, `ip:port`.
+    /// Where something was heard or asked from, `ip:port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// Where it should have come from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<String>,
-    /// Which hook: `alive`, `down`, `announce` or `post`.
+    /// Which hook: `alive`, `down`, `announce` or `post`; or what was asked for: `POST /v1/drain/a`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<Cow<'static, str>>,
     /// What went wrong, in the words of whoever found it; or what came of a reload.
@@ -92,7 +93,7 @@ pub struct Record {
     /// After how many failures in a row it counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fall: Option<u64>,
-    /// Id of the server that has seen it.
+    /// Id of the server that has seen it; or who asked for it: a token, or a user and a process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     /// The other host's hardware address.
@@ -111,6 +112,7 @@ pub struct Record {
 
 /// How much an event concerns an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// Of interest when something is looked for.

@@ -6,6 +6,7 @@ use crate::event::ItemState;
 
 /// The whole picture. Ages are milliseconds before the moment of the question.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Status {
     /// Id of the answering node.
     pub node: String,
@@ -42,6 +43,7 @@ pub struct Status {
 
 /// One key of the ring.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct KeyStatus {
     /// Two hexadecimal digits.
     pub id: String,
@@ -55,6 +57,7 @@ pub struct KeyStatus {
 
 /// What a daemon may do on its host.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PrivilegeStatus {
     /// As whom it runs.
     pub user: String,
@@ -68,6 +71,7 @@ pub struct PrivilegeStatus {
 
 /// One server.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct MemberStatus {
     /// The server's id.
     pub id: String,
@@ -105,6 +109,7 @@ pub struct MemberStatus {
 
 /// What a node believes of a server.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MemberState {
     /// Never seen since this node started.
@@ -121,6 +126,7 @@ pub enum MemberState {
 
 /// An open case.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct CaseStatus {
     /// What opened it.
     pub cause: String,
@@ -134,6 +140,7 @@ pub struct CaseStatus {
 
 /// One item.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ItemStatus {
     /// The system's name.
     pub system: String,
@@ -178,6 +185,7 @@ pub struct ItemStatus {
 
 /// One health check on the answering node.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct CheckStatus {
     /// Its kind and what it asks.
     pub check: String,
@@ -195,6 +203,7 @@ pub struct CheckStatus {
 
 /// What the results of a health check add up to.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CheckHealth {
     /// Too few have ended since the daemon was started.
@@ -207,6 +216,7 @@ pub enum CheckHealth {
 
 /// What keeps an item from the answering node.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct UnusableStatus {
     /// What is, or was last, wrong: `eth0 has no carrier`.
     pub why: String,
@@ -218,6 +228,7 @@ pub struct UnusableStatus {
 
 /// Hooks of an item that failed on the answering node.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FailureStatus {
     /// What the last one said.
     pub error: String,
@@ -229,6 +240,7 @@ pub struct FailureStatus {
 
 /// What came of the announcements of an item on the answering node.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct AnnouncedStatus {
     /// The server that has seen that the answering node answers for it, and nobody else.
     pub confirmed_by: Option<String>,
@@ -242,6 +254,7 @@ pub struct AnnouncedStatus {
 
 /// One server's word on one item.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct HolderStatus {
     /// The server's id.
     pub server: String,

@@ -46,6 +46,7 @@ pub fn config(ids: &str, me: &str) -> Config {
         witness: None,
         lua: crate::config::LuaConfig::default(),
         privileges: crate::config::Privileges::default(),
+        admin: None,
     };
     config.voters = config.default_voters();
     config

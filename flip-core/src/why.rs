@@ -10,6 +10,7 @@ use crate::status::{CheckStatus, FailureStatus, HolderStatus};
 
 /// The whole answer. Ages are milliseconds before the moment of the question, `…_in_ms` and `for_ms` after it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Why {
     /// Id of the answering node.
     pub node: String,
@@ -47,6 +48,7 @@ pub struct Why {
 
 /// Whose an item is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Home {
     /// Id of the server.
     pub server: String,
@@ -60,6 +62,7 @@ pub struct Home {
 
 /// One server as a place for the item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Candidate {
     /// Its id.
     pub server: String,
@@ -73,6 +76,7 @@ pub struct Candidate {
 
 /// What speaks against a server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Obstacle {
     /// It takes no part in the item's system, or is an arbiter.
@@ -131,6 +135,7 @@ pub enum Obstacle {
 
 /// A health check that fails.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FailedCheck {
     /// Its kind and what it asks.
     pub check: String,
@@ -140,6 +145,7 @@ pub struct FailedCheck {
 
 /// Why placement puts an item where it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Because {
     /// Its home may have it.
@@ -156,6 +162,7 @@ pub enum Because {
 
 /// What stands between what is wanted and what is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Wait {
     /// The answering node sees no quorum: it takes nothing.
@@ -239,6 +246,7 @@ pub enum Wait {
 
 /// The lease of an item, as the answering node knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct LeaseWhy {
     /// Whether the answering node claims it.
     pub claimed: bool,
@@ -258,6 +266,7 @@ pub struct LeaseWhy {
 
 /// A voter that refused a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RefusedLease {
     /// Id of the voter.
     pub voter: String,
@@ -267,6 +276,7 @@ pub struct RefusedLease {
 
 /// An open case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct CaseWhy {
     /// Id of the server that is examined.
     pub server: String,
@@ -284,6 +294,7 @@ pub struct CaseWhy {
 
 /// One thing that happened to the item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Moved {
     /// Age, ms.
     pub ago_ms: u64,
@@ -297,6 +308,7 @@ pub struct Moved {
 
 /// What happened to an item on a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum What {
     /// It was active there from then on.

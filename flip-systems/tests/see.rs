@@ -116,7 +116,8 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
 
 /// The family that a sample is of.
 fn family(name: &str, types: &BTreeMap<String, String>) -> Option<String> {
-    let endings = [("counter", "_total"), ("histogram", "_bucket"), ("histogram", "_sum"), ("histogram", "_count")];
+    let endings =
+        [("counter", "_total"), ("histogram", "_bucket"), ("histogram", "_sum"), ("histogram", "_count")];
     for (kind, ending) in endings {
         if let Some(family) = name.strip_suffix(ending)
             && types.get(family).is_some_and(|of| of == kind)
@@ -239,7 +240,8 @@ fn what_docs_dashboards_and_alerts_name_exists_and_all_is_documented() {
             .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned))
             .collect();
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+        let read =
+            |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
         let docs = names(&read("docs/operating.md"));
         let missing: Vec<_> = families
             .iter()
@@ -253,12 +255,17 @@ fn what_docs_dashboards_and_alerts_name_exists_and_all_is_documented() {
             "docs/operating.md",
         ] {
             let named = names(&read(path));
-            let known = |name: &String| samples.contains(name) || families.contains(name) || name == "flip_systems";
+            let known =
+                |name: &String| samples.contains(name) || families.contains(name) || name == "flip_systems";
             let unknown: Vec<_> = named.iter().filter(|name| !known(name)).collect();
             assert!(unknown.is_empty(), "{path} names {unknown:?}, which no node has");
             assert!(!named.is_empty(), "{path}");
         }
-        let board: serde_json::Value = serde_json::from_str(&read("examples/monitoring/flip-dashboard.json")).unwrap();
-        assert!(board["panels"].as_array().is_some_and(|panels| panels.len() >= 10), "a dashboard with panels");
+        let board: serde_json::Value =
+            serde_json::from_str(&read("examples/monitoring/flip-dashboard.json")).unwrap();
+        assert!(
+            board["panels"].as_array().is_some_and(|panels| panels.len() >= 10),
+            "a dashboard with panels"
+        );
     });
 }

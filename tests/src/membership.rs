@@ -107,6 +107,7 @@ pub fn configs(count: usize, timing: &Timing) -> anyhow::Result<Vec<Config>> {
             lease: LEASE,
             witness: None,
             lua: Default::default(),
+            admin: None,
             privileges: Default::default(),
         })
         .collect())

@@ -1,22 +1,22 @@
 //! The daemon: [`Flip`] drives the node on one thread; this adds what a daemon is: signals, a state dir, a
-//! socket for tools, a log.
+//! an API for tools, a log.
 //!
 //! ```text
 //!  signals ─────► Handle ─┐              ┌─► Around: log, plugins, state dir
-//!  tools ─► Socket ───────┴─► Flip ──────┴─► Around: status for those who watch, Service
+//!  tools ─► API ──────────┴─► Flip ──────┴─► Around: status for those who watch, Service
 //! ```
 
+pub mod api;
 mod around;
 mod log;
 mod privileges;
 mod reload;
 mod service;
-pub mod socket;
 mod state;
 mod told;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -36,8 +36,8 @@ use tokio::sync::watch;
 use crate::cli::{ConfigArgs, DaemonArgs, LogFormat};
 use crate::config::{self, Refused};
 use crate::{Failure, Outcome, paths};
+use api::{Access, Api, Socket, Tcp};
 use reload::Reload;
-use socket::Socket;
 
 /// A supervisor may signal a process and its group: signals that come together are one wish.
 const SAME_WISH: Duration = Duration::from_millis(500);
@@ -71,7 +71,8 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
         tracing::warn!("{error:#}; running without");
         None
     });
-    let host = Host { dir, privileges, service };
+    let beside = from.config.parent().unwrap_or(Path::new("")).to_owned();
+    let host = Host { dir, beside, privileges, service };
     let result = runtime.block_on(start(args, Arc::new(config), scripts, files, host));
     // Tasks that still run are dropped, and the last lines of the log written.
     runtime.shutdown_background();
@@ -83,16 +84,22 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
 struct Host {
     /// This server's folder of the state dir.
     dir: PathBuf,
+    /// The folder of the config.
+    beside: PathBuf,
     privileges: PrivilegeStatus,
     service: Option<service::Service>,
 }
 
 async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts, files: Files, host: Host) -> Outcome {
-    let Host { dir, privileges, service } = host;
+    let Host { dir, beside, privileges, service } = host;
     let state = state::State::open(&dir)?;
     privileges::log(&privileges);
     let builder = Flip::builder(Arc::clone(&config)).bind().await?;
-    let socket = socket::Socket::bind(&args.state.socket.unwrap_or_else(|| dir.join(paths::SOCKET)))?;
+    let socket = Socket::bind(&args.state.socket.unwrap_or_else(|| dir.join(paths::SOCKET)))?;
+    let tcp = match &config.admin {
+        Some(admin) => Some(Tcp::bind(Access::read(admin, &beside)?).await?),
+        None => None,
+    };
     let builder = builder.scripts(scripts)?;
     let engine = builder.engine().cloned();
     let plugins = match &engine {
@@ -106,11 +113,12 @@ async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts, files: F
     if config.is_urgent() {
         raise_priority();
     }
-    let reload = Arc::new(Reload::new(files, engine, plugins.clone(), builder.handle()));
+    let access = tcp.as_ref().map(Tcp::access);
+    let reload = Arc::new(Reload::new(files, engine, plugins.clone(), access, builder.handle()));
     let given = around::Given { state, plugins, limit: config.timing.hook_timeout, privileges, service };
     let (around, changes) = around::Around::new(given);
     let flip = builder.program(around).start().await?;
-    serve(flip, socket, reload, changes).await
+    serve(flip, (socket, tcp), reload, changes).await
 }
 
 fn raise_priority() {
@@ -124,7 +132,7 @@ fn raise_priority() {
 /// Runs the node until it has left or a second signal ends it.
 async fn serve(
     flip: Flip,
-    mut socket: Socket,
+    (mut socket, tcp): (Socket, Option<Tcp>),
     reload: Arc<Reload>,
     changes: watch::Receiver<Arc<str>>,
 ) -> Outcome {
@@ -133,7 +141,11 @@ async fn serve(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut announce = signal(SignalKind::user_defined1())?;
     let node = flip.handle();
-    tokio::spawn(socket.serve(node.clone(), Arc::clone(&reload), changes));
+    let router = Api::new(node.clone(), Arc::clone(&reload), changes).router();
+    tokio::spawn(socket.serve(router.clone()));
+    if let Some(tcp) = tcp {
+        tokio::spawn(tcp.serve(router));
+    }
     let mut asked: Option<Time> = None;
     let mut run = pin!(flip.run());
     loop {

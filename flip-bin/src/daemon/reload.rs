@@ -1,4 +1,5 @@
-//! Reads scripts again: all are compiled and checked first, then they take the place of the old ones at once.
+//! Reads scripts again, and the tokens and certificates of the API: all are compiled and checked first, then they take
+//! the place of the old ones at once.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,11 +8,14 @@ use flip_systems::files::Files;
 use flip_systems::flip::Refusal;
 use flip_systems::lua::{Engine, Plugins};
 
-/// What it takes to read scripts again.
+use super::api::Access;
+
+/// What it takes to read all this again.
 pub struct Reload {
     files: Files,
     engine: Option<Arc<Engine>>,
     plugins: Option<Arc<Mutex<Plugins>>>,
+    access: Option<Arc<Access>>,
     node: Handle,
     /// One at a time.
     turn: tokio::sync::Mutex<()>,
@@ -22,16 +26,26 @@ impl Reload {
         files: Files,
         engine: Option<Arc<Engine>>,
         plugins: Option<Arc<Mutex<Plugins>>>,
+        access: Option<Arc<Access>>,
         node: Handle,
     ) -> Self {
-        Self { files, engine, plugins, node, turn: tokio::sync::Mutex::default() }
+        Self { files, engine, plugins, access, node, turn: tokio::sync::Mutex::default() }
     }
 
     /// Reads them, and tells what came of it: whoever asked, the log, and all who listen to events.
     pub async fn run(&self) -> Result<String, Refusal> {
         let _turn = self.turn.lock().await;
-        let result = self.scripts().await;
+        let result = match self.access().await {
+            Ok(()) => self.scripts().await,
+            Err(why) => Err(format!("nothing was changed: {why}")),
+        };
         self.node.reloaded(result).await
+    }
+
+    async fn access(&self) -> Result<(), String> {
+        let Some(access) = self.access.clone() else { return Ok(()) };
+        let read = tokio::task::spawn_blocking(move || access.reload()).await;
+        read.map_err(|error| format!("a fault in flip: {error}"))?.map_err(|error| format!("{error:#}"))
     }
 
     async fn scripts(&self) -> Result<String, String> {

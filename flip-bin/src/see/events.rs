@@ -3,7 +3,7 @@
 use anyhow::Context;
 use flip_core::record::{Level, Record};
 
-use crate::daemon::socket::Lost;
+use crate::daemon::api::Lost;
 
 /// One line of the stream as people read it: when, how grave, what, and about what.
 pub fn show(line: &str) -> anyhow::Result<String> {

@@ -1,43 +1,29 @@
-//! `flip status`: asks the daemon of this host and shows what it says.
+//! `flip status`: asks a daemon and shows what it says.
 
 mod table;
 
-use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::anyhow;
 use flip_core::status::Status;
 
 pub use table::{BOLD, Cell, RED, YELLOW, age, head, item_rows, member_row, painted, render, table};
 
+use crate::Outcome;
 use crate::cli::StatusArgs;
-use crate::daemon::socket::{Request, Topic};
-use crate::{Failure, Outcome, paths};
-
-/// How long the daemon may take to answer: its loop never waits for longer than a system call.
-const LIMIT: Duration = Duration::from_secs(5);
-const NO_DAEMON: u8 = 2;
+use crate::client::{Client, Error, parse};
 
 pub fn run(args: &StatusArgs) -> Outcome {
-    let no_daemon = |error| Failure { code: NO_DAEMON, error };
-    let socket = paths::find_socket(&args.state, args.id.as_deref()).map_err(no_daemon)?;
-    if args.watch { watch(&socket, args) } else { once(&socket, args) }
+    let client = Client::of(&args.daemon)?;
+    if args.watch { watch(client, args) } else { once(&client, args) }
 }
 
-fn once(socket: &Path, args: &StatusArgs) -> Outcome {
-    let no_daemon = |error| Failure { code: NO_DAEMON, error };
-    let stream = ask(socket, Request::Get(Topic::Status)).map_err(no_daemon)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    let mut line = String::new();
-    BufReader::new(stream)
-        .read_line(&mut line)
-        .with_context(|| format!("the daemon at {} does not answer", socket.display()))
-        .map_err(no_daemon)?;
-    let status = parse(&line).map_err(no_daemon)?;
+fn once(client: &Client, args: &StatusArgs) -> Outcome {
+    let line = client.text("/v1/status")?;
+    let status: Status = parse(&line)?;
     let mut out = io::stdout().lock();
     if args.vippy {
         out.write_all(crate::see::vippy::render(&status).as_bytes())?;
@@ -54,26 +40,20 @@ fn once(socket: &Path, args: &StatusArgs) -> Outcome {
 }
 
 /// Shows every change. On a terminal the table is redrawn in place, each second too because ages grow.
-fn watch(socket: &Path, args: &StatusArgs) -> Outcome {
-    let no_daemon = |error| Failure { code: NO_DAEMON, error };
-    let stream = ask(socket, Request::Watch(Topic::Status)).map_err(no_daemon)?;
-    let (lines, inbox) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stream).lines() {
-            let Ok(line) = line else { break };
-            if lines.send(line).is_err() {
-                break;
-            }
-        }
-    });
+fn watch(client: Client, args: &StatusArgs) -> Outcome {
+    let stream = client.stream("/v1/status/watch")?;
+    let (events, inbox) = channel();
+    std::thread::spawn(move || stream.take_while(|event| events.send(event.clone()).is_ok()).for_each(drop));
     let redraw = io::stdout().is_terminal() && !args.json;
     let mut shown: Option<(Status, Instant)> = None;
     loop {
         match inbox.recv_timeout(Duration::from_secs(1)) {
-            Ok(line) => {
-                let status = parse(&line).map_err(no_daemon)?;
+            // The reason of an end, after which there is nothing.
+            Ok(event) if event.kind == "error" => {}
+            Ok(event) => {
+                let status = parse(&event.data)?;
                 if args.json {
-                    writeln!(io::stdout(), "{line}")?;
+                    writeln!(io::stdout(), "{}", event.data)?;
                 } else if !redraw {
                     writeln!(io::stdout(), "{}", render(&status, Duration::ZERO, colour()))?;
                 }
@@ -81,7 +61,7 @@ fn watch(socket: &Path, args: &StatusArgs) -> Outcome {
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(no_daemon(anyhow::anyhow!("the daemon at {} has ended", socket.display())));
+                return Err(Error::NoDaemon(anyhow!("the daemon has ended, or its answer broke off")).into());
             }
         }
         if let (true, Some((status, at))) = (redraw, &shown) {
@@ -91,28 +71,6 @@ fn watch(socket: &Path, args: &StatusArgs) -> Outcome {
             io::stdout().flush()?;
         }
     }
-}
-
-/// Puts one question to the daemon.
-pub fn ask(socket: &Path, request: Request) -> anyhow::Result<UnixStream> {
-    let mut stream = UnixStream::connect(socket).with_context(|| {
-        let help = match socket.exists() {
-            true if socket.metadata().is_ok() => "the daemon that made it has ended, or you may not ask it",
-            _ => "start one with `flip --config FILE`, or name its socket with --socket",
-        };
-        format!("no daemon at {} ({help})", socket.display())
-    })?;
-    let line = serde_json::to_string(&request)?;
-    writeln!(stream, "{line}").with_context(|| format!("cannot ask the daemon at {}", socket.display()))?;
-    Ok(stream)
-}
-
-/// A status that a daemon told.
-pub fn parse(line: &str) -> anyhow::Result<Status> {
-    if line.is_empty() {
-        bail!("the daemon ended before it answered");
-    }
-    serde_json::from_str(line).context("the daemon speaks another version of flip")
 }
 
 /// Whether standard output wants colours.

@@ -5,10 +5,11 @@
 //!
 //! [`load`] takes a text through these steps, and every step reports all it finds with its place:
 //! `raw` (JSON with places; `syntax` when it is none) → `written` (types and ranges of single values) →
-//! `resolve` (references, defaults, merged settings; `handlers`, `hooks`, `ip`, `policy`, `checks`, `privileges` and `key`
+//! `resolve` (references, defaults, merged settings; `handlers`, `hooks`, `ip`, `policy`, `checks`, `privileges`, `admin` and `key`
 //! for their parts) →
 //! [`Config`].
 
+mod admin;
 mod announce;
 pub mod bounds;
 mod check;
@@ -38,6 +39,7 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+pub use admin::{Admin, AdminTls};
 pub use announce::{Announce, Notify};
 pub use checks::{Check, CheckKind, WhenAllFail};
 pub use foreign::{CONFLICT_NAMES, PROBE, PROBE_MOST};
@@ -104,6 +106,8 @@ pub struct Config {
     pub lua: LuaConfig,
     /// As whom the daemon runs and what it keeps (`user`, `privileges`).
     pub privileges: Privileges,
+    /// Where the daemon's API listens beside its Unix socket (`admin`).
+    pub admin: Option<Admin>,
 }
 
 /// The default of `lease`.

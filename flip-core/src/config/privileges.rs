@@ -125,18 +125,21 @@ impl Config {
     }
 
     /// What this server's daemon cannot do without, ascending. Whether it stays root: then it reads the files that
-    /// checks name whoever owns them, as root always did; another user reads its own.
+    /// checks and `admin` name whoever owns them, as root always did; another user reads its own.
     fn needed(&self, root: bool) -> Vec<Capability> {
         let ip = self.my_systems().any(|system| system.alive == HANDLERS[0].0);
         // Scripts handle addresses by `flip.address`.
         let addresses = ip || self.script().is_some();
         let pings = self.witness.is_some()
             || self.my_checks().any(|(_, check)| matches!(check.kind, CheckKind::Ping { .. }));
-        let files = self.my_checks().any(|(_, check)| check.kind.names_file());
+        let files = self.my_checks().any(|(_, check)| check.kind.names_file())
+            || self.admin.as_ref().is_some_and(|admin| admin.files().next().is_some());
+        let ports =
+            [self.my().addr.port(), self.admin.as_ref().map_or(u16::MAX, |admin| admin.listen.port())];
         [
             (addresses, Capability::NetAdmin),
             (addresses || pings, Capability::NetRaw),
-            (self.my().addr.port() < PRIVILEGED_PORTS, Capability::NetBindService),
+            (ports.iter().any(|port| *port < PRIVILEGED_PORTS), Capability::NetBindService),
             (self.is_urgent(), Capability::SysNice),
             (root && files, Capability::DacReadSearch),
         ]

@@ -102,6 +102,7 @@ pub(super) fn resolve(
         witness: written.witness.as_ref().map(|given| given.value.to_canonical()),
         lua: written.lua.resolve(),
         privileges: written.privileges.resolve(),
+        admin: written.admin.clone(),
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jsonc_parser::ast::Value;
 
+use super::admin::{self, Admin};
 use super::bounds;
 use super::hooks::{self, WrittenHooks};
 use super::privileges::{self, WrittenPrivileges};
@@ -42,6 +43,7 @@ const KEYS: &[&str] = &[
     "plugins",
     "user",
     "privileges",
+    "admin",
 ];
 const SERVER_KEYS: &[&str] = &["ip", "port", "systems", "system", "priority", "config"];
 const CLUSTER_KEYS: &[&str] =
@@ -114,6 +116,7 @@ pub(super) struct Written {
     pub systems: Vec<WrittenSystem>,
     pub lua: WrittenLua,
     pub privileges: WrittenPrivileges,
+    pub admin: Option<Admin>,
 }
 
 /// An entry of `servers`.
@@ -199,6 +202,7 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
     let servers = read_servers(root, fields.get("servers"), problems);
     let lua = scripts::read(&fields, problems);
     let privileges = privileges::read(&fields, problems);
+    let admin = admin::read(&fields, problems);
     let (config, hooks, systems) =
         fields.get("cluster").map(|n| read_cluster(n, problems)).unwrap_or_default();
     Some(Written {
@@ -239,6 +243,7 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
         systems,
         lua,
         privileges,
+        admin,
     })
 }
 

@@ -165,9 +165,12 @@ impl Node {
             | Command::ConfirmReleased { .. }
             | Command::Retry { .. }
             | Command::Reloaded { .. }
+            | Command::Asked { .. }
             | Command::Announce { .. }
             | Command::SetFact { .. }
-            | Command::SetActive { .. } => return,
+            | Command::SetActive { .. }
+            | Command::Edit { .. }
+            | Command::File { .. } => return,
         };
         let (what, next) = match plan {
             Ok(plan) => plan,

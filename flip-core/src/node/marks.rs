@@ -163,9 +163,17 @@ impl Node {
                 self.event(Event::Reloaded { result: result.clone() });
                 result.clone()
             }
+            Command::Asked { by, from, what, result } => {
+                let result = result.clone();
+                self.event(Event::Asked { by: by.clone(), from: from.clone(), what: what.clone(), result });
+                Ok(String::new())
+            }
             Command::Announce { item } => self.announce_command(item.as_deref()),
             Command::KeyAdd { .. } | Command::KeyUse { .. } | Command::KeyRemove { .. } => {
                 return self.on_key_command(asker, command, now);
+            }
+            Command::Edit { .. } | Command::File { .. } => {
+                Err("this server has no catalog to change; change its config file and restart it".into())
             }
         };
         self.outputs.push_back(Output::Done { asker, result });

@@ -147,10 +147,7 @@ fn names_instead_of_positions_and_numbers_with_units() {
             Event::Usable { item, trouble: Some("eth0 has no carrier".into()) },
             "cannot be here: it goes elsewhere system=test item=1 error=\"eth0 has no carrier\" on=false",
         ),
-        (
-            Event::KeysChanged { ids: vec![1, 0xab], active: 0xab },
-            "keys changed: the first seals keys=ab,01",
-        ),
+        (Event::KeysChanged { ids: vec![1, 0xab], active: 0xab }, "keys changed: the first seals keys=ab,01"),
     ];
     for (event, expected) in table {
         assert_eq!(line(&event), expected);

@@ -40,6 +40,7 @@ pub(super) fn of(event: &Event, config: &Config) -> Record {
         | Event::AnsweredByOther { .. }
         | Event::Conflict { .. } => network(event, config),
         Event::Reloaded { .. }
+        | Event::Asked { .. }
         | Event::Stalled { .. }
         | Event::Suspended { .. }
         | Event::KeysChanged { .. }
@@ -262,6 +263,16 @@ fn process(event: &Event) -> Record {
         Event::Reloaded { result: Err(why) } => {
             let text = Cow::Owned(format!("scripts not read again: {why}"));
             Record { text, on: Some(false), ..plain("reloaded", Error, "") }
+        }
+        Event::Asked { by, from, what, result } => {
+            let (level, text) = match result {
+                Ok(done) => (Info, format!("asked for, and done: {done}")),
+                Err(why) => (Warning, format!("asked for, and not done: {why}")),
+            };
+            let record =
+                Record { text: Cow::Owned(text), on: Some(result.is_ok()), ..plain("asked", level, "") };
+            let action = Some(Cow::Owned(what.clone()));
+            Record { by: Some(by.clone()), address: Some(from.clone()), action, ..record }
         }
         Event::Stalled { late } => {
             let record = plain("stalled", Warning, "this process was stopped, suspended or starved");

@@ -43,7 +43,7 @@ impl World {
                 }
             }
             // The simulator's do not fail.
-            Event::PostFailed { .. } | Event::Reloaded { .. } => {}
+            Event::PostFailed { .. } | Event::Reloaded { .. } | Event::Asked { .. } => {}
             Event::Reannounced { .. } => mark!("reannounced"),
             // Nobody looks who answers in the simulator.
             Event::Confirmed { .. } | Event::AnsweredByOther { .. } => {}

@@ -172,6 +172,7 @@ impl Plan {
             witness: self.witness.then(|| [10, 255, 0, 1].into()),
             lua: crate::config::LuaConfig::default(),
             privileges: crate::config::Privileges::default(),
+            admin: None,
         }
     }
 }

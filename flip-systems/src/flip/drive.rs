@@ -302,6 +302,9 @@ impl Drive {
                 // Whoever asked may be gone.
                 let _ = reply.send(self.status(asker));
             }
+            Ask::Answer(reply) => {
+                let _ = reply.send(());
+            }
             Ask::Do(asker, command, reply) => self.command(asker, command, reply),
             Ask::Why(item, reply) => drop(reply.send(self.node.explain(&item, clock::now()))),
             Ask::Plan(what_if, reply) => drop(reply.send(self.node.plan(&what_if, clock::now()))),

@@ -31,6 +31,7 @@ pub(super) enum Asker {
 /// What is asked of the loop.
 pub(super) enum Ask {
     Status(Asker, oneshot::Sender<Arc<Status>>),
+    Answer(oneshot::Sender<()>),
     Do(Asker, Command, oneshot::Sender<Result<String, String>>),
     Why(String, oneshot::Sender<Result<Why, String>>),
     Plan(Vec<WhatIf>, oneshot::Sender<Result<Plan, String>>),
@@ -174,6 +175,19 @@ impl Handle {
         let command = Command::Reloaded { result };
         let answer = self.ask(|reply| Ask::Do(Asker::Script, command, reply)).await;
         answer.ok_or(Refusal::Ended)?.map_err(Refusal::Refused)
+    }
+
+    /// Tells all who listen to events that somebody asked the program around the node for a change, and what came
+    /// of it.
+    pub async fn asked(&self, by: String, from: String, what: String, result: Result<String, String>) {
+        let command = Command::Asked { by, from, what, result };
+        // A node that ends tells nobody.
+        let _ = self.ask(|reply| Ask::Do(Asker::Script, command, reply)).await;
+    }
+
+    /// Waits for the loop: true when it answered, false when the node runs no more. Asked before it runs, it waits.
+    pub async fn answers(&self) -> bool {
+        self.ask(Ask::Answer).await.is_some()
     }
 
     /// Tells the neighbours again of an item that is here, or of all that are.

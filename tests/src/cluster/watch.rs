@@ -20,26 +20,29 @@ pub struct Watch {
     stream: UnixStream,
     /// What came after the last whole line.
     pending: Vec<u8>,
+    /// Whether the head of the answer was read.
+    begun: bool,
 }
 
 impl Watch {
     /// Connects; the daemon must be listening.
     pub(super) fn open(socket: &Path) -> std::io::Result<Self> {
-        Self::ask(socket, "{\"watch\":\"status\"}\n")
+        Self::ask(socket, "/v1/status/watch")
     }
 
     /// Asks for one status.
     pub(super) fn get(socket: &Path, limit: Duration) -> anyhow::Result<Status> {
-        let mut once = Self::ask(socket, "{\"get\":\"status\"}\n")
-            .with_context(|| format!("cannot ask {}", socket.display()))?;
+        let mut once =
+            Self::ask(socket, "/v1/status").with_context(|| format!("cannot ask {}", socket.display()))?;
         once.next_within(limit)?.with_context(|| format!("no status from {} in {limit:?}", socket.display()))
     }
 
-    fn ask(socket: &Path, question: &str) -> std::io::Result<Self> {
+    /// Asks as HTTP/1.0 does, whose answers are not cut into chunks.
+    fn ask(socket: &Path, path: &str) -> std::io::Result<Self> {
         let mut stream = UnixStream::connect(socket)?;
-        stream.write_all(question.as_bytes())?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, pending: Vec::new() })
+        Ok(Self { stream, pending: Vec::new(), begun: false })
     }
 
     /// The next status that is there already.
@@ -50,9 +53,18 @@ impl Watch {
         loop {
             if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<_> = self.pending.drain(..=end).collect();
-                let status = serde_json::from_slice(&line);
+                if !self.begun {
+                    self.begun = line == b"\r\n";
+                    continue;
+                }
+                let line = line.strip_prefix(b"data: ").unwrap_or(&line);
+                // Between two events, and to say that the stream is alive.
+                if line == b"\n" || line.starts_with(b":") {
+                    continue;
+                }
+                let status = serde_json::from_slice(line);
                 return status
-                    .with_context(|| format!("this is no status: {}", String::from_utf8_lossy(&line)))
+                    .with_context(|| format!("this is no status: {}", String::from_utf8_lossy(line)))
                     .map(Some);
             }
             let mut buffer = [0; 16 * 1024];

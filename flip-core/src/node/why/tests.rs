@@ -36,7 +36,10 @@ fn at_rest_an_item_is_at_home_and_nothing_is_in_between() {
         assert!(why.servers.iter().all(|one| one.eligible && one.against.is_empty() && one.items == 1));
         assert_eq!((&why.waits[..], why.lease.clone(), &why.cases[..]), (&[][..], None, &[][..]));
         assert_eq!(why.holders.len(), 1);
-        assert_eq!(moves(&why).last().map(|(server, what, _)| (server.as_str(), *what)), Some(("b", What::Came)));
+        assert_eq!(
+            moves(&why).last().map(|(server, what, _)| (server.as_str(), *what)),
+            Some(("b", What::Came))
+        );
         // It goes over the wire as it is.
         let json = serde_json::to_string(&why).unwrap();
         assert_eq!(serde_json::from_str::<Why>(&json).unwrap(), why);
@@ -80,7 +83,8 @@ fn of_a_death_it_names_the_voters_and_the_move() {
 fn every_reason_against_a_server_is_named() {
     let mut cluster = Cluster::new("abc", |config| {
         plain(config);
-        config.systems[0].items[0].checks = vec![testing::check(crate::config::CheckKind::Lua { script: "x".into() })];
+        config.systems[0].items[0].checks =
+            vec![testing::check(crate::config::CheckKind::Lua { script: "x".into() })];
     });
     cluster.run(MS(2000));
     cluster.feed(0, Input::Command { asker: 1, command: Command::Drain { server: "c".into() } });
@@ -91,7 +95,9 @@ fn every_reason_against_a_server_is_named() {
     let here = why(&cluster, 0, "0");
     assert_eq!(against(&here, "c"), [Obstacle::Drained]);
     assert_eq!(against(&here, "b"), [Obstacle::Inactive { reasons: vec!["disk".into()] }]);
-    let [Obstacle::Unhealthy { checks, trouble: None }] = &against(&here, "a")[..] else { panic!("{here:?}") };
+    let [Obstacle::Unhealthy { checks, trouble: None }] = &against(&here, "a")[..] else {
+        panic!("{here:?}")
+    };
     assert_eq!(checks[0].error.as_deref(), Some("no answer"));
     assert!(here.servers.iter().all(|one| !one.eligible), "{here:?}");
     assert_eq!((here.because, &here.waits[..]), (Because::Nobody, &[Wait::NobodyMay][..]));
@@ -115,7 +121,10 @@ fn without_a_quorum_it_says_so() {
     cluster.cut = vec![true, true, true];
     cluster.run(MS(3000));
     let lost = why(&cluster, 0, "1");
-    assert!(lost.waits.iter().any(|wait| matches!(wait, Wait::Case { server, .. } if server == "b")), "{lost:?}");
+    assert!(
+        lost.waits.iter().any(|wait| matches!(wait, Wait::Case { server, .. } if server == "b")),
+        "{lost:?}"
+    );
     assert!(lost.cases.iter().all(|case| case.abstains && case.ballots.is_empty()), "{:?}", lost.cases);
     assert!(why(&cluster, 0, "0").waits.is_empty(), "it is here, and stays");
 }
@@ -173,7 +182,11 @@ fn a_hook_that_fails_and_what_runs_are_named() {
         }
     }
     let runs = node.explain("0", now).unwrap();
-    assert!(matches!(&runs.waits[..], [Wait::HookRuns { action, .. }] if action == "alive"), "{:?}", runs.waits);
+    assert!(
+        matches!(&runs.waits[..], [Wait::HookRuns { action, .. }] if action == "alive"),
+        "{:?}",
+        runs.waits
+    );
     let error = "no such device".to_owned();
     node.handle(Input::HookDone { hook: hook.unwrap(), result: Err(error.clone()) }, now);
     let failed = node.explain("0", now).unwrap();

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         Some(Command::Why(args)) => see::why(&args),
         Some(Command::Plan(args)) => see::plan(&args),
         Some(Command::Metrics(args)) => see::metrics(&args),
-        Some(Command::Evict(args)) => see::evict(args),
+        Some(Command::Evict(args)) => see::evict(&args),
         Some(Command::Drain(args)) => operate::drain(args),
         Some(Command::Undrain(args)) => operate::undrain(args),
         Some(Command::Retry(args)) => operate::retry(args),

@@ -268,9 +268,9 @@ fn the_log_is_quiet_when_nothing_happens_and_json_on_request() {
         .filter(|line| line.starts_with('{'))
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert!(lines.iter().any(|line| line["message"] == "started" && line["node"] == "a"), "{told}");
+    assert!(lines.iter().any(|line| line["message"] == "started" && line["server"] == "a"), "{told}");
     assert!(lines.iter().any(|line| line["key"] == "servers" && line["level"] == "WARN"), "{told}");
-    assert!(lines.iter().any(|line| line["item"] == "one" && line["to"] == "Active"), "{told}");
+    assert!(lines.iter().any(|line| line["item"] == "one" && line["to"] == "active"), "{told}");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //!
 //! This is the only place that turns an [`Event`] into words. `docs/operating.md` has the table of kinds.
 
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::borrow::Cow;

@@ -176,7 +176,7 @@ fn what_is_asked_for_is_shown() {
     let down = one.ask("POST", "/v1/plan", Some(r#"{"what_if": [{"down": "a"}]}"#));
     assert_eq!((down.code, &down.json()["loads"][0]["server"]), (200, &json!("a")));
     let metrics = get("/metrics");
-    assert!(metrics.head.contains("content-type: text/plain; version=0.0.4"), "{metrics:?}");
+    assert!(metrics.head.contains("content-type: application/openmetrics-text"), "{metrics:?}");
     assert!(metrics.body.contains("# HELP flip_"), "{metrics:?}");
     let events = get("/v1/events?from=0&follow=false");
     assert!(

@@ -186,3 +186,20 @@ impl Node {
         self.config.systems[at.system].items[at.item].id
     }
 }
+
+#[cfg(test)]
+impl Node {
+    /// Remembers more than may be.
+    pub(super) fn fill_memory(&mut self) {
+        for n in 0..2 * limits::MOVES.max(limits::REFUSALS_KEPT) {
+            let item = ItemId(n as u64);
+            let moved = Moved { item, server: ShortId(1), what: What::Came, trigger: None, at: self.now };
+            self.memory.moved(moved);
+            self.memory.answered(item, ShortId(1), Some(Duration::from_secs(9)), self.now);
+        }
+    }
+
+    pub(super) fn memory_len(&self) -> (usize, usize) {
+        (self.memory.moves.len(), self.memory.refused.len())
+    }
+}

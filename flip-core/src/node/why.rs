@@ -1,5 +1,8 @@
 //! Why an item is where it is, and what would be if: asked by people, read by no rule.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

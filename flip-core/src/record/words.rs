@@ -312,6 +312,10 @@ fn without_quorum(config: &Config) -> &'static str {
 }
 
 impl CaseCause {
+    /// All causes.
+    pub const ALL: [Self; 5] =
+        [Self::ProbeFailed, Self::Suspicion, Self::Ballot, Self::PortUnreachable, Self::NeverSeen];
+
     /// The word for it in records, the status and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -326,6 +330,9 @@ impl CaseCause {
 }
 
 impl AbstainReason {
+    /// All reasons.
+    pub const ALL: [Self; 3] = [Self::NoContact, Self::Stalled, Self::WitnessSilent];
+
     /// The word for it in records and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -114,6 +114,7 @@ impl Drive {
     pub(super) fn new(parts: Parts) -> Result<Self, Error> {
         let Parts { node, config, port, listener, systems, witness, checks, program, inbox } = parts;
         let alarm = Alarm::new().map_err(|source| Error::Kernel { doing: "make a timer", source })?;
+        let metrics = Metrics::new(&config, clock::now());
         Ok(Self {
             node,
             config,
@@ -124,7 +125,7 @@ impl Drive {
             checks,
             program,
             inbox,
-            metrics: Metrics::new(clock::now()),
+            metrics,
             checked: mpsc::unbounded_channel(),
             sleep: Sleep::default(),
             alarm,

@@ -11,7 +11,7 @@ use flip_core::record::Record;
 use tokio::sync::watch;
 
 /// Records that are kept at most.
-pub const RECORDS: usize = 8192;
+pub const RECORDS: usize = 4096;
 /// Bytes that they take at most, themselves and their texts.
 pub const BYTES: usize = 4 << 20;
 
@@ -215,7 +215,7 @@ mod tests {
         }
         let kept = |shelf: &Shelf| (lock(&shelf.ring).records.len(), lock(&shelf.ring).bytes);
         let (count, bytes) = kept(&shelf);
-        assert!(count <= RECORDS && bytes <= BYTES, "{count} {bytes}");
+        assert!(count == RECORDS && bytes <= BYTES, "{count} {bytes}");
         assert_eq!(slow.ready(), Some(Told::Lost { records: Some(many - count as u64) }));
         assert_eq!(seqs(&mut slow).len(), count);
         // What scripts say may be long.

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use flip_core::event::{Event, ItemState, Refusal};
+use flip_core::config::Config;
+use flip_core::event::{AbstainReason, CaseCause, Event, ItemState, Reason, Refusal};
 use flip_core::record::Record;
 use flip_core::status::MemberState;
 use flip_core::tally::{ByKind, ROUND_TRIPS, RoundTrips};
@@ -103,7 +104,7 @@ pub(super) struct Waiting {
 }
 
 impl Metrics {
-    pub(super) fn new(now: Time) -> Self {
+    pub(super) fn new(config: &Config, now: Time) -> Self {
         let mut r = Registry::with_prefix("flip");
         let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
         let late = Histogram::new(SECONDS);
@@ -126,7 +127,7 @@ impl Metrics {
         let up_seconds = Seconds::default();
         r.register_with_unit("uptime", "Age of this node's process", Unit::Seconds, up_seconds.clone());
         let failover = Failover::new(&mut r, seconds);
-        Self {
+        let metrics = Self {
             events: family(&mut r, "events", "Events by kind and level, as flip events shows them"),
             verdicts: family(&mut r, "verdicts", "Verdicts of a quorum that a server is down, by server"),
             ballots: family(&mut r, "ballots_cast", "Down ballots that this node cast, by server"),
@@ -214,6 +215,41 @@ impl Metrics {
             diverged,
             up_seconds,
             started: now,
+        };
+        metrics.begin(config);
+        metrics
+    }
+
+    /// What has not happened yet is zero and not missing: a rate needs a beginning.
+    fn begin(&self, config: &Config) {
+        let zero = |family: &Counters, by: &[(&'static str, &str)]| drop(family.get_or_create(&labels(by)));
+        for server in config.servers.iter() {
+            zero(&self.verdicts, &[("server", &server.id)]);
+            zero(&self.ballots, &[("server", &server.id)]);
+        }
+        for reason in AbstainReason::ALL {
+            zero(&self.abstained, &[("reason", reason.name())]);
+        }
+        for cause in CaseCause::ALL {
+            zero(&self.opened, &[("cause", cause.name())]);
+        }
+        for outcome in failover::OUTCOMES {
+            zero(&self.closed, &[("outcome", outcome)]);
+        }
+        for cause in Reason::ALL {
+            for direction in ["in", "out"] {
+                zero(&self.moves, &[("direction", direction), ("cause", cause.name())]);
+            }
+        }
+        for system in &config.systems {
+            for action in ["alive", "down", "announce", "post"] {
+                zero(&self.failed, &[("system", &system.name), ("action", action)]);
+            }
+            zero(&self.check_failures, &[("system", &system.name)]);
+            for action in ["alive", "down"] {
+                let by = [("system", system.name.as_str()), ("action", action), ("result", "ok")];
+                drop(self.hooks.get_or_create(&labels(&by)));
+            }
         }
     }
 

@@ -140,10 +140,13 @@ impl Node {
         for at in items {
             let Some(epoch) = self.leases.holder.epoch(*at) else { continue };
             let id = self.leases.row.id(*at);
-            let answer = match self.leases.voter.claim((*at, id), me, epoch, self.leases.lease, now) {
-                Decision::Granted => Answer::Granted,
-                Decision::Refused(_) | Decision::Stale => Answer::Refused,
+            let decision = self.leases.voter.claim((*at, id), me, epoch, self.leases.lease, now);
+            let (answer, refuses) = match decision {
+                Decision::Granted => (Answer::Granted, None),
+                Decision::Refused(wait) => (Answer::Refused, Some(wait)),
+                Decision::Stale => (Answer::Refused, None),
             };
+            self.memory.answered(id, self.config.servers[me].short, refuses, now);
             self.leases.holder.answered(me, (*at, id), epoch.counter, now, answer, now);
             self.note_grant(*at, answer, now);
         }

@@ -23,6 +23,10 @@ const RECENT: Duration = Duration::from_secs(60);
 
 type Name = (String, String);
 
+/// How cases end.
+pub(super) const OUTCOMES: [&str; 4] = ["refuted", "verdict", "left", "replaced"];
+const PARTS: [&str; 5] = ["detection", "agreement", "hook", "announce", "total"];
+
 /// The clock of failovers.
 pub(super) struct Failover {
     parts: Histograms,
@@ -41,6 +45,9 @@ impl Failover {
         let parts = Histograms::new_with_constructor(seconds);
         let help = "Parts of failovers as this node saw them (detection, agreement, hook, announce, total)";
         registry.register_with_unit("failover", help, Unit::Seconds, parts.clone());
+        for part in PARTS {
+            drop(parts.get_or_create(&labels(&[("part", part)])));
+        }
         Self {
             parts,
             cases: BTreeMap::new(),

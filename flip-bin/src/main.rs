@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Some(Command::Plan(args)) => see::plan(&args),
         Some(Command::Metrics(args)) => see::metrics(&args),
         Some(Command::Top(args)) => top::run(args),
-        Some(Command::Evict(args)) => see::evict(args),
+        Some(Command::Evict(args)) => see::evict(&args),
         Some(Command::Drain(args)) => operate::drain(args),
         Some(Command::Undrain(args)) => operate::undrain(args),
         Some(Command::Retry(args)) => operate::retry(args),

@@ -10,34 +10,32 @@ use anyhow::anyhow;
 use flip_core::status::{MemberState, Status};
 use hyper::Method;
 
-use super::{ask, status};
 use crate::cli::EvictArgs;
-use crate::client::{Client, encoded};
-use crate::{Failure, Outcome, operate};
+use crate::client::{Client, LIMIT, encoded};
+use crate::daemon::api::Done;
+use crate::{Failure, Outcome};
 
-pub fn evict(args: EvictArgs) -> Outcome {
-    let before = status(&args.daemon)?;
-    let Some(member) = before.members.iter().find(|member| member.id == args.server) else {
-        let known: Vec<_> = before.members.iter().map(|member| member.id.as_str()).collect();
-        let why = format!("there is no server {}; the servers are {}", args.server, known.join(", "));
-        return Err(Failure { code: 1, error: anyhow!(why) });
-    };
-    if !member.drained {
-        let path = format!("/v1/drain/{}", encoded(&args.server));
-        operate::wish(&Client::of(&args.daemon)?, Method::POST, &path, None)?;
-    }
-    let text = say(&before, &args.server);
-    match text {
+/// The exit code when it is open whether the server lives.
+const UNDECIDED: u8 = 3;
+
+pub fn evict(args: &EvictArgs) -> Outcome {
+    let client = Client::of(&args.daemon)?;
+    // Refused where there is no such server.
+    let path = format!("/v1/drain/{}", encoded(&args.server));
+    let Done { done } = client.send(Method::POST, &path, None, LIMIT)?;
+    writeln!(io::stdout(), "{done}")?;
+    let status: Status = client.get("/v1/status")?;
+    match say(&status, &args.server) {
         Ok(text) => {
             writeln!(io::stdout(), "{text}")?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(why) => Err(Failure { code: ask::UNDECIDED, error: anyhow!(why) }),
+        Err(why) => Err(Failure { code: UNDECIDED, error: anyhow!(why) }),
     }
 }
 
 /// What becomes of the items of a server that is drained; an error when that is open.
-pub fn say(status: &Status, server: &str) -> Result<String, String> {
+fn say(status: &Status, server: &str) -> Result<String, String> {
     let unclean: Vec<_> = status
         .items
         .iter()

@@ -1,7 +1,6 @@
 //! Looking into a cluster: `flip members`, `items`, `events`, `why`, `plan`, `metrics`, and `flip evict`, which first
 //! looks.
 
-pub mod ask;
 mod events;
 mod evict;
 mod lists;
@@ -13,15 +12,17 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use flip_core::plan::{Plan, WhatIf};
 use flip_core::status::Status;
 use flip_core::why::Why;
+use hyper::Method;
+use serde_json::{Value, json};
 
+use crate::Outcome;
 use crate::cli::{AskArgs, EventsArgs, PlanArgs, SeeArgs, WhyArgs};
+use crate::client::{Client, Error, LIMIT, encoded, parse};
 use crate::status::colour;
-use crate::{Failure, Outcome};
-use ask::Question;
 
 pub use evict::evict;
 
@@ -29,7 +30,7 @@ pub use evict::evict;
 const UNHELD: u8 = 3;
 
 pub fn members(args: &SeeArgs) -> Outcome {
-    let status = status(&args.daemon)?;
+    let status: Status = Client::of(&args.daemon)?.get("/v1/status")?;
     if args.json {
         return say(&serde_json::to_string(&status.members)?);
     }
@@ -37,7 +38,7 @@ pub fn members(args: &SeeArgs) -> Outcome {
 }
 
 pub fn items(args: &SeeArgs) -> Outcome {
-    let status = status(&args.daemon)?;
+    let status: Status = Client::of(&args.daemon)?.get("/v1/status")?;
     if args.json {
         return say(&serde_json::to_string(&status.items)?);
     }
@@ -45,11 +46,11 @@ pub fn items(args: &SeeArgs) -> Outcome {
 }
 
 pub fn why(args: &WhyArgs) -> Outcome {
-    let line = ask::line(&args.daemon, &Question::Why(args.item.clone()))?;
+    let line = Client::of(&args.daemon)?.text(&format!("/v1/why/{}", encoded(&args.item)))?;
     if args.json {
         return say(&line);
     }
-    let why: Why = read(&line)?;
+    let why: Why = parse(&line)?;
     print(&why::show(&why))
 }
 
@@ -60,10 +61,10 @@ pub fn plan(args: &PlanArgs) -> Outcome {
     what_if.extend(args.drain.iter().cloned().map(WhatIf::Drain));
     what_if.extend(args.undrain.iter().cloned().map(WhatIf::Undrain));
     what_if.extend(args.add.iter().map(|add| WhatIf::AddItem { system: add.0.clone(), name: add.1.clone() }));
-    let line = ask::line(&args.daemon, &Question::Plan(what_if))?;
-    let plan: Plan = read(&line)?;
+    let question = json!({ "what_if": what_if });
+    let plan: Plan = Client::of(&args.daemon)?.send(Method::POST, "/v1/plan", Some(&question), LIMIT)?;
     if args.json {
-        say(&line)?;
+        say(&serde_json::to_string(&plan)?)?;
     } else {
         print(&plan::show(&plan, colour()))?;
     }
@@ -71,20 +72,30 @@ pub fn plan(args: &PlanArgs) -> Outcome {
 }
 
 pub fn events(args: &EventsArgs) -> Outcome {
+    let path = format!("/v1/events?from={}&follow={}", args.from, args.follow);
     let mut out = io::stdout().lock();
-    ask::events(&args.daemon, args.from, args.follow, |line| {
+    for event in Client::of(&args.daemon)?.stream(&path)? {
+        if event.kind == "error" {
+            // The reason of an end, in the words of the API.
+            let why: Value = parse(&event.data)?;
+            let message = why["error"]["message"].as_str().unwrap_or("the stream ended").to_owned();
+            return Err(Error::NoDaemon(anyhow!(message)).into());
+        }
         if args.json {
-            writeln!(out, "{line}")?;
+            writeln!(out, "{}", event.data)?;
         } else {
-            writeln!(out, "{}", events::show(line)?)?;
+            writeln!(out, "{}", events::show(&event.data)?)?;
         }
         out.flush()?;
-        Ok(())
-    })
+    }
+    if args.follow {
+        return Err(Error::NoDaemon(anyhow!("the daemon has ended, or its answer broke off")).into());
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 pub fn metrics(args: &AskArgs) -> Outcome {
-    print(&ask::line(args, &Question::Metrics)?)
+    print(&Client::of(args)?.text("/metrics")?)
 }
 
 /// Why an item is where it is, in sentences.
@@ -95,16 +106,6 @@ pub fn sentences(why: &Why) -> String {
 /// A time of the wall clock, for people: `23:59:59.999Z`.
 pub fn time(wall_ms: u64) -> String {
     events::utc(wall_ms).split_off(11)
-}
-
-/// The picture as of now.
-fn status(daemon: &AskArgs) -> Result<Status, Failure> {
-    read(&ask::line(daemon, &Question::Status)?)
-}
-
-fn read<T: serde::de::DeserializeOwned>(line: &str) -> Result<T, Failure> {
-    let other = "the daemon speaks another version of flip";
-    serde_json::from_str(line).context(other).map_err(|error| Failure { code: ask::NO_DAEMON, error })
 }
 
 fn say(line: &str) -> Outcome {

@@ -176,7 +176,7 @@ fn what_is_asked_for_is_shown() {
     let down = one.ask("POST", "/v1/plan", Some(r#"{"what_if": [{"down": "a"}]}"#));
     assert_eq!((down.code, &down.json()["loads"][0]["server"]), (200, &json!("a")));
     let metrics = get("/metrics");
-    assert!(metrics.head.contains("content-type: text/plain; version=0.0.4"), "{metrics:?}");
+    assert!(metrics.head.contains("content-type: application/openmetrics-text"), "{metrics:?}");
     assert!(metrics.body.contains("# HELP flip_"), "{metrics:?}");
     let events = get("/v1/events?from=0&follow=false");
     assert!(
@@ -238,7 +238,8 @@ fn what_is_wished_is_done_and_written_down() {
 fn what_cannot_be_is_refused_in_one_form() {
     let one = One::with_tokens();
     let key = r#"{"key": "0"}"#;
-    let table: &[(&str, &str, Option<&str>, u16, &str, &str)] = &[
+    type Row<'a> = (&'a str, &'a str, Option<&'a str>, u16, &'a str, &'a str);
+    let table: &[Row<'_>] = &[
         ("GET", "/nope", None, 404, "not_found", "/nope"),
         ("GET", "/v1", None, 404, "not_found", "/v1"),
         ("DELETE", "/v1/status", None, 405, "method_not_allowed", "DELETE"),

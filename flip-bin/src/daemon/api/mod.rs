@@ -89,11 +89,14 @@ impl Api {
 }
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "flip",
-    description = "Looks into a running cluster and changes it. Every answer is of the server that is asked.",
-    license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
-))]
+#[openapi(
+    info(
+        title = "flip",
+        description = "Looks into a running cluster and changes it. Every answer is of the server that is asked.",
+        license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
+    ),
+    components(schemas(error::ErrorBody, error::ErrorDetail))
+)]
 struct Info;
 
 /// All paths that are in the document.

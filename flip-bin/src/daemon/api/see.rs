@@ -96,12 +96,12 @@ pub async fn plan(State(api): State<Api>, Json(question): Json<Question>) -> Res
 
 /// The metrics of this server in Prometheus' text format.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses(
-    (status = 200, body = String, content_type = "text/plain; version=0.0.4", description = "metrics"), Refusals))]
+    (status = 200, body = String, content_type = "application/openmetrics-text", description = "metrics"), Refusals))]
 pub async fn metrics(State(api): State<Api>) -> Result<Response, ApiError> {
     match timeout(SEEN, api.node.metrics()).await {
         Ok(Some(text)) => {
             let mut response = text.into_response();
-            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            let kind = HeaderValue::from_static(flip_systems::flip::CONTENT_TYPE);
             response.headers_mut().insert(CONTENT_TYPE, kind);
             Ok(response)
         }

@@ -5,7 +5,6 @@
 
 mod ip;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -116,7 +115,7 @@ fn system(config: &Config, asked: &In) -> Result<usize, ApiError> {
 /// All IPs, as they are on this server.
 #[utoipa::path(get, path = "/ips", tag = "link", params(In), responses((status = 200, body = Ips), Refusals))]
 pub async fn list(State(api): State<Api>, Asked(asked): Asked<In>) -> Result<Response, Refused> {
-    let config = Arc::clone(api.node.config());
+    let config = api.node.config().clone();
     let system = system(&config, &asked)?;
     let status = picture(&api).await?;
     Ok(json::written(move || Ok(json::response(&Ips::of(&config, system, &status)))).await?)
@@ -131,7 +130,7 @@ pub async fn add(
     request: Request,
 ) -> Result<Response, Refused> {
     let new = NewIp::read(&json::body(request).await?)?;
-    let config = Arc::clone(api.node.config());
+    let config = api.node.config().clone();
     let system = system(&config, &asked)?;
     let address = new.net.addr();
     let here = tokio::task::spawn_blocking(move || {
@@ -155,7 +154,7 @@ pub async fn remove(
     Name(id): Name,
     Asked(asked): Asked<In>,
 ) -> Result<Response, Refused> {
-    let config = Arc::clone(api.node.config());
+    let config = api.node.config().clone();
     let system = system(&config, &asked)?;
     let Some(item) = ip::find(&config, system, &id) else {
         return Err(Refused::Text("Not found".to_owned()));
@@ -204,7 +203,7 @@ pub async fn get(
     Name(id): Name,
     Asked(asked): Asked<In>,
 ) -> Result<Response, Refused> {
-    let config = Arc::clone(api.node.config());
+    let config = api.node.config().clone();
     let system = system(&config, &asked)?;
     let item = found(&config, system, &id)?;
     let status = picture(&api).await?;
@@ -226,7 +225,7 @@ pub async fn failover(
     Name(id): Name,
     Asked(asked): Asked<In>,
 ) -> Result<Response, Refused> {
-    let config = Arc::clone(api.node.config());
+    let config = api.node.config().clone();
     let system = system(&config, &asked)?;
     let item = found(&config, system, &id)?;
     let (system, item) =
@@ -255,7 +254,7 @@ pub async fn patch(
     request: Request,
 ) -> Result<Response, Refused> {
     let checks = Checks::read(&json::body(request).await?)?;
-    let config = Arc::clone(api.node.config());
+    let config = api.node.config().clone();
     let at = system(&config, &asked)?;
     let item = found(&config, at, &id)?;
     let Some(value) = checks.item(&config.systems[at].items[item]) else {

@@ -52,6 +52,8 @@ pub(super) struct Checker {
     pub(super) verdicts_seen: BTreeSet<(usize, u64)>,
     /// While set, nothing that is kept may move: every link is cut.
     pub(super) nothing_may_move: bool,
+    /// Every link is cut, and what was under way before may still be moving.
+    pub(super) apart: bool,
     /// The longest that a datagram can be under way.
     pub(super) slowest: Duration,
     /// How long a hook that failed may wait for its next try, where hooks fail at all.
@@ -90,6 +92,7 @@ impl Checker {
             falls_within: Duration::ZERO,
             verdicts_seen: BTreeSet::new(),
             nothing_may_move: false,
+            apart: false,
             slowest: Duration::from_secs(1),
             hook_patience: Duration::ZERO,
             started: BTreeMap::new(),
@@ -347,8 +350,9 @@ impl World {
         // What changes nothing is no move: a hook that is tried again, or one of an operator.
         let there = self.hosts[index].addresses[item].is_some();
         let moves = there == (call.action == HookAction::Down) && call.reason != Reason::Shutdown;
-        // What its own checks call unhealthy is let go of, whoever can be seen, and comes back to it.
-        if self.checker.nothing_may_move && call.reason == Reason::HealthCheck {
+        // What its own checks call unhealthy is let go of, whoever can be seen, and comes back to it: also what was
+        // let go of just after the cut, before all that was under way had come to rest.
+        if self.checker.apart && call.reason == Reason::HealthCheck {
             self.checker.unfit.insert((index, item));
         }
         let unfit = self.checker.unfit.contains(&(index, item));

@@ -217,6 +217,7 @@ impl Phases<'_> {
         let groups = all.iter().map(|host| u8::try_from(*host).unwrap_or(u8::MAX)).collect();
         let now = world.now;
         world.network.begin(0, Trouble::Split(groups), now);
+        world.checker.apart = true;
         // What was decided before the cut may still be under way: a release waits for the hook that runs, and
         // what a failed one half did is undone.
         let step = Duration::from_millis(20);
@@ -232,6 +233,7 @@ impl Phases<'_> {
         let windows = if all.len() > SMALL as usize { 3 } else { 20 };
         world.run_for((unit * windows).max(Duration::from_secs(2)));
         world.checker.nothing_may_move = false;
+        world.checker.apart = false;
         let now = world.now;
         world.network.calm(now);
         self.settle(world, all, "after the total partition");

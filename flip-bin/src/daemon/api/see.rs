@@ -8,6 +8,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use flip_core::plan::{Plan, WhatIf};
 use flip_core::why::{ItemMoved, Why};
+use flip_systems::clock;
 use flip_systems::flip::Refusal;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -64,13 +65,22 @@ pub async fn why(
 /// What happened to all items, oldest first, as far as this server remembers.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Moves {
+    /// The time of the answer by the host's clock: milliseconds since 1970.
+    pub wall_ms: u64,
     pub moves: Vec<ItemMoved>,
 }
 
 /// What happened to all items.
 #[utoipa::path(get, path = "/v1/moves", tag = "look", responses((status = 200, body = Moves), Refusals))]
 pub async fn moves(State(api): State<Api>) -> Result<Response, ApiError> {
-    seen(async { api.node.moves().await.map(|moves| Moves { moves }).ok_or(Refusal::Ended) }).await
+    seen(async {
+        api.node
+            .moves()
+            .await
+            .map(|moves| Moves { wall_ms: clock::wall_millis(), moves })
+            .ok_or(Refusal::Ended)
+    })
+    .await
 }
 
 /// What could happen.

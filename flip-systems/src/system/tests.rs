@@ -44,6 +44,7 @@ fn config(handlers: &[(&str, &str)]) -> Config {
         witness: None,
         lua: Default::default(),
         privileges: Default::default(),
+        admin: None,
     }
 }
 

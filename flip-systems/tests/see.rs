@@ -259,7 +259,7 @@ fn what_docs_dashboards_and_alerts_name_exists_and_all_is_documented() {
                 |name: &String| samples.contains(name) || families.contains(name) || name == "flip_systems";
             let unknown: Vec<_> = named.iter().filter(|name| !known(name)).collect();
             assert!(unknown.is_empty(), "{path} names {unknown:?}, which no node has");
-            assert!(!named.is_empty(), "{path}");
+            assert!(!named.is_empty() || path.ends_with("README.md"), "{path}");
         }
         let board: serde_json::Value =
             serde_json::from_str(&read("examples/monitoring/flip-dashboard.json")).unwrap();

@@ -39,6 +39,12 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         Event::PostFailed { system: 0, error: "x".into() },
         Event::Reloaded { result: Ok("1 script".into()) },
         Event::Reloaded { result: Err("s.lua:3: no".into()) },
+        Event::Asked {
+            by: "ops".into(),
+            from: "192.0.2.9:5".into(),
+            what: "POST /v1/drain/b".into(),
+            result: Ok("drained".into()),
+        },
         Event::Reannounced { item },
         Event::Confirmed { item, by: 2 },
         Event::AnsweredByOther { item, by: 2, mac: [2, 0, 0, 0, 0, 0xfe] },
@@ -70,9 +76,10 @@ fn config() -> Config {
 }
 
 /// The kinds are what others rely on: this list only grows.
-const KINDS: [&str; 34] = [
+const KINDS: [&str; 35] = [
     "abstained",
     "answered_by_other",
+    "asked",
     "ballot_cast",
     "case_closed",
     "case_opened",

@@ -45,6 +45,7 @@ fn config(handlers: &[(&str, &str)]) -> Config {
         lua: Default::default(),
         admin: None,
         privileges: Default::default(),
+        admin: None,
     }
 }
 

@@ -64,6 +64,9 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         all.push(Event::Inactive { server: 2, reason: "disk".into(), inactive: on });
         all.push(Event::Unclean { server: 2, item, unclean: on });
         all.push(Event::Health { check, healthy: on });
+        let result = if on { Ok("a is drained".to_owned()) } else { Err("there is no server a".to_owned()) };
+        let (by, from) = ("token ann".to_owned(), "192.0.2.7:50000".to_owned());
+        all.push(Event::Asked { by, from, what: "POST /v1/drain/a".to_owned(), result });
     }
     all
 }

@@ -49,6 +49,8 @@ purpose() {
         keepalived) echo "keepalived, to compare flip with it" ;;
         pg_ctlcluster) echo "PostgreSQL, to try health checks on it" ;;
         pgbouncer) echo "pgbouncer, to try health checks on it" ;;
+        chromedriver) echo "Chromium and its driver, to look at the page" ;;
+        tmux) echo "tmux, to try the terminal view" ;;
         setpriv) echo "util-linux, to run PostgreSQL without rights" ;;
         *) echo "the command $1" ;;
     esac

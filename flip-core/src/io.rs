@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::catalog::Edit;
 use crate::config::ClusterKey;
 use crate::event::{Event, Reason};
 use crate::id::{CheckRef, ItemRef};
@@ -201,22 +200,6 @@ pub enum Command {
     KeyRemove {
         /// `wire::ring::key_id` of the key.
         id: u8,
-    },
-    /// Changes the catalog of the whole cluster: all of the edits, or none.
-    Edit {
-        /// What, in this order.
-        edits: Vec<Edit>,
-        /// The answer waits for this node's disk only, and not for a majority's.
-        local: bool,
-        /// Also what takes more than one vote at once.
-        force: bool,
-        /// After this long the answer says how far the change has come.
-        timeout: Duration,
-    },
-    /// The config file was read again: what differs is applied, or nothing where any of it is wrong.
-    File {
-        /// Its text.
-        text: String,
     },
 }
 

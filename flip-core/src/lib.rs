@@ -81,7 +81,6 @@
 #![warn(missing_docs)]
 
 pub mod ballot;
-pub mod catalog;
 pub mod config;
 pub mod eligible;
 pub mod event;

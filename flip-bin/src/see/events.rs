@@ -29,7 +29,7 @@ pub fn show(line: &str) -> anyhow::Result<String> {
 pub fn utc(ms: u64) -> String {
     let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
     let (mut year, mut day) = (1970, days);
-    let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     // Whole cycles of the calendar first: a clock may be anywhere.
     let cycles = day / 146_097;
     (year, day) = (year + cycles * 400, day - cycles * 146_097);

@@ -107,11 +107,12 @@ State:  active
     ???: job
 ";
         assert_eq!(render(&status(|_| {})), expected);
-        let head = |change: &dyn Fn(&mut serde_json::Value)| {
+        type Change = dyn Fn(&mut serde_json::Value);
+        let head = |change: &Change| {
             let text = render(&status(change));
             text.lines().take(2).collect::<Vec<_>>().join("|")
         };
-        let table: [(&dyn Fn(&mut serde_json::Value), &str); 4] = [
+        let table: [(&Change, &str); 4] = [
             (&|json| json["members"][0]["drained"] = true.into(), "administrative"),
             (&|json| json["members"][0]["inactive"] = serde_json::json!(["disk"]), "disk"),
             (&|json| json["members"][0]["immature_ms"] = 5.into(), "booting"),

@@ -6,9 +6,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{
-    Block, Cell, Clear, List, ListItem, ListState, Paragraph, Row, Table, TableState, Wrap,
-};
+use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table, TableState, Wrap};
 
 use super::model::{Model, Part, Popup};
 use crate::see::span;
@@ -242,8 +240,7 @@ fn footing(model: &Model) -> Line<'static> {
             Line::from(format!(" filter: {}   esc ends it", model.filter)).cyan()
         }
         None => {
-            Line::from(" tab part  w why  m move  d drain  a announce  r retry  / filter  ? keys  q quit")
-                .dark_gray()
+            Line::from(" tab part  w why  d drain  a announce  r retry  / filter  ? keys  q quit").dark_gray()
         }
     }
 }
@@ -273,14 +270,6 @@ fn draw_popup(frame: &mut Frame, popup: &Popup, model: &Model) {
                 Line::from("y or enter: yes   any other key: no").dark_gray(),
             ];
             frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).block(framed("drain")), at);
-        }
-        Popup::Choose { item, servers, at: chosen } => {
-            let at = inner(u16::try_from(servers.len()).unwrap_or(u16::MAX).max(1));
-            frame.render_widget(Clear, at);
-            let list = List::new(servers.iter().map(|server| ListItem::new(server.as_str())))
-                .highlight_style(Style::new().add_modifier(Modifier::REVERSED))
-                .block(framed(&format!("move {item} to")));
-            frame.render_stateful_widget(list, at, &mut ListState::default().with_selected(Some(*chosen)));
         }
         Popup::Filter => {
             let at = inner(1);

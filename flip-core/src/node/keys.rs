@@ -168,9 +168,7 @@ impl Node {
             | Command::Asked { .. }
             | Command::Announce { .. }
             | Command::SetFact { .. }
-            | Command::SetActive { .. }
-            | Command::Edit { .. }
-            | Command::File { .. } => return,
+            | Command::SetActive { .. } => return,
         };
         let (what, next) = match plan {
             Ok(plan) => plan,

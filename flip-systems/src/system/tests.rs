@@ -43,7 +43,6 @@ fn config(handlers: &[(&str, &str)]) -> Config {
         lease: LEASE,
         witness: None,
         lua: Default::default(),
-        admin: None,
         privileges: Default::default(),
         admin: None,
     }

@@ -94,9 +94,12 @@ fn cluster(tokens: bool) -> (Local, String) {
     .unwrap();
     for n in [1, 2] {
         local.start(n).unwrap();
+        // It has read the config, which is another one from here on.
+        local.watch(n).unwrap().until(LIMIT, |_| true).unwrap();
     }
     let port = free_port();
-    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(local.config()).unwrap()).unwrap();
+    let written = std::fs::read_to_string(local.config()).unwrap();
+    let mut config: Value = serde_json::from_str(&written).unwrap();
     config["admin"] = json!({ "listen": format!("127.0.0.1:{port}") });
     if tokens {
         let file = local.state_dir().join("token");
@@ -107,6 +110,8 @@ fn cluster(tokens: bool) -> (Local, String) {
     std::fs::write(local.config(), config.to_string()).unwrap();
     local.start(0).unwrap();
     local.watch(0).unwrap().until(LIMIT, Status::healthy).unwrap();
+    // Whoever is started again has no page.
+    std::fs::write(local.config(), written).unwrap();
     (local, format!("http://127.0.0.1:{port}/"))
 }
 

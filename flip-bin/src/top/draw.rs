@@ -81,7 +81,7 @@ fn draw_members(frame: &mut Frame, model: &Model, area: Rect) {
     let widths = [
         Constraint::Min(8),
         Constraint::Length(8),
-        Constraint::Length(8),
+        Constraint::Length(11),
         Constraint::Length(9),
         Constraint::Length(6),
         Constraint::Fill(2),
@@ -156,7 +156,7 @@ fn draw_items(frame: &mut Frame, model: &Model, area: Rect) {
         Constraint::Fill(2),
         Constraint::Fill(1),
         Constraint::Length(10),
-        Constraint::Length(8),
+        Constraint::Length(11),
         Constraint::Fill(2),
     ];
     let table = Table::new(rows, widths)

@@ -45,8 +45,8 @@ fn all_parts_fit_into_80_by_24() {
         "1 of 2 ballots (b)",
         "ITEM",
         "web",
-        "releasing",
-        "wanted on a",
+        "1 min 5 s",
+        "90 ms",
         "EVENTS",
         "12:00:01.250Z case opened server=c",
         "q quit",
@@ -74,7 +74,7 @@ fn what_is_wrong_stands_first() {
 fn a_drain_is_confirmed_and_its_end_is_not() {
     let mut model = model();
     assert_eq!(model.key(Key::Letter('d')), Effect::Nothing);
-    assert!(picture(&model).contains("Move the 2 items of a to other servers"), "{}", picture(&model));
+    assert!(picture(&model).contains("Move the 3 items of a to other servers"), "{}", picture(&model));
     assert_eq!(model.key(Key::Letter('n')), Effect::Nothing);
     assert_eq!(model.popup, None);
     model.key(Key::Letter('d'));

@@ -207,6 +207,15 @@ impl World {
         self.mark_event(event);
     }
 
+    /// When a host could have known that a ballot was taken back: what reached it in a pause that none of its clocks
+    /// shows is lost, and the ballot grows no older for it (assumption A1 is broken, as in exception X4).
+    fn heard_back(&self, host: usize, back: Time) -> Time {
+        match self.hosts[host].unaware {
+            Some((from, to)) if from <= back + self.checker.slowest && back <= to => to,
+            _ => back,
+        }
+    }
+
     /// P1: a quorum of distinct, first-hand, standing ballots. P11: never about somebody whom they reach.
     fn verdict(&mut self, host: usize, server: usize, generation: u64, voters: &[usize]) {
         let now = self.now;
@@ -236,6 +245,7 @@ impl World {
                 Some(Cast { back: None, .. }) => true,
                 // Taken back, but what was said before may still be under way.
                 Some(Cast { back: Some(back), .. }) => {
+                    let back = self.heard_back(host, back);
                     now.since(back) <= limit || generation == 0 || self.is_old(server, generation)
                 }
                 None => {

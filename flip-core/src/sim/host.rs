@@ -80,6 +80,8 @@ pub(super) struct Host {
     pub(super) refreshed: VecDeque<(u64, Vec<usize>)>,
     /// Time asleep that the daemon has not been told.
     pub(super) slept: Option<Duration>,
+    /// The last pause that none of its clocks knows of: from, to.
+    pub(super) unaware: Option<(Time, Time)>,
     /// Until when it may act on what it believed before a pause that none of its clocks knows of (exception X4).
     pub(super) unaware_until: Option<Time>,
     /// What programs do once the machine runs again, in order: hook, item, whether it comes.
@@ -157,6 +159,7 @@ impl Host {
             doing: None,
             refreshed: VecDeque::new(),
             slept: None,
+            unaware: None,
             unaware_until: None,
             held_up: Vec::new(),
             wake_at: None,

@@ -136,6 +136,7 @@ impl World {
         } else if sleep.hidden {
             host.clock.lose(now, slept);
             // Exception X4: no clock of this machine knows of the pause.
+            self.hosts[index].unaware = Some((sleep.since, now));
             self.hosts[index].unaware_until = Some(now + self.lease + LATENESS);
             self.excuse(index, self.lease + LATENESS, "X4");
         } else {

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     fn record(seq: u64, text: usize) -> Record {
-        let text_of_config = r#"{"servers": {"a": "127.0.0.1"}, "cluster": {"system": {}}}"#;
+        let text_of_config = r#"{"servers": {"a": {"ip": "127.0.0.1"}}, "cluster": {"system": {}}}"#;
         let source = Source { file: "test", text: text_of_config };
         let config = load(&source, &Overrides { id: Some("a"), ..Overrides::default() }).unwrap().config;
         let mut record = Record::new(&Event::QuorumSeen, &config, seq, 1);
@@ -213,7 +213,10 @@ mod tests {
         for seq in 1..=many {
             history.push(Record { seq, ..one.clone() });
         }
-        let kept = |shelf: &Shelf| (lock(&shelf.ring).records.len(), lock(&shelf.ring).bytes);
+        let kept = |shelf: &Shelf| {
+            let ring = lock(&shelf.ring);
+            (ring.records.len(), ring.bytes)
+        };
         let (count, bytes) = kept(&shelf);
         assert!(count == RECORDS && bytes <= BYTES, "{count} {bytes}");
         assert_eq!(slow.ready(), Some(Told::Lost { records: Some(many - count as u64) }));

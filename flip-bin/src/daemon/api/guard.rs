@@ -109,7 +109,7 @@ fn who(peer: &Peer, headers: &HeaderMap, path: &str, looks: bool) -> Result<Stri
                 .hint("use one of admin.token_file"))
         }
         Given::Nothing if looks && access.is_open() => Ok("anybody".to_owned()),
-        Given::Nothing if !access.has_admin() => {
+        Given::Nothing if !looks && !access.has_admin() => {
             Err(refuse("nobody may change anything by this address, because admin.token_file is not set")
                 .hint("set it, or use the Unix socket"))
         }

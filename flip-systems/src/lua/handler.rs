@@ -131,26 +131,13 @@ impl System for LuaSystem {
     }
 }
 
-/// Why a hook runs, as scripts are told.
+/// Why a hook runs, as scripts are told: in the words of records, but for three that scripts know longer.
 #[must_use]
 pub fn reason(reason: Reason) -> &'static str {
     match reason {
         Reason::Home => "start",
         Reason::Failover => "member_down",
         Reason::Leave => "member_left",
-        Reason::Failback => "failback",
-        Reason::Adopted => "adopted",
-        Reason::Shutdown => "shutdown",
-        Reason::Drift => "drift",
-        Reason::Isolated => "isolated",
-        Reason::LeaseLost => "lease_lost",
-        Reason::Confirmed => "confirmed",
-        Reason::Drain => "drain",
-        Reason::Inactive => "inactive",
-        Reason::HealthCheck => "health_check",
-        Reason::Unusable => "unusable",
-        Reason::Conflict => "conflict",
-        Reason::HookFailed => "hook_failed",
-        Reason::HookDone => "hook_done",
+        reason => reason.name(),
     }
 }

@@ -1,6 +1,5 @@
 //! The page of a real daemon in a real browser: headless Chromium, driven by chromedriver.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,26 +7,16 @@ use std::time::{Duration, Instant};
 use fantoccini::wd::Capabilities;
 use fantoccini::{Client, ClientBuilder};
 use flip_core::status::Status;
-use flip_tests::local::Local;
+use flip_tests::local::{Local, free_port};
+use flip_tests::needs::command_or_skip;
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Map, Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const TOKEN: &str = "look-look-look-look-look";
 
-/// Guards a test that needs a browser: `false`, and a loud word, where there is none.
 fn browser_or_skip(test: &str) -> bool {
-    if Command::new("chromedriver").arg("--version").stdout(Stdio::null()).status().is_ok() {
-        return true;
-    }
-    let missing = "needs a browser: apt-get install --no-install-recommends chromium-driver";
-    assert!(std::env::var_os("FLIP_REQUIRE_ROOT").is_none_or(|v| v != "1"), "{test}: {missing}");
-    eprintln!("SKIPPED {test}: {missing}");
-    false
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    command_or_skip(test, "chromedriver", "--version", "chromium-driver")
 }
 
 /// chromedriver, which ends with it and takes its browser along.

@@ -1,26 +1,16 @@
 //! `flip top` on a real terminal of 80 columns and 24 lines, which tmux is.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use flip_core::status::Status;
 use flip_tests::local::Local;
+use flip_tests::needs::command_or_skip;
 use flip_tests::until::until;
 use serde_json::Map;
 
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// Guards a test that needs tmux: `false`, and a loud word, where there is none.
-fn tmux_or_skip(test: &str) -> bool {
-    if Command::new("tmux").arg("-V").stdout(Stdio::null()).status().is_ok() {
-        return true;
-    }
-    let missing = "needs tmux: apt-get install --no-install-recommends tmux";
-    assert!(std::env::var_os("FLIP_REQUIRE_ROOT").is_none_or(|v| v != "1"), "{test}: {missing}");
-    eprintln!("SKIPPED {test}: {missing}");
-    false
-}
 
 /// A terminal with a server of its own; both end with it.
 struct Terminal {
@@ -73,7 +63,7 @@ impl Drop for Terminal {
 
 #[test]
 fn the_cluster_is_seen_and_steered_on_a_terminal() {
-    if !tmux_or_skip("the_cluster_is_seen_and_steered_on_a_terminal") {
+    if !command_or_skip("the_cluster_is_seen_and_steered_on_a_terminal", "tmux", "-V", "tmux") {
         return;
     }
     let flip = Path::new(env!("CARGO_BIN_EXE_flip"));

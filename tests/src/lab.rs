@@ -224,13 +224,5 @@ pub fn available() -> Result<(), String> {
 /// Without root when FLIP_REQUIRE_ROOT=1, so that nobody takes skipped tests for passed ones.
 #[must_use]
 pub fn root_or_skip(test: &str) -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
-    }
-    assert!(
-        std::env::var_os("FLIP_REQUIRE_ROOT").is_none_or(|v| v != "1"),
-        "{test}: FLIP_REQUIRE_ROOT=1, and this is not root"
-    );
-    eprintln!("SKIPPED {test}: needs root");
-    false
+    rustix::process::geteuid().is_root() || crate::needs::skip(test, "needs root")
 }

@@ -12,6 +12,7 @@ pub mod local;
 pub mod matrix;
 pub mod membership;
 pub mod membership_bench;
+pub mod needs;
 pub mod postgres;
 pub mod probe;
 pub mod spread;

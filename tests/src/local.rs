@@ -1,7 +1,7 @@
 //! A cluster of flip daemons on loopback with items in memory: it needs no privilege.
 
 use std::io::{BufRead, BufReader};
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,6 +14,16 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use serde_json::{Map, Value, json};
 
 use crate::lab::Scratch;
+
+/// A TCP port of the loopback that is free now.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("no free port");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
 
 /// Daemons `a`, `b` and so on; all end with it, and its files are removed.
 pub struct Local {

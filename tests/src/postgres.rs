@@ -41,14 +41,9 @@ pub fn programs() -> Option<PathBuf> {
 /// Without them when FLIP_REQUIRE_ROOT=1, as for everything that scripts/test installs.
 #[must_use]
 pub fn postgres_or_skip(test: &str) -> bool {
-    if programs().is_some() && Path::new("/usr/sbin/pgbouncer").exists() {
-        return true;
-    }
     let missing =
         "needs PostgreSQL and pgbouncer: apt-get install --no-install-recommends postgresql pgbouncer";
-    assert!(env::var_os("FLIP_REQUIRE_ROOT").is_none_or(|v| v != "1"), "{test}: {missing}");
-    eprintln!("SKIPPED {test}: {missing}");
-    false
+    programs().is_some() && Path::new("/usr/sbin/pgbouncer").exists() || crate::needs::skip(test, missing)
 }
 
 /// A server of one host. Dropping it kills it and removes its data.

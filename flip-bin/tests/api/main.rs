@@ -6,13 +6,12 @@ mod limits;
 mod tls;
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flip_core::status::Status;
-use flip_tests::local::Local;
+use flip_tests::local::{Local, free_port};
 use http::{Answer, by_socket, by_tcp, exchange, request};
 use serde_json::{Map, Value, json};
 
@@ -24,11 +23,6 @@ pub const READ: &str = "look-look-look-look-look";
 pub struct One {
     pub local: Local,
     pub port: u16,
-}
-
-/// A port that is free now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Writes a file that only its owner reads.

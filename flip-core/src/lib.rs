@@ -103,6 +103,7 @@ pub mod supervise;
 pub mod swim;
 pub mod time;
 pub mod timer;
+pub mod translation;
 pub mod view;
 pub mod wire;
 

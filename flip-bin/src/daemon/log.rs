@@ -271,6 +271,10 @@ fn event(event: &Event, config: &Config) {
                 error!(system, item, check = name, "unhealthy: others that are healthy take over");
             }
         }
+        Event::ConfigChanged { what } => info!(what, "another config"),
+        Event::Outcast => {
+            warn!("this server is not in the config any more: it lets go of everything and leaves")
+        }
         Event::KeysChanged { ids, active } => {
             let ids: Vec<_> = ids.iter().map(|id| format!("{id:02x}")).collect();
             info!(keys = ids.join(","), in_use = format!("{active:02x}"), "keys changed");

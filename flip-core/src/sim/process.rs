@@ -468,6 +468,7 @@ impl World {
             // Nobody in the simulator has systems that speak; what is said here is part of the trace.
             Output::Heard { data, .. } => self.trace.bytes(&data),
             Output::Check(call) => self.begin_check(index, call),
+            Output::Config(config) => self.hosts[index].config = config,
             Output::Done { result, .. } => self.note(Some(index), || format!("answers {result:?}")),
             Output::Refused { other } => {
                 self.note(Some(index), || format!("is refused: {other} has its id"));

@@ -74,7 +74,7 @@ fn merge_system(
     let known = &old.systems[index];
     let here = |item: usize| needs.here(ItemRef { system: index, item });
     // All its items go before it is what it should be: one handler cannot be two.
-    let is_old = !is_same_system(known, wanted) && (0..known.items.len()).any(here);
+    let is_old = !known.looks_like(wanted) && (0..known.items.len()).any(here);
     let mut system = wanted.clone();
     if is_old {
         system.alive.clone_from(&known.alive);
@@ -85,7 +85,7 @@ fn merge_system(
     let by_id: BTreeMap<_, _> = known.items.iter().enumerate().map(|(at, item)| (item.id, at)).collect();
     for item in &mut system.items {
         match by_id.get(&item.id).copied().filter(|before| here(*before)) {
-            Some(before) if is_old || !is_same_item(wanted, &known.items[before], item) => {
+            Some(before) if is_old || !wanted.sees_as_one(&known.items[before], item) => {
                 outdated.insert(item.id);
                 *item = as_it_was(&known.items[before], item);
             }
@@ -125,16 +125,23 @@ fn retired(old: &Config, system: usize, named: impl Fn(ItemId) -> bool, needs: &
         .collect()
 }
 
-/// Whether hooks see no difference between two systems, whatever their items are. What an ip system says of its
-/// announcements and connections concerns addresses that are here as they are.
-pub(crate) fn is_same_system(a: &System, b: &System) -> bool {
-    a.alive == b.alive && a.down == b.down && a.release == b.release && (is_ip(a) || a.config == b.config)
-}
+impl System {
+    /// Whether hooks see no difference to another form of this system, whatever its items are. What an ip system says
+    /// of its announcements and connections concerns addresses that are here as they are.
+    #[must_use]
+    pub fn looks_like(&self, other: &Self) -> bool {
+        self.alive == other.alive
+            && self.down == other.down
+            && self.release == other.release
+            && (is_ip(self) || self.config == other.config)
+    }
 
-/// Whether the hooks of an item see no difference.
-fn is_same_item(system: &System, a: &Item, b: &Item) -> bool {
-    let same = a.ip == b.ip && a.isolated == b.isolated && (is_ip(system) || a.own == b.own);
-    same && !planted(Bug::UntouchedRedefined)
+    /// Whether hooks see no difference between two forms of an item of this system.
+    #[must_use]
+    pub fn sees_as_one(&self, a: &Item, b: &Item) -> bool {
+        let same = a.ip == b.ip && a.isolated == b.isolated && (is_ip(self) || a.own == b.own);
+        same && !planted(Bug::UntouchedRedefined)
+    }
 }
 
 fn is_ip(system: &System) -> bool {

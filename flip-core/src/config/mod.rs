@@ -44,7 +44,7 @@ pub use checks::{Check, CheckKind, WhenAllFail};
 pub use foreign::{CONFLICT_NAMES, PROBE, PROBE_MOST};
 pub use hooks::{Hooks, OnExit};
 pub use ip::{AUTO, Interface, IpItem, IpPart, IpRoute, IpRule, Scope, parse_vip};
-pub(crate) use merge::{Needs, is_same_system, merge};
+pub(crate) use merge::{Needs, merge};
 pub use privileges::{Capability, Keep, Privileges};
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};

@@ -37,7 +37,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{Node, Timer};
-use crate::config::{Config, Isolated, Needs, is_same_system, merge};
+use crate::config::{Config, Isolated, Needs, merge};
 use crate::event::{Event, ItemState, Reason};
 use crate::id::{ItemId, ItemRef, Peer, ShortId};
 use crate::io::{HookAction, Output};
@@ -319,7 +319,7 @@ impl Node {
     fn is_swapped(&self, at: ItemRef) -> bool {
         let present = &self.config.systems[at.system];
         let wanted = self.adoption.wanted.systems.iter().find(|wanted| wanted.name == present.name);
-        if wanted.is_none_or(|wanted| is_same_system(present, wanted)) {
+        if wanted.is_none_or(|wanted| present.looks_like(wanted)) {
             return !self.is_here(at);
         }
         (0..present.items.len()).all(|item| !self.is_here(ItemRef { item, ..at }))

@@ -33,6 +33,7 @@
 pub mod announce;
 
 mod address;
+mod adopt;
 mod announcer;
 mod conflict;
 mod connections;
@@ -62,7 +63,9 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use flip_core::config::{Announce, Interface, IpPart, IpRoute, IpRule, Isolated, Item, Notify, SystemKind};
+use flip_core::config::{
+    Announce, Config, HANDLERS, Interface, IpPart, IpRoute, IpRule, Isolated, Item, Notify, SystemKind,
+};
 use flip_core::event::Reason;
 use flip_core::id::ItemRef;
 use flip_core::{Lifetime, Time};
@@ -76,6 +79,7 @@ use tokio::task::AbortHandle;
 
 pub use self::address::PROTOCOL;
 use self::address::{Bound, Maker, Manner};
+use self::adopt::Users;
 use self::announcer::{Outside, Voice};
 use self::conflict::Members;
 use self::connections::Connections;
@@ -116,73 +120,79 @@ impl Handler for Ip {
         bus: &Arc<Bus>,
     ) -> Result<Opened, OpenError> {
         let mut holdings = Holdings::default();
-        let mut together = None;
-        let mut starts = Vec::new();
+        let mut settings = None;
         let mark = address::mark(systems.first().map_or(0, |assigned| assigned.siblings));
         for assigned in systems {
-            starts.push(holdings.items.len());
-            for item in &assigned.system.items {
-                holdings.rules.push(Rules::read(assigned.system, item.isolated == Isolated::Drop)?);
-            }
-            let schedule = Announce::read(&assigned.system.config, &Announce::default());
-            let notify = Arc::new(Notify::read(&assigned.system.config));
-            together = Some(together.map_or((*notify).clone(), |all: Notify| all.together(&notify)));
-            for (item, configured) in assigned.system.items.iter().enumerate() {
-                let at = ItemRef { system: assigned.position, item };
-                let schedule = match &configured.own {
-                    Some(own) => Announce::read(own, &schedule),
-                    None => schedule.clone(),
-                };
-                let proven = assigned.system.kind == SystemKind::Shard;
-                if !holdings.push(at, configured, mark, (schedule, Arc::clone(&notify), proven)) {
-                    return Err(OpenError::Item {
-                        system: assigned.system.name.clone(),
-                        item: configured.name.clone(),
-                        what: "addresses (`Item::ip`)",
-                    });
-                }
-            }
+            holdings.push_system(assigned, mark)?;
+            let notify = Notify::read(&assigned.system.config);
+            settings = Some(settings.map_or(notify.clone(), |all: Notify| all.together(&notify)));
         }
-        // What no config knows belongs to no system: one that wants order here is enough.
-        let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
-        let connections = Connections::open(connections::wanted(systems), Arc::clone(bus));
-        let outside = Outside::new(Some(Arc::clone(bus)), peers(systems));
-        let voice = Voice::new(together.unwrap_or_default());
-        let beside = (connections, outside);
-        let (world, leftovers) = World::open((holdings, mark, voice), remove, Arc::clone(drift), beside)?;
-        let systems = starts
-            .into_iter()
-            .zip(systems)
-            .map(|(first, assigned)| {
-                let count = assigned.system.items.len();
-                Arc::new(IpSystem { world: Arc::clone(&world), first, count }) as Arc<dyn System>
-            })
-            .collect();
-        Ok(Opened { systems, leftovers })
+        let present = bus.world.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let (world, leftovers, places) = match present {
+            // The node is at work, and these have come into its config.
+            Some(world) => {
+                let places = world.extend(holdings)?;
+                (world, Vec::new(), places)
+            }
+            None => {
+                // What no config knows belongs to no system: one that wants order here is enough.
+                let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
+                let peers = systems.first().map_or_else(Vec::new, |one| peers(one.config, bus));
+                let outside = Outside::new(Some(Arc::clone(bus)), peers);
+                let voice = Voice::new(settings.unwrap_or_default());
+                let places = 0..holdings.items.len();
+                let (world, leftovers) =
+                    World::open((holdings, mark, voice), remove, Arc::clone(drift), outside)?;
+                *bus.world.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&world);
+                (world, leftovers, places.collect())
+            }
+        };
+        let mut places = places.into_iter();
+        let make = |assigned: &Assigned<'_>| {
+            let items = places.by_ref().take(assigned.system.items.len()).collect();
+            Arc::new(IpSystem::new(Arc::clone(&world), items, assigned)) as Arc<dyn System>
+        };
+        Ok(Opened { systems: systems.iter().map(make).collect(), leftovers })
     }
 }
 
-/// The other servers that take part in one of these systems, beginning with the one after this one in the list:
-/// so servers do not all ask the same.
-fn peers(systems: &[Assigned<'_>]) -> Vec<usize> {
-    let Some(config) = systems.first().map(|assigned| assigned.config) else { return Vec::new() };
-    let own = |server: &usize| {
-        systems.iter().any(|assigned| config.servers[*server].systems.contains(&assigned.position))
+/// The numbers of the other servers that have ip systems with this one, beginning with the one after this one in the
+/// list: so servers do not all ask the same.
+fn peers(config: &Config, bus: &Bus) -> Vec<usize> {
+    let shared = |system: &usize| {
+        let is_ip = config.systems.get(*system).is_some_and(|spec| spec.alive == HANDLERS[0].0);
+        is_ip && config.my().systems.contains(system)
     };
-    (config.me + 1..config.servers.len()).chain(0..config.me).filter(own).collect()
+    let others = (config.me + 1..config.servers.len()).chain(0..config.me.min(config.servers.len()));
+    let own = |server: &usize| config.servers[*server].systems.iter().any(shared);
+    others.filter(own).map(|server| bus.number(server)).collect()
 }
 
 struct IpSystem {
     world: Arc<World>,
-    /// Where its items start in the world's list.
-    first: usize,
-    count: usize,
+    /// Where its items are in the world's list.
+    items: Vec<usize>,
+    /// Its number among all that this world ever had.
+    id: u64,
 }
 
 impl IpSystem {
+    fn new(world: Arc<World>, items: Vec<usize>, assigned: &Assigned<'_>) -> Self {
+        let id = world.join();
+        let all: Vec<_> = assigned.system.items.iter().collect();
+        world.want(id, connections::wanted(assigned.system, &all));
+        Self { world, items, id }
+    }
+
     /// An item in the world's list.
     fn find(&self, item: usize) -> Option<(Arc<World>, usize)> {
-        (item < self.count).then(|| (Arc::clone(&self.world), self.first + item))
+        Some((Arc::clone(&self.world), *self.items.get(item)?))
+    }
+}
+
+impl Drop for IpSystem {
+    fn drop(&mut self) {
+        self.world.leave(self.id);
     }
 }
 
@@ -209,13 +219,18 @@ impl System for IpSystem {
     }
 
     fn refresh(&self, items: &[usize], lifetime: Lifetime) -> Vec<usize> {
-        let items: Vec<_> = items.iter().map(|item| self.first + item).collect();
-        self.world.refresh(&items, lifetime).into_iter().map(|item| item - self.first).collect()
+        let places: Vec<_> = items.iter().filter_map(|item| self.items.get(*item).copied()).collect();
+        let gone = self.world.refresh(&places, lifetime);
+        items
+            .iter()
+            .copied()
+            .filter(|item| self.items.get(*item).is_none_or(|at| gone.contains(at)))
+            .collect()
     }
 
     fn down(&self, item: usize, context: &Context) -> HookFuture {
         let Some((world, item)) = self.find(item) else { return no_item(item) };
-        let kill = world.connections.clone().map(|connections| {
+        let kill = world.connections.get().cloned().map(|connections| {
             let addresses = connections.to_kill(world.lock().addresses_of(item));
             (connections, addresses)
         });
@@ -241,22 +256,35 @@ impl System for IpSystem {
     }
 
     fn hush(&self, item: usize) {
-        if item < self.count {
-            let mut state = self.world.lock();
-            state.stop_announcing(self.first + item);
-            self.world.leaves(&state, self.first + item);
+        if let Some((world, item)) = self.find(item) {
+            let mut state = world.lock();
+            state.stop_announcing(item);
+            world.leaves(&state, item);
         }
+    }
+
+    fn forget(&self, item: usize) {
+        if let Some((world, item)) = self.find(item) {
+            world.vacate(item);
+        }
+    }
+
+    fn configure(&self, assigned: &Assigned<'_>, items: &[(usize, &Item)]) {
+        let configured: Vec<_> = items.iter().map(|(_, item)| *item).collect();
+        self.world.want(self.id, connections::wanted(assigned.system, &configured));
+        let places = items.iter().filter_map(|(at, item)| Some((*self.items.get(*at)?, *item)));
+        self.world.configure(assigned, places);
     }
 
     fn heard(&self, from: usize, topic: u8, data: &[u8]) {
         // All systems hear it, and share what they know: the first hears for all.
-        if self.first > 0 {
+        if !self.world.is_first(self.id) {
             return;
         }
         match topic {
             topic::MACS => self.world.member_says(from, data),
             topic::CONNECTIONS => {
-                if let Some(connections) = &self.world.connections {
+                if let Some(connections) = self.world.connections.get() {
                     connections.heard(from, data);
                 }
             }
@@ -265,10 +293,10 @@ impl System for IpSystem {
     }
 
     fn observe(&self) -> ObserveFuture {
-        let (world, first, count) = (Arc::clone(&self.world), self.first, self.count);
+        let (world, items) = (Arc::clone(&self.world), self.items.clone());
         Box::pin(async move {
-            let present = world.observe(first..first + count)?;
-            Ok((0..count).filter(|item| present[*item]).collect())
+            let present = world.observe(&items)?;
+            Ok((0..items.len()).filter(|item| present[*item]).collect())
         })
     }
 }
@@ -280,10 +308,22 @@ pub(crate) struct World {
     /// Sends frames; receives nothing, because its protocol is 0 (packet(7)).
     raw: Socket,
     /// None where nobody wants anything done with them.
-    connections: Option<Connections>,
+    connections: OnceLock<Connections>,
     /// What reads notices and frames, and tells members what they need to know.
-    tasks: OnceLock<Vec<AbortHandle>>,
+    tasks: Mutex<Tasks>,
     outside: Outside,
+    /// Those that use this world.
+    users: Mutex<Users>,
+}
+
+/// What runs beside, to be ended with the world.
+#[derive(Default)]
+struct Tasks {
+    all: Vec<AbortHandle>,
+    /// Those of them that listen for conflicts about the addresses that there are.
+    ears: Vec<AbortHandle>,
+    /// Whether others are told of connections.
+    shares: bool,
 }
 
 struct State {
@@ -328,6 +368,48 @@ impl Holdings {
         self.items.push(Held::new(at, &item.name, first..self.parts.len(), voice));
         true
     }
+
+    /// All items of a system.
+    fn push_system(&mut self, assigned: &Assigned<'_>, mark: u8) -> Result<(), OpenError> {
+        let manner = Voices::read(assigned.system);
+        for (item, configured) in assigned.system.items.iter().enumerate() {
+            self.rules.push(Rules::read(assigned.system, configured.isolated == Isolated::Drop)?);
+            let at = ItemRef { system: assigned.position, item };
+            if !self.push(at, configured, mark, manner.of(configured)) {
+                return Err(OpenError::Item {
+                    system: assigned.system.name.clone(),
+                    item: configured.name.clone(),
+                    what: "addresses (`Item::ip`)",
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How the items of a system are announced.
+struct Voices {
+    schedule: Announce,
+    notify: Arc<Notify>,
+    proven: bool,
+}
+
+impl Voices {
+    fn read(system: &flip_core::config::System) -> Self {
+        Self {
+            schedule: Announce::read(&system.config, &Announce::default()),
+            notify: Arc::new(Notify::read(&system.config)),
+            proven: system.kind == SystemKind::Shard,
+        }
+    }
+
+    fn of(&self, item: &Item) -> (Announce, Arc<Notify>, bool) {
+        let schedule = match &item.own {
+            Some(own) => Announce::read(own, &self.schedule),
+            None => self.schedule.clone(),
+        };
+        (schedule, Arc::clone(&self.notify), self.proven)
+    }
 }
 
 /// An item.
@@ -346,6 +428,8 @@ struct Held {
     notify: Arc<Notify>,
     /// Whether this server alone has it, so that another can prove it.
     proven: bool,
+    /// It is served no more: its place is free.
+    vacant: bool,
 }
 
 /// One address of an item.
@@ -365,7 +449,8 @@ struct Part {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.tasks.get().into_iter().flatten().for_each(AbortHandle::abort);
+        let tasks = self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner);
+        tasks.all.iter().chain(&tasks.ears).for_each(AbortHandle::abort);
     }
 }
 
@@ -374,34 +459,39 @@ impl World {
         (holdings, mark, voice): (Holdings, u8, Voice),
         remove: bool,
         drift: Arc<Drift>,
-        (connections, outside): (Option<Connections>, Outside),
+        outside: Outside,
     ) -> Result<(Arc<Self>, Vec<Leftover>), OpenError> {
         let kernel = |doing| move |source| OpenError::Kernel { doing, source };
         let raw = raw_socket()?;
         // Before the first list is read, so that nothing happens unseen in between.
         let monitor = Monitor::open(mark).map_err(kernel("subscribe to address changes"))?;
         let netlink = Netlink::open().map_err(kernel("open a netlink socket"))?;
-        let mut state = State::new(netlink, mark, holdings, voice, &outside.peers);
+        let mut state = State::new(netlink, mark, holdings, voice, &outside.peers());
         state.load_links().map_err(kernel("list the interfaces"))?;
         let leftovers = state.sort_leftovers(remove).map_err(kernel("list the addresses"))?;
         let ears = Ear::open(state.others.addresses()).map_err(kernel("listen for conflicts"))?;
-        let (state, tasks) = (Mutex::new(state), OnceLock::new());
-        let world = Arc::new(Self { state, drift, raw, connections, tasks, outside });
+        let world = Arc::new(Self::of(state, drift, raw, outside));
         world.look_at_ground(&mut world.lock());
         let weak = || Arc::downgrade(&world);
-        let mut tasks = vec![tokio::spawn(monitor.run(weak())), tokio::spawn(others::go_on_telling(weak()))];
-        tasks.extend(ears.into_iter().map(|ear| tokio::spawn(ear.run(weak()))));
-        if let Some(connections) = world.connections.clone().filter(Connections::shares) {
-            let mut life = [0; 4];
-            crate::entropy(&mut life).map_err(kernel("get random bytes"))?;
-            let weak = weak();
-            let here = move || weak.upgrade().map(|world| world.shared());
-            tasks.push(tokio::spawn(connections.share(u32::from_ne_bytes(life), here)));
-        }
+        let mut tasks = Tasks::default();
+        tasks.all.push(tokio::spawn(monitor.run(weak())).abort_handle());
+        tasks.all.push(tokio::spawn(others::go_on_telling(weak())).abort_handle());
+        tasks.ears = ears.into_iter().map(|ear| tokio::spawn(ear.run(weak())).abort_handle()).collect();
+        *world.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
         world.start_announcer();
-        // The cell is fresh, so this can't fail.
-        drop(world.tasks.set(tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect()));
         Ok((world, leftovers))
+    }
+
+    fn of(state: State, drift: Arc<Drift>, raw: Socket, outside: Outside) -> Self {
+        Self {
+            state: Mutex::new(state),
+            drift,
+            raw,
+            connections: OnceLock::new(),
+            tasks: Mutex::default(),
+            outside,
+            users: Mutex::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -415,7 +505,7 @@ impl World {
         state.clear_failed(item)?;
         state.install(item, lifetime)?;
         self.start_announcing(&mut state, item);
-        if let Some(connections) = &self.connections {
+        if let Some(connections) = self.connections.get() {
             // After the announcement, so that answers come here.
             for part in &state.parts[state.items[item].parts.clone()] {
                 connections.took(part.net.addr(), state.link_of(part).map_or(0, |link| link.index));
@@ -426,14 +516,14 @@ impl World {
 
     /// The item is about to go: nobody is told any more that it came.
     fn leaves(&self, state: &State, item: usize) {
-        if let Some(connections) = &self.connections {
+        if let Some(connections) = self.connections.get() {
             state.addresses_of(item).for_each(|address| connections.leaves(address));
         }
     }
 
     /// The addresses that are here and whose connections others are told of.
     fn shared(&self) -> Vec<IpAddr> {
-        let Some(connections) = &self.connections else { return Vec::new() };
+        let Some(connections) = self.connections.get() else { return Vec::new() };
         let state = self.lock();
         let here = state.parts.iter().filter(|part| part.present).map(|part| part.net.addr());
         here.filter(|address| connections.is_shared(*address)).collect()
@@ -473,11 +563,11 @@ impl World {
     }
 
     /// Which of these items are here.
-    fn observe(&self, items: Range<usize>) -> Result<Vec<bool>, String> {
+    fn observe(&self, items: &[usize]) -> Result<Vec<bool>, String> {
         let mut state = self.lock();
         let bound = state.bound().map_err(|error| format!("cannot list the addresses: {error}"))?;
         let found = state.found(&bound);
-        for item in items.clone() {
+        for item in items.iter().copied() {
             for part in state.items[item].parts.clone() {
                 // Whoever asked knows of this one.
                 let installed = found[part].as_ref().map(Installed::from);
@@ -488,7 +578,7 @@ impl World {
             let present = state.is_whole(item);
             state.set_present(item, present);
         }
-        Ok(items.map(|item| state.items[item].present).collect())
+        Ok(items.iter().map(|item| state.items[*item].present).collect())
     }
 
     /// Handles a datagram of notices.
@@ -623,7 +713,8 @@ impl Held {
         parts: Range<usize>,
         (announce, notify, proven): (Announce, Arc<Notify>, bool),
     ) -> Self {
-        Self { at, name: name.to_owned(), parts, present: false, trouble: None, announce, notify, proven }
+        let name = name.to_owned();
+        Self { at, name, parts, present: false, trouble: None, announce, notify, proven, vacant: false }
     }
 }
 

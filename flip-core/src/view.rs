@@ -103,6 +103,12 @@ impl View {
         &self.records[server]
     }
 
+    /// How many servers the config names: those that are not retired, which come first.
+    #[must_use]
+    pub const fn named(&self) -> usize {
+        self.named
+    }
+
     /// All records in listed order.
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
         self.records.iter()

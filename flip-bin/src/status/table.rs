@@ -318,6 +318,7 @@ mod tests {
                 down_ballots: vec!["a".to_owned()],
                 quorum: 2,
             }),
+            retired: false,
             config_differs: false,
             inactive: Vec::new(),
             facts: Default::default(),
@@ -342,6 +343,7 @@ mod tests {
             ],
             items: vec![
                 ItemStatus {
+                    retired: false,
                     isolated: "drop".into(),
                     lease_ms: Some(3_400),
                     unclean_on: None,
@@ -376,6 +378,7 @@ mod tests {
                     ],
                 },
                 ItemStatus {
+                    retired: false,
                     isolated: "keep".into(),
                     lease_ms: None,
                     unclean_on: None,
@@ -395,6 +398,7 @@ mod tests {
                     holders: Vec::new(),
                 },
                 ItemStatus {
+                    retired: false,
                     isolated: "drop".into(),
                     lease_ms: None,
                     unclean_on: Some("bee".to_owned()),

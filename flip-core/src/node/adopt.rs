@@ -270,8 +270,8 @@ impl Node {
     /// Items of the present config that have to go from here.
     fn doomed(&self) -> Vec<ItemRef> {
         let retired = self.config.systems.iter().enumerate().flat_map(|(system, spec)| {
-            let named = spec.items.iter().take_while(|item| !item.retired).count();
-            (named..spec.items.len()).map(move |item| ItemRef { system, item })
+            let retired = spec.items.iter().rev().take_while(|item| item.retired).count();
+            (spec.items.len() - retired..spec.items.len()).map(move |item| ItemRef { system, item })
         });
         let outdated = self.adoption.outdated.iter().filter_map(|id| self.items.place_of(*id));
         retired.chain(outdated).collect()
@@ -411,11 +411,14 @@ impl Node {
         if !self.adopted_lately(now) || self.holders_now(at).iter().any(knows) {
             return true;
         }
+        for holder in self.holders_now(at).clone() {
+            self.tell_content_to(holder);
+        }
         self.timers.set(Timer::Item(at), now + limits::REPEAT_PAUSE);
         false
     }
 
-    fn adopted_lately(&self, now: Time) -> bool {
+    pub(super) fn adopted_lately(&self, now: Time) -> bool {
         self.adoption.since.is_some_and(|since| now.since(since) < limits::CONFIG_PATIENCE)
     }
 }

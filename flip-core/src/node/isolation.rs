@@ -186,6 +186,7 @@ impl Node {
         let Some(holder) = holder else { return true };
         let since = *self.items.asked(at).get_or_insert(now);
         if self.awaits_config_of(holder, since, now) {
+            self.tell_content_to(holder);
             self.timers.set(Timer::Item(at), now + limits::REPEAT_PAUSE);
             return false;
         }

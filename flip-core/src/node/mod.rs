@@ -460,7 +460,7 @@ impl Node {
     }
 
     fn everybody_probed(&self) -> bool {
-        self.config.timing.pings_per_interval + 1 >= self.config.named_servers()
+        self.config.timing.pings_per_interval + 1 >= self.view.named()
     }
 
     fn is_voter(&self) -> bool {

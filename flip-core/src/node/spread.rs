@@ -226,6 +226,14 @@ impl Node {
         }
     }
 
+    /// Tells one of them.
+    pub(super) fn tell_content_to(&mut self, server: usize) {
+        if server != self.config.me && self.view.is_up(server) {
+            let digest = Message::Digest(self.digest());
+            self.send(server, &digest);
+        }
+    }
+
     /// Whether a server said last that it runs the same config; none when it has said nothing.
     pub(super) fn has_same_config(&self, server: usize) -> Option<bool> {
         self.spread.contents.get(&server).map(|said| *said == (self.electorate, self.content))
@@ -266,7 +274,15 @@ impl Node {
 
     pub(super) fn on_digest(&mut self, server: usize, digest: Digest, now: Time) {
         let own = self.digest();
+        let before = self.has_same_config(server);
         self.spread.contents.insert(server, (digest.electorate, digest.content));
+        if self.has_same_config(server) == Some(true) {
+            // It may wait to hear that of this node.
+            if before == Some(false) || before.is_none() && self.adopted_lately(now) {
+                self.tell_content_to(server);
+                self.items.touch();
+            }
+        }
         if digest.electorate != own.electorate || digest.content != own.content {
             self.note_difference(server);
         } else {

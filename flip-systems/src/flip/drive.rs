@@ -317,6 +317,12 @@ impl Drive {
                 let _ = reply.send(self.status(asker));
             }
             Ask::Do(asker, command, reply) => self.command(asker, command, reply),
+            #[cfg(test)]
+            Ask::Adopt(config, reply) => {
+                self.node.adopt(config, clock::now());
+                self.drain();
+                let _ = reply.send(());
+            }
         }
     }
 

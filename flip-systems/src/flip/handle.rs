@@ -29,6 +29,9 @@ pub(super) enum Asker {
 pub(super) enum Ask {
     Status(Asker, oneshot::Sender<Arc<Status>>),
     Do(Asker, Command, oneshot::Sender<Result<String, String>>),
+    /// For tests: a config comes by other ways.
+    #[cfg(test)]
+    Adopt(Arc<Config>, oneshot::Sender<()>),
 }
 
 /// What is to become of the node.
@@ -231,6 +234,11 @@ impl Handle {
             *now = wish.max(*now);
             more
         });
+    }
+
+    #[cfg(test)]
+    pub(super) async fn adopt(&self, config: Config) {
+        self.ask(|reply| Ask::Adopt(Arc::new(config), reply)).await;
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {

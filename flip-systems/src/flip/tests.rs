@@ -344,3 +344,74 @@ fn a_file_may_name_what_the_program_registered_and_scripts() {
         assert!(matches!(&nowhere, Error::File(why) if why.contains("cannot read the config")), "{nowhere}");
     });
 }
+
+/// The loop goes on under another config: hooks run for what is new and what is gone, and for nothing else; events
+/// carry the config that their positions are of.
+#[test]
+fn a_node_that_runs_takes_another_config() {
+    use flip_core::HookAction::{Alive, Down};
+    use flip_core::config::Item;
+    use flip_core::event::ItemState;
+    on_runtime(async {
+        let memory = Memory::default();
+        let flip = alone(&memory).start().await.unwrap();
+        let node = flip.handle();
+        let mut events = node.events();
+        let run = tokio::spawn(flip.run());
+        active(&mut events).await;
+        let first = memory.calls();
+        assert_eq!(first.len(), 1);
+
+        // One comes before the one that is there, and a system before the one that it is of.
+        let mut config = (*node.config()).clone();
+        config.systems[0].items.insert(0, Item::plain("m", "new"));
+        let mut more = config.systems[0].clone();
+        (more.name, more.items) = ("more".to_owned(), vec![Item::plain("more", "x")]);
+        config.systems.insert(0, more);
+        config.servers[0].systems = vec![0, 1];
+        node.adopt(config.clone()).await;
+        let mut came = Vec::new();
+        while came.len() < 2 {
+            let happened = events.recv().await.unwrap();
+            if let Event::Item { item, to: ItemState::Active, .. } = happened.event {
+                let system = &happened.config.systems[item.system];
+                came.push((system.name.clone(), system.items[item.item].name.clone()));
+            }
+        }
+        came.sort();
+        assert_eq!(came, [("m".to_owned(), "new".to_owned()), ("more".to_owned(), "x".to_owned())]);
+        let calls = memory.calls();
+        assert_eq!(calls.len(), 3, "and nothing else was called: {calls:?}");
+        assert!(calls[1..].iter().all(|(_, action)| *action == Alive));
+        assert_eq!(node.config().systems.len(), 2);
+        let status = node.status().await.unwrap();
+        assert!(status.healthy() && status.items.len() == 3);
+
+        // They go again.
+        config.systems.remove(0);
+        config.systems[0].items.remove(0);
+        config.servers[0].systems = vec![0];
+        node.adopt(config).await;
+        while memory.up().len() > 1 {
+            tokio::task::yield_now().await;
+        }
+        while node.config().systems.len() > 1 || node.config().systems[0].items.len() > 1 {
+            tokio::task::yield_now().await;
+        }
+        let calls = memory.calls();
+        assert_eq!(calls.iter().filter(|(_, action)| *action == Down).count(), 2);
+        assert_eq!(memory.up().into_iter().next(), Some(first[0].0), "the first was never touched");
+
+        // And a server that is not in the config any more lets go of everything and ends.
+        let mut none = (*node.config()).clone();
+        let mut other = none.servers[0].clone();
+        other.id = "other".to_owned();
+        other.short = flip_core::id::ShortId::of("other");
+        other.addr.set_port(1);
+        none.servers = vec![other].into();
+        none.me = 1;
+        node.adopt(none).await;
+        assert_eq!(run.await.unwrap().unwrap(), End::Left);
+        assert!(memory.up().is_empty());
+    });
+}

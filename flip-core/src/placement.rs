@@ -48,10 +48,7 @@ pub fn homes(config: &Config, system: usize) -> Vec<usize> {
 
 /// The servers of a system by priority, then by listed order.
 fn members(config: &Config, system: usize) -> Vec<usize> {
-    let takes_part = |index: &usize| {
-        let server = &config.servers[*index];
-        !server.retired && server.systems.contains(&system)
-    };
+    let takes_part = |index: &usize| config.takes_part(*index, system);
     let mut members: Vec<_> = (0..config.servers.len()).filter(takes_part).collect();
     members.sort_by_key(|index| (config.servers[*index].priority, *index));
     members

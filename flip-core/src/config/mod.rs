@@ -385,6 +385,13 @@ impl Config {
         self.servers[..self.me].iter().filter(|server| server.addr.ip() == host).count()
     }
 
+    /// Whether a server may get items of a system.
+    #[must_use]
+    pub fn takes_part(&self, server: usize, system: usize) -> bool {
+        let server = &self.servers[server];
+        !server.retired && server.systems.contains(&system)
+    }
+
     /// How many servers the config names: those that are not retired, which come first.
     #[must_use]
     pub fn named_servers(&self) -> usize {

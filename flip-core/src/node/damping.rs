@@ -94,7 +94,7 @@ impl Node {
         usable: impl Fn(&Self, usize) -> bool,
         now: Time,
     ) -> Vec<bool> {
-        let members = |server: &usize| self.config.servers[*server].systems.contains(&system);
+        let members = |server: &usize| self.config.takes_part(*server, system);
         let all: Vec<_> =
             (0..self.config.servers.len()).filter(members).filter(|s| usable(self, *s)).collect();
         let mut mature = vec![false; self.config.servers.len()];

@@ -165,7 +165,7 @@ impl Node {
         if !self.health.any() && !self.somewhere_is_trouble() {
             return Vec::new();
         }
-        let member = |server: usize| self.config.servers[server].systems.contains(&system);
+        let member = |server: usize| self.config.takes_part(server, system);
         let ready: Vec<_> =
             (0..self.config.servers.len()).map(|server| member(server) && ready(self, server)).collect();
         let mature: Vec<_> = ready.iter().zip(mature).map(|(ready, mature)| *ready && *mature).collect();

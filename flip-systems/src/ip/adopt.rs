@@ -23,7 +23,7 @@ pub(super) struct Users {
     /// What each wants done with connections.
     wanted: BTreeMap<u64, connections::Wanted>,
     /// What each says of announcements.
-    settings: BTreeMap<usize, Notify>,
+    settings: BTreeMap<u64, Notify>,
 }
 
 impl World {
@@ -45,6 +45,18 @@ impl World {
         let mut users = self.users();
         users.ids.remove(&id);
         users.wanted.remove(&id);
+        users.settings.remove(&id);
+    }
+
+    /// What one of them says of announcements. The pace is that of all together.
+    pub(super) fn tune(&self, id: u64, settings: Notify) {
+        let together = {
+            let mut users = self.users();
+            users.settings.insert(id, settings);
+            let all = users.settings.values().cloned();
+            all.reduce(|all, one| all.together(&one)).unwrap_or_default()
+        };
+        self.lock().voice.configure(together);
     }
 
     /// Whether one of those that use this world is the first of them.
@@ -131,15 +143,8 @@ impl World {
             self.lock().others.members.set(peers.iter().copied());
             self.outside.set_peers(peers);
         }
-        let settings = {
-            let mut users = self.users();
-            users.settings.insert(assigned.position, Notify::read(&assigned.system.config));
-            let all = users.settings.values().cloned();
-            all.reduce(|all, one| all.together(&one)).unwrap_or_default()
-        };
         let voices = Voices::read(assigned.system);
         let mut state = self.lock();
-        state.voice.configure(settings);
         for (place, item) in items {
             let held = &mut state.items[place];
             (held.announce, held.notify, held.proven) = voices.of(item);

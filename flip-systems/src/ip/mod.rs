@@ -181,6 +181,7 @@ impl IpSystem {
         let id = world.join();
         let all: Vec<_> = assigned.system.items.iter().collect();
         world.want(id, connections::wanted(assigned.system, &all));
+        world.tune(id, Notify::read(&assigned.system.config));
         Self { world, items, id }
     }
 
@@ -272,6 +273,7 @@ impl System for IpSystem {
     fn configure(&self, assigned: &Assigned<'_>, items: &[(usize, &Item)]) {
         let configured: Vec<_> = items.iter().map(|(_, item)| *item).collect();
         self.world.want(self.id, connections::wanted(assigned.system, &configured));
+        self.world.tune(self.id, Notify::read(&assigned.system.config));
         let places = items.iter().filter_map(|(at, item)| Some((*self.items.get(*at)?, *item)));
         self.world.configure(assigned, places);
     }

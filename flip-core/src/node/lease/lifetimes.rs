@@ -33,10 +33,8 @@ impl Node {
     /// (rules K1 and K5).
     fn orphan(&self, at: ItemRef) -> Option<u32> {
         let orphan = self.config.systems[at.system].orphan?;
-        let other = self.others().any(|server| {
-            let spec = &self.config.servers[server];
-            !spec.retired && spec.systems.contains(&at.system) && self.view.is_up(server)
-        });
+        let other =
+            self.others().any(|server| self.config.takes_part(server, at.system) && self.view.is_up(server));
         (other && self.has_quorum).then(|| u32::try_from(orphan.as_secs()).unwrap_or(Lifetime::FOREVER - 1))
     }
 

@@ -107,6 +107,7 @@ pub mod swim;
 pub mod tally;
 pub mod time;
 pub mod timer;
+pub mod translation;
 pub mod view;
 pub mod why;
 pub mod wire;

@@ -120,3 +120,9 @@ pub const MOVES: usize = 8192;
 pub const MOVES_SHOWN: usize = 16;
 /// Refusals of leases that a node remembers to be able to say why.
 pub const REFUSALS_KEPT: usize = 4096;
+/// How long a planned move waits for a holder that does not say that it runs the same config.
+pub const CONFIG_PATIENCE: Duration = Duration::from_secs(10);
+/// Up to so many items, what is left of an earlier config is dropped as soon as it is needless.
+pub const ITEMS_AT_ONCE: usize = 64;
+/// With more items, so much later for each: it costs a look at all of them.
+pub const NEEDLESS_PAUSE: Duration = Duration::from_micros(20);

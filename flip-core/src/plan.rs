@@ -226,7 +226,7 @@ pub fn eligible(config: &Config, present: &Present, at: ItemRef) -> Vec<bool> {
 /// Which servers may have items of a system at all, and which of them as far as time is concerned as well.
 fn who(config: &Config, present: &Present, system: usize) -> (Vec<bool>, Vec<bool>) {
     let spec = &config.systems[system];
-    let member = |server: usize| config.servers[server].systems.contains(&system);
+    let member = |server: usize| config.takes_part(server, system);
     let standing = |server: usize| present.servers.get(server).copied().unwrap_or(Standing::WELL);
     let servers = 0..config.servers.len();
     let ready: Vec<_> = servers.clone().map(|server| member(server) && standing(server).ready()).collect();

@@ -96,6 +96,9 @@ pub struct MemberStatus {
     pub rtt_us: Option<u32>,
     /// The open case, if there is one.
     pub case: Option<CaseStatus>,
+    /// True for one that the config does not name any more, and that has not left yet.
+    #[serde(default)]
+    pub retired: bool,
     /// True when it runs another list of servers or another quorum.
     pub config_differs: bool,
     /// True while an operator keeps items away from it.
@@ -155,6 +158,9 @@ pub struct ItemStatus {
     /// The server that is its home by wish.
     #[serde(default)]
     pub prefer: Option<String>,
+    /// True for one that the config does not name any more, and that somebody has not let go of yet.
+    #[serde(default)]
+    pub retired: bool,
     /// What happens to it without a quorum: `keep`, `take` or `drop`.
     pub isolated: String,
     /// How much longer the answering node may hold it, ms: for `drop` only, and only where it is claimed.

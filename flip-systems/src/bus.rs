@@ -3,13 +3,18 @@
 //! What is said goes out once, sealed as everything, to who is up; it may be lost or overtaken. It is for
 //! what helps when it arrives and is missed by nobody otherwise: neighbours that another server has seen, a
 //! request to look whether an address answers. What must not be lost belongs into the core.
+//!
+//! Servers have numbers here, which are those of their positions in the config that the systems were opened with. A
+//! server keeps its number when the config changes, and one that is new gets the next: [`Bus::number`].
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, Weak};
 
 use flip_core::id::ItemRef;
 use flip_core::{Answered, limits};
 use tokio::sync::Notify;
+
+use crate::ip::World;
 
 /// Messages that wait for the loop. It takes them as fast as it can, so this many are a burst.
 pub const WAITING: usize = 1024;
@@ -31,7 +36,7 @@ pub mod topic {
 /// Something for systems of other servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
-    /// Position of the server that is to hear it; none for all.
+    /// Number of the server that is to hear it; none for all.
     pub to: Option<usize>,
     /// What it is about.
     pub topic: u8,
@@ -48,6 +53,10 @@ pub struct Bus {
     members: Mutex<Vec<usize>>,
     confirmed: Mutex<VecDeque<Confirmed>>,
     confirms: Notify,
+    /// The numbers of the servers, by position in the config; without any, each has its position.
+    numbers: Mutex<Vec<usize>>,
+    /// What the ip systems that speak here share.
+    pub(crate) world: Mutex<Weak<World>>,
 }
 
 /// What another server saw of an item that is here, for `Input::Confirmed`.
@@ -55,14 +64,31 @@ pub struct Bus {
 pub struct Confirmed {
     /// The item.
     pub item: ItemRef,
-    /// Position of the server that looked.
+    /// Number of the server that looked.
     pub by: usize,
     /// Who answered.
     pub answered: Answered,
 }
 
 impl Bus {
-    /// Says something to the server at position `to` of the config, or to all that are up. False when it is
+    /// The number of the server at this position of the config that is in use now.
+    #[must_use]
+    pub fn number(&self, position: usize) -> usize {
+        let numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        numbers.get(position).copied().unwrap_or(position)
+    }
+
+    /// The position of the server with this number; none for one that the config has no more.
+    pub(crate) fn position(&self, number: usize) -> Option<usize> {
+        let numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        if numbers.is_empty() { Some(number) } else { numbers.iter().position(|known| *known == number) }
+    }
+
+    pub(crate) fn set_numbers(&self, numbers: Vec<usize>) {
+        *self.numbers.lock().unwrap_or_else(PoisonError::into_inner) = numbers;
+    }
+
+    /// Says something to the server with the number `to`, or to all that are up. False when it is
     /// too long or too much waits: then it is not said.
     pub fn say(&self, to: Option<usize>, topic: u8, data: Vec<u8>) -> bool {
         if data.len() > limits::ASIDE {
@@ -78,7 +104,7 @@ impl Bus {
         true
     }
 
-    /// The other servers that are up as far as this one knows: positions in the config, ascending.
+    /// The other servers that are up as far as this one knows: their numbers.
     #[must_use]
     pub fn members(&self) -> Vec<usize> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -64,7 +64,7 @@
 //! let mut events = node.events();
 //! let run = tokio::spawn(flip.run());
 //! for _ in 0..2 {
-//!     while !matches!(events.recv().await?, Event::Item { to: ItemState::Active, .. }) {}
+//!     while !matches!(events.recv().await?.event, Event::Item { to: ItemState::Active, .. }) {}
 //! }
 //! assert_eq!(*here.lock().unwrap(), BTreeSet::from([0, 1]));
 //! let status = node.status().await.expect("it runs");
@@ -130,7 +130,7 @@ pub mod witness;
 pub use bus::{Bus, Confirmed, Said, topic};
 pub use check::{Checks, Scripts};
 pub use entropy::entropy;
-pub use flip::{Flip, Handle};
+pub use flip::{Flip, Handle, Happened};
 pub use interfaces::{InterfaceInfo, interfaces, with_network_of};
 pub use memory::Memory;
 pub use post::Post;

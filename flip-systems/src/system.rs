@@ -20,6 +20,10 @@ use crate::memory::Memory;
 use crate::post::{Post, PostOf};
 use crate::tasks::{Task, Tasks};
 
+mod served;
+
+use self::served::{Job, Served};
+
 /// A hook at work. It does nothing before it is polled; `Err` carries one line for people.
 pub type HookFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
@@ -38,7 +42,8 @@ pub struct Context {
     pub lifetime: Lifetime,
 }
 
-/// One system of the config at work on this server. Items are positions in its list.
+/// One system of the config at work on this server. Items are positions in the list that it was opened with. Items
+/// that come into the config of a running node are served by a further one, opened for them alone.
 ///
 /// Everything here must be safe to repeat: bringing up what is up and taking down what is down
 /// succeed. A future that is dropped, because its time is over, may have been obeyed or not.
@@ -73,7 +78,20 @@ pub trait System: Send + Sync {
     /// The items that are really here, whoever brought them.
     fn observe(&self) -> ObserveFuture;
 
-    /// A system on another server, given as its position in the config, said something with [`Bus::say`]. It
+    /// This item is not served any more: it is down, and its position will not be used again. Nothing to do where
+    /// nothing is kept of an item.
+    fn forget(&self, item: usize) {
+        let _ = item;
+    }
+
+    /// The config of the node changed, and these items of the system are served on: position and what the config says
+    /// of each now. What hooks see of them is as it was; what else is read of the config may be read anew. Servers
+    /// may have come and gone.
+    fn configure(&self, assigned: &Assigned<'_>, items: &[(usize, &flip_core::config::Item)]) {
+        let _ = (assigned, items);
+    }
+
+    /// A system on another server, given as its number ([`Bus::number`]), said something with [`Bus::say`]. It
     /// comes from a holder of the cluster's key, once, late or never. All systems hear all topics, and pass
     /// over those that are not theirs. The loop waits meanwhile: it must not block.
     fn heard(&self, from: usize, topic: u8, data: &[u8]) {
@@ -84,7 +102,8 @@ pub trait System: Send + Sync {
 /// A system that this server takes part in, handed to [`Handler::open`].
 #[derive(Clone, Copy, Debug)]
 pub struct Assigned<'a> {
-    /// Its position in the config: the `system` of its `ItemRef`s.
+    /// Its number, the `system` of its `ItemRef`s: the position in the config that the node was started with. Each
+    /// that is opened later has another.
     pub position: usize,
     /// What the config says of it.
     pub system: &'a flip_core::config::System,
@@ -209,6 +228,18 @@ impl Registry {
         }))
     }
 
+    /// The `post` hook of a system, if it has one.
+    fn post_of(&self, system: &flip_core::config::System) -> Result<Option<PostOf>, OpenError> {
+        let Some(name) = &system.hooks.post else { return Ok(None) };
+        let post = self.post(name).ok_or_else(|| OpenError::UnknownHandler {
+            system: system.name.clone(),
+            key: "post",
+            name: name.clone(),
+            known: self.posts.keys().cloned().collect(),
+        })?;
+        Ok(Some(PostOf { system: system.clone(), post }))
+    }
+
     /// Adds what a name under `post` stands for.
     pub fn register_post(&mut self, name: &str, post: impl Post + 'static) {
         self.posts.insert(name.to_owned(), Arc::new(post));
@@ -283,12 +314,12 @@ impl<S: System + 'static, F: Fn(&Assigned<'_>) -> S + Send + Sync> Handler for M
 ///
 /// Dropping it leaves everything as it is, as a crash would; announcements end.
 pub struct Systems {
-    /// By position in the config, with the number of items.
-    systems: BTreeMap<usize, (Arc<dyn System>, usize)>,
+    served: Served,
     pub(crate) posts: BTreeMap<usize, PostOf>,
     drift: Arc<Drift>,
     bus: Arc<Bus>,
     leftovers: Vec<Leftover>,
+    siblings: usize,
 }
 
 impl Systems {
@@ -310,38 +341,25 @@ impl Systems {
     /// # Errors
     /// As [`Systems::open`].
     pub fn open_with(registry: &Registry, config: &Config) -> Result<Self, OpenError> {
-        let siblings = config.siblings();
-        let mut posts = BTreeMap::new();
-        let mut assigned: BTreeMap<usize, Vec<Assigned<'_>>> = BTreeMap::new();
-        let mut systems: BTreeMap<usize, (Arc<dyn System>, usize)> = BTreeMap::new();
+        let (drift, bus) = (Arc::new(Drift::default()), Arc::new(Bus::default()));
+        let mut systems = Self {
+            served: Served::new(config),
+            posts: BTreeMap::new(),
+            drift,
+            bus,
+            leftovers: Vec::new(),
+            siblings: config.siblings(),
+        };
+        let mut jobs = Vec::new();
         for &position in &config.my().systems {
             let system = &config.systems[position];
-            if let Some(name) = &system.hooks.post {
-                let post = registry.post(name).ok_or_else(|| OpenError::UnknownHandler {
-                    system: system.name.clone(),
-                    key: "post",
-                    name: name.clone(),
-                    known: registry.posts.keys().cloned().collect(),
-                })?;
-                posts.insert(position, PostOf { system: system.clone(), post });
+            if let Some(post) = registry.post_of(system)? {
+                systems.posts.insert(position, post);
             }
-            if let Some(made) = registry.lua(config, system) {
-                systems.insert(position, (Arc::new(made?), system.items.len()));
-                continue;
-            }
-            let one = Assigned { position, system, siblings, config };
-            assigned.entry(registry.find(system)?).or_default().push(one);
+            jobs.push(Job { position, number: position, system: system.clone() });
         }
-        let (drift, bus) = (Arc::new(Drift::default()), Arc::new(Bus::default()));
-        let mut leftovers = Vec::new();
-        for (handler, assigned) in assigned {
-            let opened = registry.handlers[handler].open(&assigned, &drift, &bus)?;
-            leftovers.extend(opened.leftovers);
-            for (a, system) in assigned.iter().zip(opened.systems) {
-                systems.insert(a.position, (system, a.system.items.len()));
-            }
-        }
-        Ok(Self { systems, posts, drift, bus, leftovers })
+        systems.leftovers = systems.open_all(registry, config, jobs)?;
+        Ok(systems)
     }
 
     /// What an earlier life of the daemon had left when this was opened.
@@ -357,11 +375,13 @@ impl Systems {
     /// One line for people, for `Input::HookDone`.
     pub fn run(&self, call: HookCall) -> impl Future<Output = Result<(), String>> + Send + use<> {
         let ItemRef { system, item } = call.item;
-        let found = self.systems.get(&system).filter(|(_, items)| item < *items).map(|(s, _)| Arc::clone(s));
+        let found = self.served.find(call.item);
+        let trouble = self.served.trouble(system);
         let context = Context { reason: call.reason, timeout: call.timeout, lifetime: call.lifetime };
         async move {
-            let Some(found) = found else {
-                return Err(format!("this server has no item {item} of system {system}"));
+            let Some((found, item)) = found else {
+                let missing = || format!("this server has no item {item} of system {system}");
+                return Err(trouble.unwrap_or_else(missing));
             };
             let (name, hook) = match call.action {
                 HookAction::Alive => ("alive", found.alive(item, &context)),
@@ -379,16 +399,13 @@ impl Systems {
     /// `Input::Refreshed::gone`. Items that this server does not have are gone.
     #[must_use]
     pub fn refresh(&self, call: &RefreshCall) -> Vec<usize> {
-        let Some((found, count)) = self.systems.get(&call.system) else { return call.items.clone() };
-        let (items, mut gone): (Vec<_>, Vec<_>) = call.items.iter().copied().partition(|item| item < count);
-        gone.extend(found.refresh(&items, call.lifetime));
-        gone
+        self.served.refresh(call)
     }
 
     /// Carries out `Output::Hush`.
     pub fn hush(&self, item: ItemRef) {
-        if let Some((found, _)) = self.systems.get(&item.system).filter(|(_, items)| item.item < *items) {
-            found.hush(item.item);
+        if let Some((found, item)) = self.served.find(item) {
+            found.hush(item);
         }
     }
 
@@ -397,30 +414,56 @@ impl Systems {
     /// # Errors
     /// One line for people when the kernel does not tell.
     pub async fn observe(&self) -> Result<Vec<(ItemRef, bool)>, String> {
-        let mut all = Vec::new();
-        for (&system, (found, items)) in &self.systems {
-            let here = found.observe().await?;
-            all.extend((0..*items).map(|item| (ItemRef { system, item }, here.contains(&item))));
-        }
-        Ok(all)
+        self.served.observe().await
     }
 
     /// The next word of a system about an item, that is neither a hook's end nor a change of what is here. Waits
     /// until there is one. Cancel safe.
     pub async fn word(&self) -> (ItemRef, Word) {
-        self.drift.next_word().await
+        loop {
+            let (item, word) = self.drift.next_word().await;
+            if let Some(at) = self.locate(item) {
+                return (at, word);
+            }
+        }
     }
 
     /// As [`Systems::word`], if there is one by now.
     #[must_use]
     pub fn word_now(&self) -> Option<(ItemRef, Word)> {
-        self.drift.take_word()
+        loop {
+            let (item, word) = self.drift.take_word()?;
+            if let Some(at) = self.locate(item) {
+                return Some((at, word));
+            }
+        }
     }
 
     /// The next change that no hook made: an item that is here or gone by somebody else's doing.
     /// Waits until there is one. Cancel safe.
     pub async fn drift(&self) -> (ItemRef, bool) {
-        self.drift.next().await
+        loop {
+            let (item, present) = self.drift.next().await;
+            if let Some(at) = self.locate(item) {
+                return (at, present);
+            }
+        }
+    }
+
+    /// As [`Systems::word`] and [`Systems::drift`], of whatever comes first: the config may change before it is
+    /// handed in, so it is located then.
+    pub(crate) fn reports(&self) -> &Drift {
+        &self.drift
+    }
+
+    /// Where an item that a system speaks of stands in the config now; none for one that is served no more.
+    pub(crate) fn locate(&self, item: ItemRef) -> Option<ItemRef> {
+        self.served.locate(item)
+    }
+
+    /// The position of a server by its number ([`Bus::number`]).
+    pub(crate) fn position_of(&self, number: usize) -> Option<usize> {
+        self.bus.position(number)
     }
 
     /// The next thing that a system has to say to its like, for `Input::Say`. Waits until there is one. Cancel
@@ -443,12 +486,14 @@ impl Systems {
 
     /// Tells the systems which other servers are up ([`Bus::members`]).
     pub fn set_members(&self, members: Vec<usize>) {
-        self.bus.set_members(members);
+        let numbers = members.into_iter().map(|position| self.bus.number(position));
+        self.bus.set_members(numbers.collect());
     }
 
     /// Carries out `Output::Heard`.
     pub fn heard(&self, from: usize, topic: u8, data: &[u8]) {
-        for (system, _) in self.systems.values() {
+        let from = self.bus.number(from);
+        for system in self.served.objects() {
             system.heard(from, topic, data);
         }
     }
@@ -508,12 +553,12 @@ impl Drift {
         self.spoken.notify_one();
     }
 
-    fn take_word(&self) -> Option<(ItemRef, Word)> {
+    pub(crate) fn take_word(&self) -> Option<(ItemRef, Word)> {
         let first = self.words.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
         first.map(|((item, _), word)| (item, word))
     }
 
-    async fn next_word(&self) -> (ItemRef, Word) {
+    pub(crate) async fn next_word(&self) -> (ItemRef, Word) {
         loop {
             if let Some(word) = self.take_word() {
                 return word;
@@ -522,7 +567,7 @@ impl Drift {
         }
     }
 
-    async fn next(&self) -> (ItemRef, bool) {
+    pub(crate) async fn next(&self) -> (ItemRef, bool) {
         loop {
             let change = self.changes.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
             if let Some(change) = change {

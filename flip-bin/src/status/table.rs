@@ -321,6 +321,7 @@ mod tests {
                 down_ballots: vec!["a".to_owned()],
                 quorum: 2,
             }),
+            retired: false,
             config_differs: false,
             inactive: Vec::new(),
             facts: Default::default(),
@@ -347,6 +348,7 @@ mod tests {
                 ItemStatus {
                     addresses: Vec::new(),
                     prefer: None,
+                    retired: false,
                     isolated: "drop".into(),
                     lease_ms: Some(3_400),
                     unclean_on: None,
@@ -383,6 +385,7 @@ mod tests {
                 ItemStatus {
                     addresses: Vec::new(),
                     prefer: None,
+                    retired: false,
                     isolated: "keep".into(),
                     lease_ms: None,
                     unclean_on: None,
@@ -404,6 +407,7 @@ mod tests {
                 ItemStatus {
                     addresses: Vec::new(),
                     prefer: None,
+                    retired: false,
                     isolated: "drop".into(),
                     lease_ms: None,
                     unclean_on: Some("bee".to_owned()),

@@ -10,6 +10,7 @@ use super::{Node, Timer};
 use crate::eligible;
 use crate::limits;
 use crate::time::Time;
+use crate::translation::Translation;
 
 /// Verdicts of the last minutes, by server and generation.
 #[derive(Debug, Default)]
@@ -18,6 +19,10 @@ pub(super) struct Flaps {
 }
 
 impl Flaps {
+    pub(super) fn translate(&mut self, to: &Translation) {
+        to.by_server(&mut self.servers);
+    }
+
     fn note(&mut self, server: usize, generation: u64, at: Time) {
         let flaps = self.servers.entry(server).or_default();
         flaps.entry(generation).or_insert(at);
@@ -90,7 +95,7 @@ impl Node {
         usable: impl Fn(&Self, usize) -> bool,
         now: Time,
     ) -> Vec<bool> {
-        let members = |server: usize| self.config.servers[server].systems.contains(&system);
+        let members = |server: usize| self.config.takes_part(server, system);
         let ready: Vec<_> =
             (0..self.config.servers.len()).map(|server| members(server) && usable(self, server)).collect();
         let mut mature = vec![false; ready.len()];

@@ -22,6 +22,13 @@ pub(super) struct Alone {
     stale: bool,
 }
 
+impl Alone {
+    /// Computed anew when it is needed next.
+    pub(super) fn forget(&mut self) {
+        *self = Self { stale: true, ..Self::default() };
+    }
+}
+
 /// Pings to the witness.
 #[derive(Debug, Default)]
 pub(super) struct Witness {
@@ -158,7 +165,7 @@ impl Node {
         if !self.health.any() && !self.somewhere_is_trouble() {
             return Vec::new();
         }
-        let member = |server: usize| self.config.servers[server].systems.contains(&system);
+        let member = |server: usize| self.config.takes_part(server, system);
         let ready: Vec<_> =
             (0..self.config.servers.len()).map(|server| member(server) && ready(self, server)).collect();
         let mature: Vec<_> = ready.iter().zip(mature).map(|(ready, mature)| *ready && *mature).collect();
@@ -178,6 +185,11 @@ impl Node {
             .filter(|_| self.has_quorum && self.config.systems[at.system].kind == SystemKind::Shard);
         let Some(holder) = holder else { return true };
         let since = *self.items.asked(at).get_or_insert(now);
+        if self.awaits_config_of(holder, since, now) {
+            self.tell_content_to(holder);
+            self.timers.set(Timer::Item(at), now + limits::REPEAT_PAUSE);
+            return false;
+        }
         if self.proven.get(&holder).is_some_and(|proven| *proven >= since) && since < now {
             return true;
         }

@@ -13,7 +13,8 @@ use crate::time::Time;
 
 impl Node {
     pub(super) fn report(&self, now: Time) -> Status {
-        let ids: Vec<ShortId> = self.config.servers.iter().map(|server| server.short).collect();
+        let named = &self.config.servers[..self.config.named_servers()];
+        let ids: Vec<ShortId> = named.iter().map(|server| server.short).collect();
         let servers = 0..self.config.servers.len();
         Status {
             node: self.config.my().id.clone(),
@@ -70,6 +71,7 @@ impl Node {
                 .round_trip(server)
                 .map(|took| u32::try_from(took.as_micros()).unwrap_or(u32::MAX)),
             case,
+            retired: spec.retired,
             config_differs: self.differs.contains(&server),
             drained: self.is_drained(server),
             inactive: self.inactive_reasons(server),
@@ -106,6 +108,7 @@ impl Node {
             isolated: word.to_owned(),
             lease_ms: self.lease_deadline(at).map(|deadline| millis(deadline, now)),
             unclean_on: self.unclean_on(id).map(name),
+            retired: system.items[at.item].retired,
             link: self.takes_part(at).then(|| self.link_state(at)),
             checks: self.check_status(at, now),
             unhealthy_on: self.unhealthy_on(at).map(name).collect(),

@@ -184,7 +184,7 @@ impl Node {
     /// What speaks against a server as a place for an item.
     fn against(&self, at: ItemRef, server: usize, alone: bool, now: Time) -> Vec<Obstacle> {
         let mut against = Vec::new();
-        if !self.config.servers[server].systems.contains(&at.system) {
+        if !self.config.takes_part(server, at.system) {
             return vec![Obstacle::NotInSystem];
         }
         let record = self.view.get(server);
@@ -355,7 +355,7 @@ impl Node {
 
     /// Cases about servers that may have the item, or that have it.
     fn cases_about(&self, at: ItemRef, now: Time) -> Vec<CaseWhy> {
-        let takes_part = |server: &usize| self.config.servers[*server].systems.contains(&at.system);
+        let takes_part = |server: &usize| self.config.takes_part(*server, at.system);
         let cases = self.cases.iter().filter(|(server, _)| takes_part(server));
         let why = |(server, case): (&usize, &super::cases::Case)| CaseWhy {
             server: self.name(*server),

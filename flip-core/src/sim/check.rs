@@ -37,8 +37,6 @@ struct Cast {
 /// What the checks remember.
 #[derive(Debug)]
 pub(super) struct Checker {
-    pub(super) quorum: usize,
-    voters: Vec<usize>,
     timing: Timing,
     /// Whether everybody probes everybody.
     all_probe: bool,
@@ -82,8 +80,6 @@ pub(super) struct Checker {
 impl Checker {
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            quorum: config.quorum,
-            voters: config.voters.clone(),
             timing: config.timing.clone(),
             all_probe: config.timing.pings_per_interval + 1 >= config.servers.len(),
             cast: BTreeMap::new(),
@@ -224,7 +220,7 @@ impl World {
         let mut distinct = voters.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
-        if distinct.len() < self.checker.quorum || distinct.contains(&server) {
+        if distinct.len() < self.electorate(host).1 || distinct.contains(&server) {
             let what = format!("n{host} took n{server} for down by the ballots of {voters:?}");
             self.broken("P1", what);
         }
@@ -275,9 +271,10 @@ impl World {
         // A slow clock makes its spans longer.
         let since = opened.max(self.now - self.hosts[host].clock.stretch(lately).max(lately));
         let Some(heard) = Some(&self.hosts[host].heard).filter(|heard| !heard.is_empty()) else { return };
-        let others = self.checker.voters.iter().filter(|voter| **voter != host && **voter != server);
+        let (voters, quorum) = self.electorate(host);
+        let others = voters.iter().filter(|voter| **voter != host && **voter != server);
         let seen = others.filter(|voter| heard[**voter].is_some_and(|at| at >= since)).count();
-        if seen + 1 < self.checker.quorum {
+        if seen + 1 < quorum {
             let what = format!(
                 "n{host} casts a ballot on n{server} and has heard only {seen} other voters since {since}"
             );
@@ -312,12 +309,13 @@ impl World {
         if !sound(server) {
             return;
         }
-        let voters = self.checker.voters.iter().copied().filter(|voter| *voter != server);
+        let (voters, quorum) = self.electorate(host);
+        let voters = voters.into_iter().filter(|voter| *voter != server);
         let (able, all) = voters.fold((0, 0), |(able, all), voter| {
             let reaches = sound(voter) && self.network.was_good(voter, server, since);
             (able + usize::from(reaches), all + 1)
         });
-        if all - able < self.checker.quorum {
+        if all - able < quorum {
             let what = format!(
                 "n{host} took n{server}@{generation} for down, though {able} of {all} voters have reached it all the time"
             );
@@ -410,10 +408,11 @@ impl World {
         }
         let since = self.now - self.checker.patience();
         let heard = &self.hosts[index].heard;
-        let voters = self.checker.voters.iter();
+        let (voters, quorum) = self.electorate(index);
+        let voters = voters.iter();
         let seen = voters.filter(|voter| **voter != index && heard[**voter].is_some_and(|at| at >= since));
         let seen = seen.count();
-        if seen + 1 < self.checker.quorum {
+        if seen + 1 < quorum {
             let what = format!("n{index} takes item {item} and has heard only {seen} voters since {since}");
             self.broken("P5", what);
         }

@@ -35,6 +35,8 @@ impl World {
             Event::Stalled { .. } => mark!("stalled"),
             Event::DuplicateId { .. } => mark!("duplicate id"),
             Event::ConfigDiffers { .. } => mark!("config: differs"),
+            Event::ConfigChanged { .. } => mark!("adopt: a config was adopted"),
+            Event::Outcast => {}
             Event::Item { to, reason, .. } => mark_item(*to, *reason),
             Event::HookFailed { failures, .. } => {
                 mark!("hook: failed");
@@ -84,6 +86,8 @@ fn mark_item(to: ItemState, reason: Reason) {
         Reason::LeaseLost => mark!("item: given up with its lease"),
         Reason::Drain => mark!("item: drain"),
         Reason::Unusable => mark!("item: given up without ground"),
+        Reason::Removed => mark!("item: removed"),
+        Reason::Redefined => mark!("item: redefined"),
         Reason::Inactive
         | Reason::Confirmed
         | Reason::Conflict

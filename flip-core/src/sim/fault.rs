@@ -249,6 +249,13 @@ pub enum Fault {
         /// Whether an item is added, else the last is removed.
         add: bool,
     },
+    /// The config is changed, and every daemon goes on under it at its own moment.
+    Adopt {
+        /// What is changed.
+        change: super::adopt::Change,
+        /// Within how long all have heard of it.
+        ms: u64,
+    },
     /// The witness does not answer a host, though others do.
     Witness {
         /// Whom.
@@ -422,6 +429,7 @@ impl Fault {
             | Self::Steal { .. }
             | Self::Replay { .. }
             | Self::Edit { .. }
+            | Self::Adopt { .. }
             | Self::Garble { .. }
             | Self::SecondDaemon { .. } => 0,
         }
@@ -440,6 +448,7 @@ impl Fault {
             | Self::Duplicate { .. }
             | Self::Late { .. }
             | Self::Corrupt { .. }
+            | Self::Adopt { .. }
             | Self::Edit { .. } => 0,
             Self::Drain { at, server, .. } => *at.max(server),
             Self::Garble { from, to, .. } => *from.max(to),
@@ -501,6 +510,7 @@ impl Fault {
             Self::Forge { .. } => "forge",
             Self::Checks { .. } => "checks",
             Self::Edit { .. } => "edit",
+            Self::Adopt { .. } => "adopt",
             Self::Witness { .. } => "witness",
             Self::Garble { .. } => "garble",
             Self::Keys { .. } => "keys",

@@ -126,5 +126,9 @@ pub(super) enum Mail {
         healthy: bool,
     },
     Command(Command),
+    /// It hears of the change of this number.
+    Adopt {
+        count: u64,
+    },
     Leave,
 }

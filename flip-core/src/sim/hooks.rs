@@ -16,7 +16,7 @@ use crate::planted::{Bug, planted};
 impl World {
     /// A daemon starts a hook.
     pub(super) fn begin_hook(&mut self, index: usize, call: HookCall) {
-        let Some(item) = self.thing(call.item) else {
+        let Some(item) = self.thing_at(index, call.item) else {
             self.broken("P7", format!("n{index} runs a hook of an item that it does not have"));
             return;
         };
@@ -115,10 +115,7 @@ impl World {
 
     /// A hook of the kernel class ends badly.
     pub(super) fn hook_ends(&mut self, index: usize, call: &HookCall, mode: HookMode) {
-        let Some(item) = self.thing(call.item) else { return };
-        if self.hosts[index].hooks[item].is_none_or(|hook| hook.id != call.id) {
-            return;
-        }
+        let Some(item) = self.of_hook(index, call.id) else { return };
         if matches!(mode, HookMode::FailsDone | HookMode::HangsDone) {
             match call.action {
                 // It stops before anything is announced, and the check after the call still holds.
@@ -145,15 +142,13 @@ impl World {
 
     /// A hook of the kernel class gets to its system call.
     pub(super) fn begin_alive(&mut self, index: usize, call: HookCall) {
-        let Some(item) = self.thing(call.item) else { return };
-        if self.hosts[index].hooks[item].is_none_or(|hook| hook.id != call.id) {
-            return;
-        }
+        let Some(item) = self.of_hook(index, call.id) else { return };
         match call.action {
             HookAction::Alive => {
                 self.hosts[index].doing = Some(Doing {
                     work: Work::Alive(call),
                     stage: Point::BeforeCheck,
+                    items: vec![item],
                     gone: Vec::new(),
                     recreated: Vec::new(),
                     interrupted: false,
@@ -171,6 +166,11 @@ impl World {
         self.hosts[index].inbox.push_front(mail);
     }
 
+    /// The item on which a hook runs.
+    fn of_hook(&self, index: usize, id: u64) -> Option<usize> {
+        self.hosts[index].hooks.iter().position(|hook| hook.is_some_and(|hook| hook.id == id))
+    }
+
     /// The daemon ends a hook before it is done.
     pub(super) fn cancel(&mut self, index: usize, id: u64) {
         let hooks = &mut self.hosts[index].hooks;
@@ -185,9 +185,12 @@ impl World {
     }
 
     pub(super) fn begin_refresh(&mut self, index: usize, call: RefreshCall) {
+        let at = |item: &usize| crate::id::ItemRef { system: call.system, item: *item };
+        let items = call.items.iter().filter_map(|item| self.thing_at(index, at(item))).collect();
         self.hosts[index].doing = Some(Doing {
             work: Work::Refresh(call),
             stage: Point::BeforeCheck,
+            items,
             gone: Vec::new(),
             recreated: Vec::new(),
             interrupted: false,
@@ -222,13 +225,11 @@ impl World {
             self.freeze(index, pause);
             return;
         }
-        let (items, lifetime) = match &doing.work {
-            Work::Refresh(call) => {
-                let at = |item: &usize| crate::id::ItemRef { system: call.system, item: *item };
-                (call.items.iter().filter_map(|item| self.thing(at(item))).collect(), call.lifetime)
-            }
-            Work::Alive(call) => (self.thing(call.item).into_iter().collect::<Vec<_>>(), call.lifetime),
+        let lifetime = match &doing.work {
+            Work::Refresh(call) => call.lifetime,
+            Work::Alive(call) => call.lifetime,
         };
+        let items = doing.items.clone();
         let late = lifetime.latest.is_some_and(|latest| self.local(index) > latest);
         match doing.stage {
             Point::BeforeCheck => {
@@ -290,11 +291,13 @@ impl World {
     fn finish(&mut self, index: usize, doing: Doing) {
         match doing.work {
             Work::Refresh(call) => {
-                let gone = doing.gone.iter().map(|item| self.things[*item].at.item).collect();
+                let called = doing.items.iter().zip(&call.items);
+                let gone = called.filter(|(item, _)| doing.gone.contains(item)).map(|(_, called)| *called);
+                let gone = gone.collect();
                 self.hosts[index].refreshed.push_back((call.id, gone));
             }
             Work::Alive(call) => {
-                let Some(item) = self.thing(call.item) else { return };
+                let Some(item) = doing.items.first().copied() else { return };
                 let result = if doing.gone.is_empty() {
                     self.announce(index, item);
                     Ok(())

@@ -43,6 +43,8 @@ pub(super) struct Sleep {
 pub(super) struct Doing {
     pub(super) work: Work,
     pub(super) stage: Point,
+    /// Items of the call, as positions in the world's list.
+    pub(super) items: Vec<usize>,
     /// Items, as positions in the world's list, that are not there any more.
     pub(super) gone: Vec<usize>,
     /// What was found in the kernel before the call, per item.
@@ -62,6 +64,8 @@ pub(super) enum Work {
 /// One host.
 pub(super) struct Host {
     pub(super) config: Arc<Config>,
+    /// The entry of its server.
+    pub(super) own: Option<crate::config::Server>,
     /// The daemon; none while it is down.
     pub(super) node: Option<Box<Node>>,
     pub(super) clock: Clock,
@@ -146,6 +150,7 @@ impl Host {
     pub(super) fn new(config: Config, items: usize, clock: Clock) -> Self {
         let servers = config.servers.len();
         Self {
+            own: config.servers.get(config.me).cloned(),
             config: Arc::new(config),
             node: None,
             clock,

@@ -120,6 +120,10 @@ impl World {
         if self.truth.none_since(item) != Some(since) {
             return;
         }
+        if self.is_changing() {
+            self.queue.push(self.now + self.takeover(), Happening::Missing { item, since });
+            return;
+        }
         if self.is_leased(item) {
             self.judge_lease(item, since);
             return;
@@ -131,9 +135,8 @@ impl World {
             && self.checker.unwitnessed.is_none_or(|at| self.now.since(at) >= bound);
         let could = (0..self.hosts.len()).find(|index| {
             let host = &self.hosts[*index];
-            let at = self.things[item].at;
             self.things[item].members[*index]
-                && host.config.systems.get(at.system).is_some_and(|system| at.item < system.items.len())
+                && self.names(*index, item)
                 && !host.drained
                 && !host.leaving
                 && host.node.is_some()
@@ -176,13 +179,18 @@ impl World {
         if let Some((host, _)) = nodes().find(|(_, node)| !node.has_quorum()) {
             return Some(format!("n{host} sees no quorum"));
         }
-        let (_, any) = nodes().next()?;
+        let (any_host, any) = nodes().next()?;
+        if let Some(left) = self.left_of_before() {
+            return Some(left);
+        }
         let config = any.config();
         for system in 0..config.systems.len() {
             let eligible = |server: usize, _| any.view().is_up(server) && !self.hosts[server].drained;
             let placed = crate::placement::place(config, system, eligible);
             for (at, wanted) in placed.into_iter().enumerate() {
-                let Some(item) = self.thing(crate::id::ItemRef { system, item: at }) else { continue };
+                let Some(item) = self.thing_at(any_host, crate::id::ItemRef { system, item: at }) else {
+                    continue;
+                };
                 let mut wanted = wanted;
                 wanted.sort_unstable();
                 let holders: Vec<_> =

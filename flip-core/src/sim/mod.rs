@@ -13,6 +13,7 @@
 //!                      truth (who holds what) ─► judge, check (P1 to P12) ─► Outcome
 //! ```
 
+mod adopt;
 mod attack;
 mod check;
 #[cfg(feature = "harness")]
@@ -50,6 +51,7 @@ mod world;
 
 pub(crate) use crate::marks::mark;
 
+pub use adopt::Change;
 pub use check::Violation;
 pub use fault::{CheckMode, Disk, Fault, HookMode, Links, Point, Timed};
 pub use health::Checks;

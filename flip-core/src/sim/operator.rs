@@ -33,7 +33,7 @@ impl World {
     }
 
     fn confirm(&mut self, index: usize, item: usize) {
-        let at = self.things[item].at;
+        let Some(at) = self.place_at(index, item) else { return };
         let Some(node) = self.hosts[index].node.as_ref() else { return };
         let Some(spec) = node.config().systems.get(at.system).and_then(|system| system.items.get(at.item))
         else {

@@ -30,6 +30,12 @@ impl World {
         if host.node.is_some() || !host.powered || host.asleep.is_some() {
             return false;
         }
+        // It refuses to start with a config that does not name its server.
+        if !self.is_named(index) {
+            self.clear_away(index);
+            return false;
+        }
+        let host = &mut self.hosts[index];
         if host.disk_full {
             // The next generation cannot be stored, so the daemon says so and ends; systemd tries again.
             let token = self.token();
@@ -66,16 +72,14 @@ impl World {
         let mut leftovers = Vec::new();
         for item in 0..self.things.len() {
             if self.hosts[index].addresses[item].is_some() {
-                let at = self.things[item].at;
-                let systems = &self.hosts[index].config.systems;
-                let known = systems.get(at.system).is_some_and(|system| at.item < system.items.len());
-                if !known && self.things[item].release == crate::config::Release::Kernel {
-                    // An address that no config names any more is removed when the systems are opened.
+                let Some(at) = self.place_at(index, item) else {
+                    // An address that no config names any more is removed when the systems are opened; what a program
+                    // left is whoever's who edits the config of a daemon that does not run.
                     self.remove(index, item);
                     continue;
-                }
+                };
                 self.checker.leftover(index, item);
-                leftovers.push(self.things[item].at);
+                leftovers.push(at);
             }
         }
         if let Some(node) = &mut self.hosts[index].node {
@@ -288,14 +292,17 @@ impl World {
             Mail::PostDone { id } => self.feed(index, Input::HookDone { hook: id, result: Ok(()) }),
             Mail::Observed { item, present } => {
                 // The driver looks again before it tells.
-                if self.hosts[index].addresses[item].is_some() == present {
-                    let item = self.things[item].at;
+                if self.hosts[index].addresses[item].is_some() == present
+                    && let Some(item) = self.place_at(index, item)
+                {
                     self.feed(index, Input::Observed { item, present });
                 }
             }
             Mail::Usable { item, well } => {
                 let trouble = (!well).then(|| "no interface".to_owned());
-                self.feed(index, Input::Usable { item: self.things[item].at, trouble });
+                if let Some(item) = self.place_at(index, item) {
+                    self.feed(index, Input::Usable { item, trouble });
+                }
             }
             Mail::Witness { nonce } => self.feed(index, Input::WitnessAnswered { nonce }),
             Mail::CheckDone { id, healthy } => {
@@ -304,6 +311,7 @@ impl World {
                 self.feed(index, Input::CheckDone { id, result });
             }
             Mail::Command(command) => self.feed(index, Input::Command { asker: 1, command }),
+            Mail::Adopt { count } => self.adopt(index, count),
             Mail::Leave => {
                 self.hosts[index].leaving = true;
                 self.feed(index, Input::Leave);
@@ -389,7 +397,7 @@ impl World {
                 self.begin_hook(index, call);
             }
             Output::Hush { item } => {
-                if let Some(item) = self.thing(item) {
+                if let Some(item) = self.thing_at(index, item) {
                     self.hosts[index].bursts[item] = None;
                 }
             }
@@ -468,6 +476,7 @@ impl World {
             // Nobody in the simulator has systems that speak; what is said here is part of the trace.
             Output::Heard { data, .. } => self.trace.bytes(&data),
             Output::Check(call) => self.begin_check(index, call),
+            Output::Config(config) => self.hosts[index].config = config,
             Output::Done { result, .. } => self.note(Some(index), || format!("answers {result:?}")),
             Output::Refused { other } => {
                 self.note(Some(index), || format!("is refused: {other} has its id"));

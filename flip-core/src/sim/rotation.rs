@@ -93,6 +93,7 @@ impl World {
         if let Some(configs) = &self.edited {
             self.hosts[index].config = std::sync::Arc::new(configs[index].clone());
         }
+        self.read_changes(index);
         if let Some(key) = &self.rotation.in_files {
             let host = &mut self.hosts[index];
             host.config = std::sync::Arc::new(Config { key: key.clone(), ..(*host.config).clone() });

@@ -49,7 +49,13 @@ pub struct Outcome {
 /// Runs a case. `timeline` keeps what happened as lines for people.
 #[must_use]
 pub fn run(case: &Case, timeline: bool) -> Outcome {
-    let more = case.faults.iter().filter(|timed| matches!(timed.fault, Fault::Edit { add: true })).count();
+    let adds = |fault: &Fault| {
+        matches!(
+            fault,
+            Fault::Edit { add: true } | Fault::Adopt { change: super::adopt::Change::AddItem, .. }
+        )
+    };
+    let more = case.faults.iter().filter(|timed| adds(&timed.fault)).count();
     let universe = case.plan.config(i64::from(more > 0));
     let config = case.plan.config(0);
     let failing = case.faults.iter().any(|timed| matches!(timed.fault, Fault::Checks { .. }));
@@ -275,6 +281,9 @@ impl Phases<'_> {
         let faults = &self.case.faults;
         if faults.iter().any(|timed| matches!(timed.fault, Fault::Leave { .. } | Fault::Edit { .. })) {
             bound += Duration::from_secs(6);
+        }
+        if world.has_changed() {
+            bound += limits::CONFIG_PATIENCE + crate::lease::quarantine(world.lease) + Duration::from_secs(6);
         }
         bound + world.checker.slowest + self.extra(world)
     }

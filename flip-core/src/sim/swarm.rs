@@ -45,6 +45,7 @@ pub const FAMILIES: &[&str] = &[
     "upgrade",
     "second-daemon",
     "checks",
+    "adopt",
 ];
 
 /// What a seed is: a cluster and its faults.
@@ -57,7 +58,7 @@ pub fn draw(seed: u64) -> Case {
         .iter()
         .copied()
         // These have dice of their own.
-        .filter(|family| *family != "checks" && rng.random_bool(density))
+        .filter(|family| !matches!(*family, "checks" | "adopt") && rng.random_bool(density))
         .collect();
     // Where nobody asks a witness, its silence is no fault.
     plan.witness |= families.contains(&"witness");
@@ -71,6 +72,7 @@ pub fn draw(seed: u64) -> Case {
     }
     let mut case = Case { about: String::new(), seed, plan, faults };
     super::health::draw(&mut case);
+    super::adopt::draw(&mut case);
     case
 }
 

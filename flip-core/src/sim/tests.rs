@@ -130,3 +130,64 @@ fn what_is_unhealthy_everywhere_is_held_by_nobody_or_its_last_holder() {
         assert!(if keep { longest < 500 } else { longest > 5_000 }, "{keep}: {longest} ms without a holder");
     }
 }
+
+fn adopt(at_ms: u64, change: Change) -> Timed {
+    Timed { at_ms, fault: Fault::Adopt { change, ms: 300 } }
+}
+
+/// Items come, go and change while daemons run: what is not spoken of is never without its holder, and never has two.
+#[test]
+fn what_a_change_does_not_speak_of_is_not_touched() {
+    let faults = vec![
+        adopt(1_000, Change::AddItem),
+        adopt(4_000, Change::RedefineItem(1)),
+        adopt(8_000, Change::RemoveItem(3)),
+    ];
+    let outcome = run(&small(faults), true);
+    assert!(outcome.violations.is_empty(), "{:?}\n{}", outcome.violations, outcome.timeline.join("\n"));
+    for item in [0, 2] {
+        let tally = &outcome.tallies[item];
+        assert_eq!((tally.arrivals, tally.total_none.as_nanos()), (0, 0), "item {item}: {tally:?}");
+        assert_eq!(tally.total_two.as_nanos(), 0);
+    }
+    let tally = &outcome.tallies[1];
+    assert_eq!(tally.arrivals, 1, "it went and came: {tally:?}");
+    assert!(tally.longest_none.as_millis() < 100 && tally.total_two.is_zero(), "{tally:?}");
+}
+
+/// A server goes with its items, and comes back.
+#[test]
+fn servers_go_and_come_one_at_a_time() {
+    for policy in [Policy::Keep, Policy::Take, Policy::Drop] {
+        let plan = Plan { length_ms: 40_000, ..Plan::simple(4, "fast", vec![policy; 5]) };
+        let faults = vec![adopt(1_000, Change::RemoveServer), adopt(18_000, Change::AddServer)];
+        let case = Case { about: String::new(), seed: 3, plan, faults };
+        let outcome = run(&case, true);
+        assert!(outcome.violations.is_empty(), "{:?}\n{}", outcome.violations, outcome.timeline.join("\n"));
+        // The first three are at home where they were, but for the one that was dealt to the fourth again.
+        for item in 0..3 {
+            let tally = &outcome.tallies[item];
+            assert!(tally.arrivals == 0 && tally.total_none.is_zero(), "{policy:?} {item}: {tally:?}");
+        }
+        if policy != Policy::Drop {
+            assert!(outcome.tallies[3].total_none.is_zero(), "{policy:?}: {:?}", outcome.tallies[3]);
+        }
+    }
+}
+
+/// Drawn cases, of those that change configs. `FLIP_ADOPT_SEEDS` says how many seeds are looked at.
+#[test]
+fn drawn_changes_keep_all_promises() {
+    let seeds = std::env::var("FLIP_ADOPT_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
+    let mut ran = 0;
+    for seed in 0..seeds {
+        let case = draw(seed);
+        if case.plan.servers > 9 || !case.faults.iter().any(|timed| timed.fault.kind() == "adopt") {
+            continue;
+        }
+        ran += 1;
+        let outcome = run(&case, false);
+        assert!(outcome.violations.is_empty(), "seed {seed}: {:?}\n{:?}", outcome.violations, case.faults);
+    }
+    assert!(ran * 10 >= seeds, "{ran} of {seeds}");
+}

@@ -96,11 +96,7 @@ impl World {
     pub(super) fn judge_lease(&mut self, item: usize, since: Time) {
         let bound = self.lease_within();
         let before = self.now - bound;
-        let at = self.things[item].at;
-        let known = |index: usize| {
-            let config = &self.hosts[index].config;
-            config.systems.get(at.system).is_some_and(|system| at.item < system.items.len())
-        };
+        let known = |index: usize| self.names(index, item);
         let well = |index: usize| {
             let host = &self.hosts[index];
             host.healthy_since.is_some_and(|at| at <= before)

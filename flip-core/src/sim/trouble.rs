@@ -146,6 +146,7 @@ impl World {
             Fault::Replay { host, count, old } => self.replay(host, count, old),
             Fault::Forge { host, count, ms: span } => self.forge(host, count, ms(span)),
             Fault::Edit { add } => self.edit(add),
+            Fault::Adopt { change, ms: span } => self.change(change, ms(span)),
             Fault::Witness { host, .. } => {
                 // It casts no ballot meanwhile, and what others wait for may be just that.
                 self.ill(host);
@@ -319,7 +320,9 @@ impl World {
             // Whoever slept through an edit gets it now.
             let items = |config: &Config| config.systems[0].items.len();
             let edited = self.edited.as_ref().map(|configs| items(&configs[host]));
-            if edited.is_some_and(|count| count != items(&self.hosts[host].config)) {
+            if self.has_changed() {
+                self.catch_up(host);
+            } else if edited.is_some_and(|count| count != items(&self.hosts[host].config)) {
                 self.kill(host, Disk::Kept);
             }
             if self.has_old_key(host) {

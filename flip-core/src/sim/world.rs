@@ -25,6 +25,8 @@ use crate::time::Time;
 /// One item of the cluster as the world knows it.
 #[derive(Clone, Debug)]
 pub(super) struct Thing {
+    pub(super) id: crate::id::ItemId,
+    /// Where it stood at first.
     pub(super) at: ItemRef,
     pub(super) policy: Isolated,
     pub(super) release: Release,
@@ -41,8 +43,6 @@ pub struct World {
     pub(super) now: Time,
     pub(super) hosts: Vec<Host>,
     pub(super) things: Vec<Thing>,
-    /// First item of each system in `things`.
-    pub(super) offsets: Vec<usize>,
     pub(super) network: Network,
     pub(super) clients: Clients,
     pub(super) truth: Truth,
@@ -63,6 +63,8 @@ pub struct World {
     pub(super) connection: (u64, Option<(usize, u64)>),
     /// Configs to start with instead of a host's own, after an edit.
     pub(super) edited: Option<Vec<Config>>,
+    /// What became of configs while daemons ran.
+    pub(super) changes: super::adopt::Changes,
     /// Everything that happens, as lines for people, when wanted.
     pub(super) timeline: Option<Vec<String>>,
     pub(super) datagrams: u64,
@@ -96,7 +98,7 @@ impl World {
         ppm: &[i64],
     ) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let (offsets, things) = things(universe);
+        let things = things(universe);
         let now = Time::from_millis(BEGIN);
         let checker = Checker::new(&configs[0]);
         let network = Network::new(configs.len(), latency, StdRng::from_rng(&mut rng));
@@ -117,7 +119,6 @@ impl World {
             clients: Clients::new(hosts.len(), things.len()),
             hosts,
             things,
-            offsets,
             network,
             checker,
             queue: Queue::default(),
@@ -131,6 +132,7 @@ impl World {
             recorded: Vec::new(),
             connection: (0, None),
             edited: None,
+            changes: super::adopt::Changes::default(),
             timeline: None,
             datagrams: 0,
             tallies: Vec::new(),
@@ -180,12 +182,6 @@ impl World {
     pub(super) fn token(&mut self) -> u64 {
         self.tokens += 1;
         self.tokens
-    }
-
-    /// Position of an item in the world's list; none for one that this world never had.
-    pub(super) fn thing(&self, at: ItemRef) -> Option<usize> {
-        let thing = self.offsets.get(at.system)? + at.item;
-        (self.things.get(thing)?.at == at).then_some(thing)
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -269,14 +265,13 @@ impl World {
     }
 }
 
-fn things(config: &Config) -> (Vec<usize>, Vec<Thing>) {
-    let mut offsets = Vec::new();
+fn things(config: &Config) -> Vec<Thing> {
     let mut things = Vec::new();
     for (system, spec) in config.systems.iter().enumerate() {
-        offsets.push(things.len());
         let members: Vec<_> = config.servers.iter().map(|server| server.systems.contains(&system)).collect();
         for (item, entry) in spec.items.iter().enumerate() {
             things.push(Thing {
+                id: entry.id,
                 at: ItemRef { system, item },
                 policy: entry.isolated,
                 release: spec.release,
@@ -285,5 +280,5 @@ fn things(config: &Config) -> (Vec<usize>, Vec<Thing>) {
             });
         }
     }
-    (offsets, things)
+    things
 }

@@ -32,6 +32,11 @@ pub trait Scripts: Send + Sync {
     /// Runs the function `check` of a script for the check at `at`, within `timeout`. Dropping the future
     /// ends the script.
     fn check(&self, script: &str, at: CheckRef, timeout: Duration) -> ScriptRun;
+
+    /// The node goes on under another config: positions of later checks are its own.
+    fn adopt(&self, config: &Arc<Config>) {
+        let _ = config;
+    }
 }
 
 /// Runs the checks of a config.
@@ -60,6 +65,14 @@ impl Checks {
             ));
         }
         Ok(Self { config, scripts })
+    }
+
+    /// Goes on under another config, that of `Output::Config`. Runs that have begun end as they are.
+    pub fn adopt(&mut self, config: &Arc<Config>) {
+        self.config = Arc::clone(config);
+        if let Some(scripts) = &self.scripts {
+            scripts.adopt(config);
+        }
     }
 
     /// Runs a check once. The future ends by itself at the call's timeout. It must run within a tokio

@@ -17,13 +17,13 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::alarm::Alarm;
-use super::handle::{Ask, Asker, Inbox, Wish};
+use super::handle::{Ask, Asker, Happened, Inbox, Wish};
 use super::metrics::{Metrics, Waiting};
 use super::{End, Error, Program};
 use crate::clock::{self, Sleep};
 use crate::stream::{self, Frame};
 use crate::udp::BUFFER;
-use crate::{Checks, Confirmed, Received, Said, Systems, UdpPort, Witness, Word};
+use crate::{Checks, Confirmed, Received, Registry, Said, Systems, UdpPort, Witness, Word};
 
 /// Datagrams taken in one turn, so that a flood does not keep the alarm waiting.
 const BATCH: usize = 256;
@@ -51,7 +51,9 @@ enum Wake {
     Wish(Wish),
     HookEnd(HookEnd),
     CheckEnd(CheckEnd),
+    /// Of an item as its system numbers it: the config may change before this is handed in.
     Drift(ItemRef, bool),
+    /// As `Drift`.
     Word(ItemRef, Word),
     Frame(Frame),
     Ask(Ask),
@@ -68,6 +70,7 @@ pub(super) struct Parts {
     pub(super) config: Arc<Config>,
     pub(super) port: UdpPort,
     pub(super) listener: TcpListener,
+    pub(super) registry: Registry,
     pub(super) systems: Systems,
     pub(super) witness: Option<Witness>,
     pub(super) checks: Checks,
@@ -80,6 +83,8 @@ pub(super) struct Drive {
     config: Arc<Config>,
     port: UdpPort,
     listener: Option<TcpListener>,
+    /// What systems are opened with that come later.
+    registry: Registry,
     systems: Systems,
     witness: Option<Witness>,
     checks: Checks,
@@ -112,7 +117,8 @@ pub(super) struct Drive {
 
 impl Drive {
     pub(super) fn new(parts: Parts) -> Result<Self, Error> {
-        let Parts { node, config, port, listener, systems, witness, checks, program, inbox } = parts;
+        let Parts { node, config, port, listener, registry, systems, witness, checks, program, inbox } =
+            parts;
         let alarm = Alarm::new().map_err(|source| Error::Kernel { doing: "make a timer", source })?;
         let metrics = Metrics::new(&config, clock::now());
         Ok(Self {
@@ -120,6 +126,7 @@ impl Drive {
             config,
             port,
             listener: Some(listener),
+            registry,
             systems,
             witness,
             checks,
@@ -193,8 +200,8 @@ impl Drive {
                 wish = self.inbox.wishes.next() => Wake::Wish(wish),
                 Some(end) = self.hooks.1.recv() => Wake::HookEnd(end),
                 // Before drift: a link that went took its addresses along, and nobody can put them back.
-                (item, word) = self.systems.word() => Wake::Word(item, word),
-                (item, present) = self.systems.drift() => Wake::Drift(item, present),
+                (item, word) = self.systems.reports().next_word() => Wake::Word(item, word),
+                (item, present) = self.systems.reports().next() => Wake::Drift(item, present),
                 nonce = answered(self.witness.as_ref()) => Wake::Witness(nonce.map_err(stopped)?),
                 Some(end) = self.checked.1.recv() => Wake::CheckEnd(end),
                 Some(frame) = self.frames.1.recv() => Wake::Frame(frame),
@@ -253,8 +260,16 @@ impl Drive {
                 }
             }
             Wake::CheckEnd(CheckEnd { id, result }) => self.feed(Input::CheckDone { id, result }),
-            Wake::Drift(item, present) => self.feed(Input::Observed { item, present }),
-            Wake::Word(item, word) => self.word(item, word),
+            Wake::Drift(item, present) => {
+                if let Some(item) = self.systems.locate(item) {
+                    self.feed(Input::Observed { item, present });
+                }
+            }
+            Wake::Word(item, word) => {
+                if let Some(item) = self.systems.locate(item) {
+                    self.word(item, word);
+                }
+            }
             Wake::Said(said) => self.speak(Some(said), None),
             Wake::Confirmed(confirmed) => self.speak(None, Some(confirmed)),
             Wake::Witness(nonce) => self.feed(Input::WitnessAnswered { nonce }),
@@ -286,9 +301,15 @@ impl Drive {
                 return;
             }
             if let Some(Said { to, topic, data }) = said {
-                self.feed(Input::Say { to, topic, data });
+                let receiver = to.map(|number| self.systems.position_of(number));
+                // One that left the config hears nothing.
+                if receiver != Some(None) {
+                    self.feed(Input::Say { to: receiver.flatten(), topic, data });
+                }
             }
-            if let Some(Confirmed { item, by, answered }) = confirmed {
+            if let Some(Confirmed { item, by, answered }) = confirmed
+                && let (Some(item), Some(by)) = (self.systems.locate(item), self.systems.position_of(by))
+            {
                 self.feed(Input::Confirmed { item, by, answered });
             }
             // What is not taken waits for the next turn.
@@ -313,6 +334,11 @@ impl Drive {
                 let waiting =
                     Waiting { asks: self.inbox.asks.len(), ends: self.hooks.1.len() + self.checked.1.len() };
                 let _ = reply.send(self.metrics.text(&self.node, waiting, clock::now()));
+            #[cfg(test)]
+            Ask::Adopt(config, reply) => {
+                self.node.adopt(config, clock::now());
+                self.drain();
+                let _ = reply.send(());
             }
         }
     }
@@ -432,6 +458,7 @@ impl Drive {
             Output::Event(event) => self.tell(event),
             Output::StoreGeneration(generation) => self.program.store_generation(generation),
             Output::StoreKeys(keys) => self.program.store_keys(&keys),
+            Output::Config(config) => self.adopt(config),
             Output::Stream { to, data } => {
                 tokio::spawn(stream::ask(to, data, self.frames.0.clone()));
             }
@@ -473,6 +500,38 @@ impl Drive {
         }
     }
 
+    /// Everything that reads positions goes on under another config, before the next output.
+    fn adopt(&mut self, config: Arc<Config>) {
+        for (system, error) in self.systems.adopt(&self.registry, &config) {
+            tracing::error!(system, %error, "cannot serve all of its items");
+        }
+        self.checks.adopt(&config);
+        if config.witness != self.config.witness {
+            self.witness = match config.witness.map(Witness::open).transpose() {
+                Ok(witness) => witness,
+                Err(error) => {
+                    tracing::error!(%error, "cannot ask the new witness: no ballot of this node counts until it can");
+                    None
+                }
+            };
+        }
+        if config.my().addr != self.config.my().addr {
+            let (old, new) = (self.config.my().addr, config.my().addr);
+            tracing::warn!(%old, %new, "this server has another address: start it again, it listens at the old one");
+        }
+        self.inbox.adopt(&config);
+        self.picture = None;
+        self.config = config;
+        self.tell_members();
+    }
+
+    /// Tells the systems who is up.
+    fn tell_members(&self) {
+        let up = self.node.view().iter().enumerate().filter(|(_, record)| record.life == Life::Up);
+        let others = up.map(|(server, _)| server).filter(|server| *server != self.config.me);
+        self.systems.set_members(others.collect());
+    }
+
     /// Runs a hook beside the loop, for as long as there is a loop.
     fn spawn_hook(&self, hook: u64, run: impl Future<Output = Result<(), String>> + Send + 'static) {
         let ends = self.hooks.0.clone();
@@ -488,9 +547,7 @@ impl Drive {
 
     fn tell(&mut self, event: Event) {
         if matches!(event, Event::MemberUp { .. } | Event::MemberDown { .. } | Event::MemberLeft { .. }) {
-            let up = self.node.view().iter().enumerate().filter(|(_, record)| record.life == Life::Up);
-            let others = up.map(|(server, _)| server).filter(|server| *server != self.config.me);
-            self.systems.set_members(others.collect());
+            self.tell_members();
         }
         let now = clock::now();
         let history = &self.inbox.history;
@@ -499,10 +556,10 @@ impl Drive {
         self.program.event(&event, &self.config, now);
         self.program.record(&event, &record, now);
         history.push(record);
-        let events: &broadcast::Sender<Event> = &self.inbox.events;
+        let events: &broadcast::Sender<Happened> = &self.inbox.events;
         if events.receiver_count() > 0 {
             // The last of them may have gone just now.
-            let _ = events.send(event);
+            let _ = events.send(Happened { event, config: Arc::clone(&self.config) });
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What others learn of a node at work, and tell it: they ask the loop, which answers between two inputs.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use flip_core::Command;
 use flip_core::config::Config;
@@ -37,6 +37,9 @@ pub(super) enum Ask {
     Plan(Vec<WhatIf>, oneshot::Sender<Result<Plan, String>>),
     Moves(oneshot::Sender<Vec<ItemMoved>>),
     Metrics(oneshot::Sender<String>),
+    /// For tests: a config comes by other ways.
+    #[cfg(test)]
+    Adopt(Arc<Config>, oneshot::Sender<()>),
 }
 
 /// What is to become of the node.
@@ -50,13 +53,35 @@ pub(super) enum Wish {
 /// The loop's end.
 pub(super) struct Inbox {
     pub(super) asks: mpsc::Receiver<Ask>,
-    pub(super) events: broadcast::Sender<Event>,
+    pub(super) events: broadcast::Sender<Happened>,
     pub(super) history: History,
     pub(super) wishes: Wishes,
     listens: Arc<AtomicBool>,
+    config: Arc<RwLock<Arc<Config>>>,
+}
+
+/// Something that happened, with the config that its positions are of: a running node may change it.
+#[derive(Clone, Debug)]
+pub struct Happened {
+    /// What.
+    pub event: Event,
+    /// The config of that time.
+    pub config: Arc<Config>,
+}
+
+impl std::ops::Deref for Happened {
+    type Target = Event;
+    fn deref(&self) -> &Event {
+        &self.event
+    }
 }
 
 impl Inbox {
+    /// The node goes on under another config.
+    pub(super) fn adopt(&self, config: &Arc<Config>) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(config);
+    }
+
     /// From now on somebody answers.
     pub(super) fn listen(&self) {
         self.listens.store(true, Ordering::Release);
@@ -84,9 +109,16 @@ pub(super) fn pair(config: Arc<Config>) -> (Handle, Inbox) {
     let events = broadcast::Sender::new(EVENTS);
     let listens = Arc::new(AtomicBool::new(false));
     let (history, shelf) = history::history();
-    let handle =
-        Handle { config, asks, wishes, events: events.downgrade(), shelf, listens: Arc::clone(&listens) };
-    (handle, Inbox { asks: inbox, events, history, wishes: Wishes(wished), listens })
+    let config = Arc::new(RwLock::new(config));
+    let inbox = Inbox {
+        asks: inbox,
+        events,
+        history,
+        wishes: Wishes(wished),
+        listens: Arc::clone(&listens),
+        config: Arc::clone(&config),
+    };
+    (Handle { config, asks, wishes, events: inbox.events.downgrade(), shelf, listens }, inbox)
 }
 
 /// A node at work, for whoever asks it, steers it and ends it. Clones are the same node's; dropping all of them
@@ -95,10 +127,10 @@ pub(super) fn pair(config: Arc<Config>) -> (Handle, Inbox) {
 /// Scripts of an [`Engine`](crate::lua::Engine) may have one as their [`Host`].
 #[derive(Clone, Debug)]
 pub struct Handle {
-    config: Arc<Config>,
+    config: Arc<RwLock<Arc<Config>>>,
     asks: mpsc::Sender<Ask>,
     wishes: watch::Sender<Wish>,
-    events: broadcast::WeakSender<Event>,
+    events: broadcast::WeakSender<Happened>,
     shelf: Shelf,
     listens: Arc<AtomicBool>,
 }
@@ -124,10 +156,10 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl Handle {
-    /// The config that the node runs: positions in events are positions in its lists.
+    /// The config that the node runs now. Positions in events are those of the config that comes with each.
     #[must_use]
-    pub fn config(&self) -> &Arc<Config> {
-        &self.config
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The picture as of now; none when the node runs no more. Asked before it runs, it waits.
@@ -202,7 +234,7 @@ impl Handle {
     /// All events from now on. Whoever falls behind by more than [`EVENTS`] misses the oldest, and is told how
     /// many (`RecvError::Lagged`); after the end of the node there are no more (`RecvError::Closed`).
     #[must_use]
-    pub fn events(&self) -> broadcast::Receiver<Event> {
+    pub fn events(&self) -> broadcast::Receiver<Happened> {
         match self.events.upgrade() {
             Some(events) => events.subscribe(),
             None => broadcast::channel(1).1,
@@ -275,6 +307,11 @@ impl Handle {
             *now = wish.max(*now);
             more
         });
+    }
+
+    #[cfg(test)]
+    pub(super) async fn adopt(&self, config: Config) {
+        self.ask(|reply| Ask::Adopt(Arc::new(config), reply)).await;
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {

@@ -35,7 +35,7 @@ use flip_core::{Node, Start, Time};
 use tokio::net::TcpListener;
 
 pub use error::Error;
-pub use handle::{EVENTS, Handle, Refusal};
+pub use handle::{EVENTS, Handle, Happened, Refusal};
 pub use history::{BYTES, RECORDS, Reader, Told};
 pub use metrics::CONTENT_TYPE;
 
@@ -352,7 +352,8 @@ impl Builder {
         crate::entropy(&mut seed).map_err(|source| Error::Kernel { doing: "get random bytes", source })?;
         let generation = generation.unwrap_or_else(clock::generation);
         let node = Node::new(Arc::clone(&config), Start { generation, seed, keys }, clock::now());
-        let parts = Parts { node, config, port, listener, systems, witness, checks, program, inbox };
+        let parts =
+            Parts { node, config, port, listener, registry, systems, witness, checks, program, inbox };
         Ok(Flip { drive: Drive::new(parts)?, handle })
     }
 }

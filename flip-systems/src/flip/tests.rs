@@ -37,9 +37,9 @@ fn on_runtime(test: impl Future<Output = ()>) {
 }
 
 /// Waits until the node says of its item that it is active.
-async fn active(events: &mut tokio::sync::broadcast::Receiver<Event>) {
+async fn active(events: &mut tokio::sync::broadcast::Receiver<crate::Happened>) {
     use flip_core::event::ItemState;
-    while !matches!(events.recv().await.unwrap(), Event::Item { to: ItemState::Active, .. }) {}
+    while !matches!(events.recv().await.unwrap().event, Event::Item { to: ItemState::Active, .. }) {}
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_node_is_spawned_asked_and_leaves() {
         assert_eq!(node.drain("a").await, Err(Refusal::Ended));
         assert_eq!(node.status().await, None);
         while let Ok(_) | Err(RecvError::Lagged(_)) = events.recv().await {}
-        assert_eq!(node.events().recv().await, Err(RecvError::Closed));
+        assert!(matches!(node.events().recv().await, Err(RecvError::Closed)));
     };
     runtime.block_on(async { timeout(LONG, test).await.expect("in time") });
 }
@@ -77,7 +77,7 @@ fn who_is_aborted_or_dropped_lets_go_of_nothing_and_its_ports_are_free() {
     on_runtime(async {
         let memory = Memory::default();
         let builder = alone(&memory);
-        let config = Arc::clone(builder.handle().config());
+        let config = builder.handle().config();
         for drop_it in [false, true] {
             // The TCP port is let go of by a task, so it may take a moment.
             let flip = loop {
@@ -164,7 +164,7 @@ fn what_keeps_a_node_from_starting_is_said() {
     on_runtime(async {
         let memory = Memory::default();
         let builder = alone(&memory);
-        let config = Arc::clone(builder.handle().config());
+        let config = builder.handle().config();
         let first = builder.bind().await.unwrap();
         let error = Flip::builder(config).start().await.err().unwrap();
         assert!(matches!(error, Error::Bind(_)), "{error:?}");
@@ -258,7 +258,7 @@ fn systems_of_two_nodes_speak_to_each_other() {
             nodes.push((node, events));
         }
         for (_, events) in &mut nodes {
-            while !matches!(events.recv().await.unwrap(), Event::MemberUp { .. }) {}
+            while !matches!(events.recv().await.unwrap().event, Event::MemberUp { .. }) {}
         }
         assert_eq!(mouths.iter().map(|bus| bus.members()).collect::<Vec<_>>(), [[1], [0]]);
         // Both know each other, so what is said arrives; on loopback nothing is lost.
@@ -342,5 +342,76 @@ fn a_file_may_name_what_the_program_registered_and_scripts() {
         assert!(error.to_string().contains("job_up"), "{error}");
         let nowhere = Flip::from_file(&dir.path().join("none"), None, Registry::default()).err().unwrap();
         assert!(matches!(&nowhere, Error::File(why) if why.contains("cannot read the config")), "{nowhere}");
+    });
+}
+
+/// The loop goes on under another config: hooks run for what is new and what is gone, and for nothing else; events
+/// carry the config that their positions are of.
+#[test]
+fn a_node_that_runs_takes_another_config() {
+    use flip_core::HookAction::{Alive, Down};
+    use flip_core::config::Item;
+    use flip_core::event::ItemState;
+    on_runtime(async {
+        let memory = Memory::default();
+        let flip = alone(&memory).start().await.unwrap();
+        let node = flip.handle();
+        let mut events = node.events();
+        let run = tokio::spawn(flip.run());
+        active(&mut events).await;
+        let first = memory.calls();
+        assert_eq!(first.len(), 1);
+
+        // One comes before the one that is there, and a system before the one that it is of.
+        let mut config = (*node.config()).clone();
+        config.systems[0].items.insert(0, Item::plain("m", "new"));
+        let mut more = config.systems[0].clone();
+        (more.name, more.items) = ("more".to_owned(), vec![Item::plain("more", "x")]);
+        config.systems.insert(0, more);
+        config.servers[0].systems = vec![0, 1];
+        node.adopt(config.clone()).await;
+        let mut came = Vec::new();
+        while came.len() < 2 {
+            let happened = events.recv().await.unwrap();
+            if let Event::Item { item, to: ItemState::Active, .. } = happened.event {
+                let system = &happened.config.systems[item.system];
+                came.push((system.name.clone(), system.items[item.item].name.clone()));
+            }
+        }
+        came.sort();
+        assert_eq!(came, [("m".to_owned(), "new".to_owned()), ("more".to_owned(), "x".to_owned())]);
+        let calls = memory.calls();
+        assert_eq!(calls.len(), 3, "and nothing else was called: {calls:?}");
+        assert!(calls[1..].iter().all(|(_, action)| *action == Alive));
+        assert_eq!(node.config().systems.len(), 2);
+        let status = node.status().await.unwrap();
+        assert!(status.healthy() && status.items.len() == 3);
+
+        // They go again.
+        config.systems.remove(0);
+        config.systems[0].items.remove(0);
+        config.servers[0].systems = vec![0];
+        node.adopt(config).await;
+        while memory.up().len() > 1 {
+            tokio::task::yield_now().await;
+        }
+        while node.config().systems.len() > 1 || node.config().systems[0].items.len() > 1 {
+            tokio::task::yield_now().await;
+        }
+        let calls = memory.calls();
+        assert_eq!(calls.iter().filter(|(_, action)| *action == Down).count(), 2);
+        assert_eq!(memory.up().into_iter().next(), Some(first[0].0), "the first was never touched");
+
+        // And a server that is not in the config any more lets go of everything and ends.
+        let mut none = (*node.config()).clone();
+        let mut other = none.servers[0].clone();
+        other.id = "other".to_owned();
+        other.short = flip_core::id::ShortId::of("other");
+        other.addr.set_port(1);
+        none.servers = vec![other].into();
+        none.me = 1;
+        node.adopt(none).await;
+        assert_eq!(run.await.unwrap().unwrap(), End::Left);
+        assert!(memory.up().is_empty());
     });
 }

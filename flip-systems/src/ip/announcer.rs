@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use flip_core::Time;
@@ -75,7 +75,7 @@ pub(super) struct Outside {
     /// None where the addresses are no system's: nobody is asked and nobody told.
     pub(super) bus: Option<Arc<Bus>>,
     /// The other servers that may be asked who answers for an address, in this order.
-    pub(super) peers: Vec<usize>,
+    peers: Mutex<Vec<usize>>,
     /// Rings when the announcer has something to do before the end of its sleep.
     pub(super) bell: Arc<Bell>,
     task: OnceLock<AbortHandle>,
@@ -83,7 +83,15 @@ pub(super) struct Outside {
 
 impl Outside {
     pub(super) fn new(bus: Option<Arc<Bus>>, peers: Vec<usize>) -> Self {
-        Self { bus, peers, bell: Arc::default(), task: OnceLock::new() }
+        Self { bus, peers: Mutex::new(peers), bell: Arc::default(), task: OnceLock::new() }
+    }
+
+    pub(super) fn peers(&self) -> Vec<usize> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_peers(&self, peers: Vec<usize>) {
+        *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
     }
 }
 
@@ -123,6 +131,12 @@ impl Voice {
 
     pub(super) fn is_announcing(&self, part: usize) -> bool {
         self.pacer.is_announcing(part)
+    }
+
+    /// Settings of all systems together, which changed.
+    pub(super) fn configure(&mut self, settings: Notify) {
+        self.pacer.set_rate(settings.rate);
+        self.settings = settings;
     }
 
     /// Nothing of this address is sent any more, and nobody is asked for it.
@@ -308,6 +322,7 @@ impl World {
 impl State {
     /// The item that an address is of.
     pub(super) fn item_of(&self, part: usize) -> usize {
+        // Places that are used again keep the ascending order.
         self.items.partition_point(|held| held.parts.end <= part)
     }
 

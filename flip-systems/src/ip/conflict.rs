@@ -197,6 +197,13 @@ impl Members {
         *wants == 1
     }
 
+    /// These are the others now. Those that are new have not told.
+    pub(super) fn set(&mut self, others: impl IntoIterator<Item = usize>) {
+        let others: BTreeSet<_> = others.into_iter().collect();
+        self.told.retain(|server, _| others.contains(server));
+        self.silent = others.into_iter().filter(|server| !self.told.contains_key(server)).collect();
+    }
+
     /// Who has not told.
     pub(super) fn silent(&self) -> impl Iterator<Item = usize> {
         self.silent.iter().copied()

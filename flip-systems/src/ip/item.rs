@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use flip_core::config::{Announce, Interface, IpPart, IpRoute, IpRule, Item, Notify};
+use flip_core::config::{
+    Announce, Interface, IpPart, IpRoute, IpRule, Isolated, Item, Notify, System, SystemKind,
+};
 use flip_core::id::ItemRef;
 use ipnet::IpNet;
 
@@ -12,6 +14,7 @@ use super::lifetime::Installed;
 use super::others::Rules;
 use super::own::OwnLink;
 use super::plan::Wanted;
+use crate::system::{Assigned, OpenError};
 
 /// What the config gives to this server.
 #[derive(Default)]
@@ -42,6 +45,53 @@ impl Holdings {
         self.items.push(Held::new(at, &item.name, first..self.parts.len(), voice));
         true
     }
+
+    /// All items of a system.
+    pub(super) fn push_system(&mut self, assigned: &Assigned<'_>, mark: u8) -> Result<(), OpenError> {
+        let manner = Voices::read(assigned.system);
+        for (item, configured) in assigned.system.items.iter().enumerate() {
+            self.rules.push(Rules::read(assigned.system, configured.isolated == Isolated::Drop)?);
+            let at = ItemRef { system: assigned.position, item };
+            if !self.push(at, configured, mark, manner.of(configured)) {
+                return Err(OpenError::Item {
+                    system: assigned.system.name.clone(),
+                    item: configured.name.clone(),
+                    what: "addresses (`Item::ip`)",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an address comes with routes or rules.
+    pub(super) fn has_routes(&self) -> bool {
+        self.parts.iter().any(|part| !part.routes.is_empty() || !part.rules.is_empty())
+    }
+}
+
+/// How the items of a system are announced.
+pub(super) struct Voices {
+    schedule: Announce,
+    notify: Arc<Notify>,
+    proven: bool,
+}
+
+impl Voices {
+    pub(super) fn read(system: &System) -> Self {
+        Self {
+            schedule: Announce::read(&system.config, &Announce::default()),
+            notify: Arc::new(Notify::read(&system.config)),
+            proven: system.kind == SystemKind::Shard,
+        }
+    }
+
+    pub(super) fn of(&self, item: &Item) -> (Announce, Arc<Notify>, bool) {
+        let schedule = match &item.own {
+            Some(own) => Announce::read(own, &self.schedule),
+            None => self.schedule.clone(),
+        };
+        (schedule, Arc::clone(&self.notify), self.proven)
+    }
 }
 
 /// An item.
@@ -60,6 +110,8 @@ pub(super) struct Held {
     pub(super) notify: Arc<Notify>,
     /// Whether this server alone has it, so that another can prove it.
     pub(super) proven: bool,
+    /// It is served no more: its place is free.
+    pub(super) vacant: bool,
 }
 
 impl Held {
@@ -69,7 +121,8 @@ impl Held {
         parts: Range<usize>,
         (announce, notify, proven): (Announce, Arc<Notify>, bool),
     ) -> Self {
-        Self { at, name: name.to_owned(), parts, present: false, trouble: None, announce, notify, proven }
+        let name = name.to_owned();
+        Self { at, name, parts, present: false, trouble: None, announce, notify, proven, vacant: false }
     }
 }
 

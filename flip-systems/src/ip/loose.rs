@@ -2,7 +2,7 @@
 //!
 //! They carry the same marks, so that they are known as flip's own, and no lifetime: nothing renews it.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use flip_core::Lifetime;
 use flip_core::config::{Announce, Interface, IpPart, Notify};
@@ -37,14 +37,7 @@ impl Loose {
         let drift = Arc::new(Drift::default());
         Ok(Self {
             nobody: Arc::new(nobody),
-            world: Arc::new(World {
-                state: Mutex::new(state),
-                drift,
-                raw,
-                connections: None,
-                outside: Outside::new(None, Vec::new()),
-                tasks: OnceLock::new(),
-            }),
+            world: Arc::new(World::of(state, drift, raw, Outside::new(None, Vec::new()))),
         })
     }
 
@@ -62,7 +55,7 @@ impl Loose {
     pub(crate) fn announce(&self, net: IpNet, interface: &str) -> Result<(), String> {
         let at = self.place(net, interface)?;
         // An earlier life may have put it there.
-        self.world.observe(at..at + 1)?;
+        self.world.observe(&[at])?;
         self.world.announce(at)
     }
 

@@ -33,6 +33,7 @@
 pub mod announce;
 
 mod address;
+mod adopt;
 mod announcer;
 mod conflict;
 mod connections;
@@ -61,7 +62,6 @@ mod system;
 
 use std::io;
 use std::net::IpAddr;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use flip_core::{Lifetime, lease};
@@ -70,6 +70,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::task::AbortHandle;
 
 pub use self::address::PROTOCOL;
+use self::adopt::Users;
 use self::announcer::{Outside, Voice};
 use self::connections::Connections;
 use self::item::{Holdings, Part};
@@ -91,15 +92,31 @@ pub(crate) struct World {
     /// Sends frames; receives nothing, because its protocol is 0 (packet(7)).
     raw: Socket,
     /// None where nobody wants anything done with them.
-    connections: Option<Connections>,
+    connections: OnceLock<Connections>,
     /// What reads notices and frames, and tells members what they need to know.
-    tasks: OnceLock<Vec<AbortHandle>>,
+    tasks: Mutex<Tasks>,
     outside: Outside,
+    /// Those that use this world.
+    users: Mutex<Users>,
+}
+
+/// What runs beside, to be ended with the world.
+#[derive(Default)]
+struct Tasks {
+    all: Vec<AbortHandle>,
+    /// What listens to the kernel, and whether it hears of routes.
+    monitor: Option<(AbortHandle, bool)>,
+    /// Those that listen for conflicts about the addresses that there are.
+    ears: Vec<AbortHandle>,
+    /// Whether others are told of connections.
+    shares: bool,
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.tasks.get().into_iter().flatten().for_each(AbortHandle::abort);
+        let tasks = self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let monitor = tasks.monitor.iter().map(|(task, _)| task);
+        tasks.all.iter().chain(&tasks.ears).chain(monitor).for_each(AbortHandle::abort);
     }
 }
 
@@ -108,35 +125,42 @@ impl World {
         (holdings, mark, voice): (Holdings, u8, Voice),
         remove: bool,
         drift: Arc<Drift>,
-        (connections, outside): (Option<Connections>, Outside),
+        outside: Outside,
     ) -> Result<(Arc<Self>, Vec<Leftover>), OpenError> {
         let kernel = |doing| move |source| OpenError::Kernel { doing, source };
         let raw = raw_socket()?;
         // Before the first list is read, so that nothing happens unseen in between.
-        let routes = holdings.parts.iter().any(|part| !part.routes.is_empty() || !part.rules.is_empty());
+        let routes = holdings.has_routes();
         let monitor = Monitor::open(mark, routes).map_err(kernel("subscribe to address changes"))?;
         let netlink = Netlink::open().map_err(kernel("open a netlink socket"))?;
-        let mut state = State::new(netlink, mark, holdings, voice, &outside.peers);
+        let mut state = State::new(netlink, mark, holdings, voice, &outside.peers());
         state.load_links().map_err(kernel("list the interfaces"))?;
         let leftovers = state.sort_leftovers(remove).map_err(kernel("list the addresses"))?;
         let ears = Ear::open(state.others.addresses()).map_err(kernel("listen for conflicts"))?;
-        let (state, tasks) = (Mutex::new(state), OnceLock::new());
-        let world = Arc::new(Self { state, drift, raw, connections, tasks, outside });
+        let world = Arc::new(Self::of(state, drift, raw, outside));
         world.look_at_ground(&mut world.lock());
         let weak = || Arc::downgrade(&world);
-        let mut tasks = vec![tokio::spawn(monitor.run(weak())), tokio::spawn(others::go_on_telling(weak()))];
-        tasks.extend(ears.into_iter().map(|ear| tokio::spawn(ear.run(weak()))));
-        if let Some(connections) = world.connections.clone().filter(Connections::shares) {
-            let mut life = [0; 4];
-            crate::entropy(&mut life).map_err(kernel("get random bytes"))?;
-            let weak = weak();
-            let here = move || weak.upgrade().map(|world| world.shared());
-            tasks.push(tokio::spawn(connections.share(u32::from_ne_bytes(life), here)));
-        }
+        let tasks = Tasks {
+            all: vec![tokio::spawn(others::go_on_telling(weak())).abort_handle()],
+            monitor: Some((tokio::spawn(monitor.run(weak())).abort_handle(), routes)),
+            ears: ears.into_iter().map(|ear| tokio::spawn(ear.run(weak())).abort_handle()).collect(),
+            shares: false,
+        };
+        *world.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
         world.start_announcer();
-        // The cell is fresh, so this can't fail.
-        drop(world.tasks.set(tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect()));
         Ok((world, leftovers))
+    }
+
+    fn of(state: State, drift: Arc<Drift>, raw: Socket, outside: Outside) -> Self {
+        Self {
+            state: Mutex::new(state),
+            drift,
+            raw,
+            connections: OnceLock::new(),
+            tasks: Mutex::default(),
+            outside,
+            users: Mutex::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -151,7 +175,7 @@ impl World {
         // The hook has asked who has it, and many others had their turn.
         state.install(item, lease::later(lifetime, clock::now()))?;
         self.start_announcing(&mut state, item);
-        if let Some(connections) = &self.connections {
+        if let Some(connections) = self.connections.get() {
             // After the announcement, so that answers come here.
             for part in &state.parts[state.items[item].parts.clone()] {
                 connections.took(part.net.addr(), state.link_of(part).map_or(0, |link| link.index));
@@ -162,14 +186,14 @@ impl World {
 
     /// The item is about to go: nobody is told any more that it came.
     fn leaves(&self, state: &State, item: usize) {
-        if let Some(connections) = &self.connections {
+        if let Some(connections) = self.connections.get() {
             state.addresses_of(item).for_each(|address| connections.leaves(address));
         }
     }
 
     /// The addresses that are here and whose connections others are told of.
     fn shared(&self) -> Vec<IpAddr> {
-        let Some(connections) = &self.connections else { return Vec::new() };
+        let Some(connections) = self.connections.get() else { return Vec::new() };
         let state = self.lock();
         let here = state.parts.iter().filter(|part| part.present).map(|part| part.net.addr());
         here.filter(|address| connections.is_shared(*address)).collect()
@@ -209,11 +233,11 @@ impl World {
     }
 
     /// Which of these items are here.
-    fn observe(&self, items: Range<usize>) -> Result<Vec<bool>, String> {
+    fn observe(&self, items: &[usize]) -> Result<Vec<bool>, String> {
         let mut state = self.lock();
         let bound = state.bound().map_err(|error| format!("cannot list the addresses: {error}"))?;
         let found = state.found(&bound);
-        for item in items.clone() {
+        for item in items.iter().copied() {
             for part in state.items[item].parts.clone() {
                 // Whoever asked knows of this one.
                 let installed = found[part].as_ref().map(Installed::from);
@@ -224,7 +248,7 @@ impl World {
             let present = state.is_whole(item);
             state.set_present(item, present);
         }
-        Ok(items.map(|item| state.items[item].present).collect())
+        Ok(items.iter().map(|item| state.items[*item].present).collect())
     }
 }
 

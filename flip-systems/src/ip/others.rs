@@ -92,6 +92,38 @@ impl Others {
         Self { members, guards, rules, places, unsure: BTreeSet::new(), said: Vec::new() }
     }
 
+    /// An item has another place, or its place another item: its rules, and its addresses with their places.
+    pub(super) fn put(&mut self, item: usize, rules: Rules, parts: impl Iterator<Item = (usize, IpAddr)>) {
+        self.forget(item);
+        if self.rules.len() <= item {
+            self.rules.resize(item + 1, rules);
+        }
+        self.rules[item] = rules;
+        for (part, address) in parts {
+            if self.guards.len() <= part {
+                self.guards.resize(part + 1, Guard::Idle);
+            }
+            self.guards[part] = Guard::Idle;
+            self.places.entry(address).or_default().push((item, part));
+        }
+    }
+
+    /// Other rules for an item that stays.
+    pub(super) fn set_rules(&mut self, item: usize, rules: Rules) {
+        if let Some(known) = self.rules.get_mut(item) {
+            *known = rules;
+        }
+    }
+
+    /// An item is gone.
+    pub(super) fn forget(&mut self, item: usize) {
+        self.unsure.remove(&item);
+        self.places.retain(|_, places| {
+            places.retain(|(known, _)| *known != item);
+            !places.is_empty()
+        });
+    }
+
     /// All addresses, each once.
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.places.keys().copied()
@@ -112,6 +144,8 @@ const fn has_time(reason: Reason, breaks: bool) -> bool {
         | Reason::LeaseLost
         | Reason::HealthCheck
         | Reason::Unusable
+        | Reason::Removed
+        | Reason::Redefined
         | Reason::HookDone => false,
     }
 }

@@ -78,6 +78,11 @@ struct Burst {
 }
 
 impl<K: Copy + Ord> Pacer<K> {
+    /// Keeps another pace from now on.
+    pub(super) fn set_rate(&mut self, rate: u32) {
+        self.rate = rate.max(1);
+    }
+
     pub(super) fn new(rate: u32) -> Self {
         Self {
             rate: rate.max(1),

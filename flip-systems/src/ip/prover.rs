@@ -25,7 +25,7 @@ impl World {
     /// Asks other servers who answers for what is announced here, where that is due.
     pub(super) fn ask(&self, state: &mut State, bus: &Bus, now: Time) {
         let up = |peer: &usize| state.voice.members.contains(peer);
-        let members: Vec<_> = self.outside.peers.iter().copied().filter(up).collect();
+        let members: Vec<_> = self.outside.peers().into_iter().filter(up).collect();
         let questions = state.voice.proofs.due(&members, now);
         for ((member, number), parts) in questions {
             let addresses: Vec<_> = parts.iter().map(|part| state.parts[*part].net.addr()).collect();

@@ -46,7 +46,8 @@ impl State {
         let bound = if any_auto { self.bound().unwrap_or_default() } else { Vec::new() };
         let trouble = |part| self.ground.trouble(&part, &self.links, &bound);
         let parts = |held: &Held| self.parts[held.parts.clone()].iter().map(Part::wanted);
-        self.items.iter().map(|held| parts(held).find_map(trouble)).collect()
+        let of = |held: &Held| if held.vacant { None } else { parts(held).find_map(trouble) };
+        self.items.iter().map(of).collect()
     }
 
     /// A link got another name, and items go by the old one: what they had on it is taken away, because nobody

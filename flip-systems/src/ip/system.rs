@@ -1,18 +1,16 @@
 //! The ip system as the rest of flip sees it: its handler, and its hooks.
 
 use std::future::ready;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use flip_core::Lifetime;
-use flip_core::config::{Announce, Isolated, Notify, SystemKind};
+use flip_core::config::{Config, HANDLERS, Item, Notify};
 use flip_core::event::Reason;
-use flip_core::id::ItemRef;
 
 use super::announcer::{Outside, Voice};
-use super::connections::{self, Connections};
+use super::connections;
 use super::item::Holdings;
-use super::others::Rules;
 use super::{World, address};
 use crate::bus::topic;
 use crate::system::{
@@ -42,73 +40,80 @@ impl Handler for Ip {
         bus: &Arc<Bus>,
     ) -> Result<Opened, OpenError> {
         let mut holdings = Holdings::default();
-        let mut together = None;
-        let mut starts = Vec::new();
+        let mut settings = None;
         let mark = address::mark(systems.first().map_or(0, |assigned| assigned.siblings));
         for assigned in systems {
-            starts.push(holdings.items.len());
-            for item in &assigned.system.items {
-                holdings.rules.push(Rules::read(assigned.system, item.isolated == Isolated::Drop)?);
-            }
-            let schedule = Announce::read(&assigned.system.config, &Announce::default());
-            let notify = Arc::new(Notify::read(&assigned.system.config));
-            together = Some(together.map_or((*notify).clone(), |all: Notify| all.together(&notify)));
-            for (item, configured) in assigned.system.items.iter().enumerate() {
-                let at = ItemRef { system: assigned.position, item };
-                let schedule = match &configured.own {
-                    Some(own) => Announce::read(own, &schedule),
-                    None => schedule.clone(),
-                };
-                let proven = assigned.system.kind == SystemKind::Shard;
-                if !holdings.push(at, configured, mark, (schedule, Arc::clone(&notify), proven)) {
-                    return Err(OpenError::Item {
-                        system: assigned.system.name.clone(),
-                        item: configured.name.clone(),
-                        what: "addresses (`Item::ip`)",
-                    });
-                }
-            }
+            holdings.push_system(assigned, mark)?;
+            let notify = Notify::read(&assigned.system.config);
+            settings = Some(settings.map_or(notify.clone(), |all: Notify| all.together(&notify)));
         }
-        // What no config knows belongs to no system: one that wants order here is enough.
-        let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
-        let connections = Connections::open(connections::wanted(systems), Arc::clone(bus));
-        let outside = Outside::new(Some(Arc::clone(bus)), peers(systems));
-        let voice = Voice::new(together.unwrap_or_default());
-        let beside = (connections, outside);
-        let (world, leftovers) = World::open((holdings, mark, voice), remove, Arc::clone(drift), beside)?;
-        let systems = starts
-            .into_iter()
-            .zip(systems)
-            .map(|(first, assigned)| {
-                let count = assigned.system.items.len();
-                Arc::new(IpSystem { world: Arc::clone(&world), first, count }) as Arc<dyn System>
-            })
-            .collect();
-        Ok(Opened { systems, leftovers })
+        let present = bus.world.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let (world, leftovers, places) = match present {
+            // The node is at work, and these have come into its config.
+            Some(world) => {
+                let places = world.extend(holdings)?;
+                (world, Vec::new(), places)
+            }
+            None => {
+                // What no config knows belongs to no system: one that wants order here is enough.
+                let remove = systems.iter().any(|assigned| assigned.system.hooks.remove_on_start);
+                let peers = systems.first().map_or_else(Vec::new, |one| peers(one.config, bus));
+                let outside = Outside::new(Some(Arc::clone(bus)), peers);
+                let voice = Voice::new(settings.unwrap_or_default());
+                let places = 0..holdings.items.len();
+                let (world, leftovers) =
+                    World::open((holdings, mark, voice), remove, Arc::clone(drift), outside)?;
+                *bus.world.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&world);
+                (world, leftovers, places.collect())
+            }
+        };
+        let mut places = places.into_iter();
+        let make = |assigned: &Assigned<'_>| {
+            let items = places.by_ref().take(assigned.system.items.len()).collect();
+            Arc::new(IpSystem::new(Arc::clone(&world), items, assigned)) as Arc<dyn System>
+        };
+        Ok(Opened { systems: systems.iter().map(make).collect(), leftovers })
     }
 }
 
-/// The other servers that take part in one of these systems, beginning with the one after this one in the list:
-/// so servers do not all ask the same.
-fn peers(systems: &[Assigned<'_>]) -> Vec<usize> {
-    let Some(config) = systems.first().map(|assigned| assigned.config) else { return Vec::new() };
-    let own = |server: &usize| {
-        systems.iter().any(|assigned| config.servers[*server].systems.contains(&assigned.position))
+/// The numbers of the other servers that have ip systems with this one, beginning with the one after this one in the
+/// list: so servers do not all ask the same.
+pub(super) fn peers(config: &Config, bus: &Bus) -> Vec<usize> {
+    let shared = |system: &usize| {
+        let is_ip = config.systems.get(*system).is_some_and(|spec| spec.alive == HANDLERS[0].0);
+        is_ip && config.my().systems.contains(system)
     };
-    (config.me + 1..config.servers.len()).chain(0..config.me).filter(own).collect()
+    let others = (config.me + 1..config.servers.len()).chain(0..config.me.min(config.servers.len()));
+    let own = |server: &usize| config.servers[*server].systems.iter().any(shared);
+    others.filter(own).map(|server| bus.number(server)).collect()
 }
 
 struct IpSystem {
     world: Arc<World>,
-    /// Where its items start in the world's list.
-    first: usize,
-    count: usize,
+    /// Where its items are in the world's list.
+    items: Vec<usize>,
+    /// Its number among all that this world ever had.
+    id: u64,
 }
 
 impl IpSystem {
+    fn new(world: Arc<World>, items: Vec<usize>, assigned: &Assigned<'_>) -> Self {
+        let id = world.join();
+        let all: Vec<_> = assigned.system.items.iter().collect();
+        world.want(id, connections::wanted(assigned.system, &all));
+        world.tune(id, Notify::read(&assigned.system.config));
+        Self { world, items, id }
+    }
+
     /// An item in the world's list.
     fn find(&self, item: usize) -> Option<(Arc<World>, usize)> {
-        (item < self.count).then(|| (Arc::clone(&self.world), self.first + item))
+        Some((Arc::clone(&self.world), *self.items.get(item)?))
+    }
+}
+
+impl Drop for IpSystem {
+    fn drop(&mut self) {
+        self.world.leave(self.id);
     }
 }
 
@@ -135,13 +140,15 @@ impl System for IpSystem {
     }
 
     fn refresh(&self, items: &[usize], lifetime: Lifetime) -> Vec<usize> {
-        let items: Vec<_> = items.iter().map(|item| self.first + item).collect();
-        self.world.refresh(&items, lifetime).into_iter().map(|item| item - self.first).collect()
+        let places: Vec<_> = items.iter().filter_map(|item| self.items.get(*item).copied()).collect();
+        let gone = self.world.refresh(&places, lifetime);
+        let is_gone = |item: &usize| self.items.get(*item).is_none_or(|at| gone.contains(at));
+        items.iter().copied().filter(is_gone).collect()
     }
 
     fn down(&self, item: usize, context: &Context) -> HookFuture {
         let Some((world, item)) = self.find(item) else { return no_item(item) };
-        let kill = world.connections.clone().map(|connections| {
+        let kill = world.connections.get().cloned().map(|connections| {
             let addresses = connections.to_kill(world.lock().addresses_of(item));
             (connections, addresses)
         });
@@ -167,22 +174,36 @@ impl System for IpSystem {
     }
 
     fn hush(&self, item: usize) {
-        if item < self.count {
-            let mut state = self.world.lock();
-            state.stop_announcing(self.first + item);
-            self.world.leaves(&state, self.first + item);
+        if let Some((world, item)) = self.find(item) {
+            let mut state = world.lock();
+            state.stop_announcing(item);
+            world.leaves(&state, item);
         }
+    }
+
+    fn forget(&self, item: usize) {
+        if let Some((world, item)) = self.find(item) {
+            world.vacate(item);
+        }
+    }
+
+    fn configure(&self, assigned: &Assigned<'_>, items: &[(usize, &Item)]) {
+        let configured: Vec<_> = items.iter().map(|(_, item)| *item).collect();
+        self.world.want(self.id, connections::wanted(assigned.system, &configured));
+        self.world.tune(self.id, Notify::read(&assigned.system.config));
+        let places = items.iter().filter_map(|(at, item)| Some((*self.items.get(*at)?, *item)));
+        self.world.configure(assigned, places);
     }
 
     fn heard(&self, from: usize, topic: u8, data: &[u8]) {
         // All systems hear it, and share what they know: the first hears for all.
-        if self.first > 0 {
+        if !self.world.is_first(self.id) {
             return;
         }
         match topic {
             topic::MACS => self.world.member_says(from, data),
             topic::CONNECTIONS => {
-                if let Some(connections) = &self.world.connections {
+                if let Some(connections) = self.world.connections.get() {
                     connections.heard(from, data);
                 }
             }
@@ -191,10 +212,10 @@ impl System for IpSystem {
     }
 
     fn observe(&self) -> ObserveFuture {
-        let (world, first, count) = (Arc::clone(&self.world), self.first, self.count);
+        let (world, items) = (Arc::clone(&self.world), self.items.clone());
         Box::pin(async move {
-            let present = world.observe(first..first + count)?;
-            Ok((0..count).filter(|item| present[*item]).collect())
+            let present = world.observe(&items)?;
+            Ok((0..items.len()).filter(|item| present[*item]).collect())
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Scripts that do one thing beside the hooks of items: `post` of a system, and health checks.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use flip_core::PostCall;
@@ -57,20 +57,25 @@ impl Post for LuaPost {
 /// Runs health checks that are scripts. The item of a check of a whole system is the system's name.
 pub struct LuaChecks {
     engine: Arc<Engine>,
-    config: Arc<Config>,
+    config: RwLock<Arc<Config>>,
 }
 
 impl LuaChecks {
     /// The checks of a config, by the scripts of an engine.
     #[must_use]
     pub const fn new(engine: Arc<Engine>, config: Arc<Config>) -> Self {
-        Self { engine, config }
+        Self { engine, config: RwLock::new(config) }
     }
 }
 
 impl Scripts for LuaChecks {
+    fn adopt(&self, config: &Arc<Config>) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(config);
+    }
+
     fn check(&self, script: &str, at: CheckRef, timeout: Duration) -> ScriptRun {
-        let system = &self.config.systems[at.system];
+        let config = Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner));
+        let system = &config.systems[at.system];
         let item = at.item.map(|item| &system.items[item]);
         let Some(found) = self.engine.script(script) else {
             let error = format!("there is no script {script}");

@@ -22,10 +22,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use flip_core::config::{IP_KILL_CONNECTIONS, IP_TICKLE};
+use flip_core::config::{IP_KILL_CONNECTIONS, IP_TICKLE, Item};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Semaphore;
@@ -37,7 +37,7 @@ use self::table::Table;
 use crate::bus::{Bus, topic};
 use crate::clock;
 use crate::sockdiag::{self, End, Found, SockDiag};
-use crate::system::{Assigned, capability_missing};
+use crate::system::capability_missing;
 
 /// When a client is told, and by which number: one of the two is out of place whatever the client expects. The
 /// first may come before the neighbours know the new holder.
@@ -57,21 +57,30 @@ pub(super) struct Wanted {
     pub(super) tickle: BTreeSet<IpAddr>,
 }
 
-/// What the settings of these systems want.
-pub(super) fn wanted(systems: &[Assigned<'_>]) -> Wanted {
-    let mut wanted = Wanted::default();
-    for Assigned { system, .. } in systems {
-        let says = |key| system.config.get(key).and_then(serde_json::Value::as_bool) == Some(true);
-        let ips = system.items.iter().filter_map(|item| item.ip.as_ref());
-        let addresses: BTreeSet<_> = ips.flat_map(|ip| &ip.parts).map(|part| part.net.addr()).collect();
-        if says(IP_KILL_CONNECTIONS) {
-            wanted.kill.extend(&addresses);
-        }
-        if says(IP_TICKLE) {
-            wanted.tickle.extend(&addresses);
-        }
+/// What the settings of a system want for these of its items.
+pub(super) fn wanted(system: &flip_core::config::System, items: &[&Item]) -> Wanted {
+    let says = |key| system.config.get(key).and_then(serde_json::Value::as_bool) == Some(true);
+    let ips = items.iter().filter_map(|item| item.ip.as_ref());
+    let addresses: BTreeSet<_> = ips.flat_map(|ip| &ip.parts).map(|part| part.net.addr()).collect();
+    Wanted {
+        kill: if says(IP_KILL_CONNECTIONS) { addresses.clone() } else { BTreeSet::new() },
+        tickle: if says(IP_TICKLE) { addresses } else { BTreeSet::new() },
     }
-    wanted
+}
+
+impl Wanted {
+    /// What several want.
+    pub(super) fn together<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
+        all.fold(Self::default(), |mut sum, one| {
+            sum.kill.extend(&one.kill);
+            sum.tickle.extend(&one.tickle);
+            sum
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.kill.is_empty() && self.tickle.is_empty()
+    }
 }
 
 /// The connections of all addresses of one daemon.
@@ -79,12 +88,12 @@ pub(super) fn wanted(systems: &[Assigned<'_>]) -> Wanted {
 pub(super) struct Connections(Arc<Inner>);
 
 struct Inner {
-    wanted: Wanted,
+    wanted: RwLock<Wanted>,
     bus: Arc<Bus>,
     diag: Mutex<Option<SockDiag>>,
     table: Mutex<Table>,
     /// IPv4 and IPv6.
-    raw: [Option<Socket>; 2],
+    raw: [OnceLock<Socket>; 2],
     telling: Mutex<BTreeMap<IpAddr, AbortHandle>>,
     /// Who has it sends.
     turn: Semaphore,
@@ -110,15 +119,15 @@ impl Connections {
     /// Opens the sockets that are needed, in the network namespace of the calling thread; none where nobody wants
     /// anything done.
     pub(super) fn open(wanted: Wanted, bus: Arc<Bus>) -> Option<Self> {
-        if wanted.kill.is_empty() && wanted.tickle.is_empty() {
+        if wanted.is_empty() {
             return None;
         }
         let mut inner = Inner {
-            wanted,
+            wanted: RwLock::default(),
             bus,
             diag: Mutex::new(None),
             table: Mutex::default(),
-            raw: [None, None],
+            raw: [OnceLock::new(), OnceLock::new()],
             telling: Mutex::default(),
             turn: Semaphore::new(1),
             said: Default::default(),
@@ -127,25 +136,38 @@ impl Connections {
             Ok(diag) => inner.diag = Mutex::new(Some(diag)),
             Err(error) => inner.say(Trouble::List, &error),
         }
+        let this = Self(Arc::new(inner));
+        this.want(wanted);
+        Some(this)
+    }
+
+    /// Something else is wanted from now on.
+    pub(super) fn want(&self, wanted: Wanted) {
         for (n, v6) in [(0, false), (1, true)] {
-            if inner.wanted.tickle.iter().any(|address| address.is_ipv6() == v6) {
+            let inner = &self.0;
+            if inner.raw[n].get().is_none() && wanted.tickle.iter().any(|address| address.is_ipv6() == v6) {
                 match raw_socket(v6) {
-                    Ok(socket) => inner.raw[n] = Some(socket),
+                    // Nobody else sets it.
+                    Ok(socket) => drop(inner.raw[n].set(socket)),
                     Err(error) => inner.say(Trouble::Send, &error),
                 }
             }
         }
-        Some(Self(Arc::new(inner)))
+        *self.0.wanted.write().unwrap_or_else(PoisonError::into_inner) = wanted;
+    }
+
+    fn wanted(&self) -> RwLockReadGuard<'_, Wanted> {
+        self.0.wanted.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether clients of any address are told of.
     pub(super) fn shares(&self) -> bool {
-        !self.0.wanted.tickle.is_empty()
+        !self.wanted().tickle.is_empty()
     }
 
     /// Whether clients of this address are told of.
     pub(super) fn is_shared(&self, address: IpAddr) -> bool {
-        self.0.wanted.tickle.contains(&address)
+        self.wanted().tickle.contains(&address)
     }
 
     /// Tells the other servers of the connections to the addresses that `here` gives, until it gives none.
@@ -217,7 +239,8 @@ impl Connections {
 
     /// Those of these addresses whose connections are to be ended.
     pub(super) fn to_kill(&self, addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
-        addresses.filter(|address| self.0.wanted.kill.contains(address)).collect()
+        let wanted = self.wanted();
+        addresses.filter(|address| wanted.kill.contains(address)).collect()
     }
 
     /// Ends all connections to these addresses, within `limit`.
@@ -280,7 +303,7 @@ impl Inner {
         let Some(packet) = packet::tickle((address, client.to), (client.ip, client.port), sequence) else {
             return;
         };
-        let Some(socket) = &self.raw[usize::from(address.is_ipv6())] else { return };
+        let Some(socket) = self.raw[usize::from(address.is_ipv6())].get() else { return };
         let to: SocketAddr = match client.ip {
             IpAddr::V4(v4) => (v4, 0).into(),
             IpAddr::V6(v6) => {

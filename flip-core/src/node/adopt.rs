@@ -273,7 +273,7 @@ impl Node {
             let retired = spec.items.iter().rev().take_while(|item| item.retired).count();
             (spec.items.len() - retired..spec.items.len()).map(move |item| ItemRef { system, item })
         });
-        let outdated = self.adoption.outdated.iter().filter_map(|id| self.items.place_of(*id));
+        let outdated = self.adoption.outdated.iter().filter_map(|id| self.items.find(*id));
         retired.chain(outdated).collect()
     }
 

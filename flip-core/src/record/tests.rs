@@ -28,6 +28,8 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         Event::Stalled { late: ms(70) },
         Event::DuplicateId { server: 1, from },
         Event::ConfigDiffers { server: 1 },
+        Event::ConfigChanged { what: "item x added".into() },
+        Event::Outcast,
         Event::Item { item, from: ItemState::Standby, to: ItemState::Acquiring, reason: Reason::Failover },
         Event::HookFailed {
             item,
@@ -79,7 +81,7 @@ fn config() -> Config {
 }
 
 /// The kinds are what others rely on: this list only grows.
-const KINDS: [&str; 35] = [
+const KINDS: [&str; 37] = [
     "abstained",
     "answered_by_other",
     "asked",
@@ -87,6 +89,7 @@ const KINDS: [&str; 35] = [
     "case_closed",
     "case_opened",
     "check_failed",
+    "config_changed",
     "config_differs",
     "confirmed",
     "conflict",
@@ -104,6 +107,7 @@ const KINDS: [&str; 35] = [
     "member_down",
     "member_left",
     "member_up",
+    "outcast",
     "post_failed",
     "quorum_seen",
     "reannounced",

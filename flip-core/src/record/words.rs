@@ -19,6 +19,8 @@ pub(super) fn of(event: &Event, config: &Config) -> Record {
         | Event::QuorumSeen
         | Event::DuplicateId { .. }
         | Event::ConfigDiffers { .. }
+        | Event::ConfigChanged { .. }
+        | Event::Outcast
         | Event::Drained { .. }
         | Event::Inactive { .. } => member(event, config),
         Event::CaseOpened { .. }
@@ -92,6 +94,13 @@ fn member(event: &Event, config: &Config) -> Record {
         Event::ConfigDiffers { server } => {
             let text = "runs another list of servers or another quorum: its ballots do not count";
             plain("config_differs", Error, text).server(config, *server)
+        }
+        Event::ConfigChanged { what } => {
+            Record { text: Cow::Owned(format!("another config: {what}")), ..plain("config_changed", Info, "") }
+        }
+        Event::Outcast => {
+            let text = "this server is not in the config any more: it lets go of everything and leaves";
+            plain("outcast", Warning, text)
         }
         Event::Drained { server, drained } => {
             let text =
@@ -392,7 +401,7 @@ impl HookAction {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Home,
         Self::Failover,
         Self::Leave,
@@ -408,6 +417,8 @@ impl Reason {
         Self::Inactive,
         Self::Unusable,
         Self::Conflict,
+        Self::Removed,
+        Self::Redefined,
         Self::HookFailed,
         Self::HookDone,
     ];
@@ -431,6 +442,8 @@ impl Reason {
             Self::Inactive => "inactive",
             Self::Unusable => "unusable",
             Self::Conflict => "conflict",
+            Self::Removed => "removed",
+            Self::Redefined => "redefined",
             Self::HookFailed => "hook_failed",
             Self::HookDone => "hook_done",
         }

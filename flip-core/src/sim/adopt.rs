@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fault::{Fault, Timed};
 use super::happening::{Happening, Mail};
-use super::plan::Case;
+use super::plan::{Case, Plan};
 use super::world::World;
 use crate::config::Config;
 use crate::id::ItemRef;
@@ -69,22 +69,33 @@ pub(super) fn draw(case: &mut Case) {
     let mut at_ms = 0;
     for _ in 0..rng.random_range(1..=5) {
         at_ms += rng.random_range(0..plan.length_ms / 3);
-        let change = match rng.random_range(0..if may_servers { 6 } else { 4 }) {
-            0 => Change::AddItem,
-            1 => Change::RemoveItem(rng.random_range(0..8)),
-            2 => Change::RedefineItem(rng.random_range(0..8)),
-            3 => Change::Turn,
-            _ => {
-                gone = !gone;
-                if gone { Change::RemoveServer } else { Change::AddServer }
-            }
-        };
+        let change = pick(may_servers, &mut gone, &mut rng);
         if at_ms < plan.length_ms * 9 / 10 {
             let ms = if rng.random_bool(0.5) { 300 } else { 3_000 };
             case.faults.push(Timed { at_ms, fault: Fault::Adopt { change, ms } });
         }
     }
     case.faults.sort_by_key(|timed| timed.at_ms);
+}
+
+/// One change, for a schedule of one family.
+pub(super) fn fault(plan: &Plan, rng: &mut StdRng) -> Fault {
+    let may_servers = plan.core.is_empty() && (3..=9).contains(&plan.servers);
+    Fault::Adopt { change: pick(may_servers, &mut rng.random_bool(0.5), rng), ms: 300 }
+}
+
+/// Draws a change. Servers go and come by turns: `gone` says whether one is gone.
+fn pick(may_servers: bool, gone: &mut bool, rng: &mut StdRng) -> Change {
+    match rng.random_range(0..if may_servers { 6 } else { 4 }) {
+        0 => Change::AddItem,
+        1 => Change::RemoveItem(rng.random_range(0..8)),
+        2 => Change::RedefineItem(rng.random_range(0..8)),
+        3 => Change::Turn,
+        _ => {
+            *gone = !*gone;
+            if *gone { Change::RemoveServer } else { Change::AddServer }
+        }
+    }
 }
 
 impl World {

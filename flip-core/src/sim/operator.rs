@@ -19,7 +19,9 @@ impl World {
             if self.hosts[index].heard.is_empty() || !self.hosts[index].runs(self.now) {
                 continue;
             }
-            for server in 0..self.hosts.len() {
+            // Servers that left the config are the last ones of the world.
+            let known = self.hosts[index].node.as_ref().map_or(0, |node| node.config().servers.len());
+            for server in 0..known {
                 let Some(node) = self.hosts[index].node.as_ref() else { break };
                 if node.is_drained(server) && !self.hosts[server].drained {
                     let id = node.config().servers[server].id.clone();
@@ -53,11 +55,12 @@ impl World {
         self.remove(server, item);
         self.mail(index, Mail::Command(Command::ConfirmReleased { item: name }));
     }
+
     /// Whoever goes to a server to look asks its daemon as well, which may hold the item again by now: what
     /// another server says of it is as old as the last word that reached it, and one that was paused does not
     /// know how old that is.
     fn holds(&self, server: usize, item: usize) -> bool {
-        let at = self.things[item].at;
+        let Some(at) = self.place_at(server, item) else { return false };
         self.hosts[server].node.as_ref().is_some_and(|node| {
             let known =
                 node.config().systems.get(at.system).is_some_and(|system| at.item < system.items.len());

@@ -348,6 +348,7 @@ fn draw_fault(family: &str, plan: &Plan, rng: &mut StdRng) -> Option<Fault> {
             Fault::Forge { host, count, ms: ms.min(2_000) }
         }
         "checks" => super::health::fault(plan, draw.rng),
+        "adopt" => super::adopt::fault(plan, draw.rng),
         "edit" => Fault::Edit { add: draw.rng.random_bool(0.5) },
         "witness" => Fault::Witness { host, ms: ms.max(1_000) },
         "garble" => Fault::Garble { from: draw.host(), to: host, count: draw.rng.random_range(1..60) },

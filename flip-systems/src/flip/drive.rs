@@ -334,6 +334,7 @@ impl Drive {
                 let waiting =
                     Waiting { asks: self.inbox.asks.len(), ends: self.hooks.1.len() + self.checked.1.len() };
                 let _ = reply.send(self.metrics.text(&self.node, waiting, clock::now()));
+            }
             #[cfg(test)]
             Ask::Adopt(config, reply) => {
                 self.node.adopt(config, clock::now());

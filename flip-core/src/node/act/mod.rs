@@ -202,10 +202,6 @@ impl Items {
         item.asked = None;
     }
 
-    pub(in crate::node) fn place_of(&self, id: ItemId) -> Option<ItemRef> {
-        self.by_id.get(&id).copied()
-    }
-
     pub(in crate::node) fn count(&self) -> usize {
         self.by_id.len()
     }

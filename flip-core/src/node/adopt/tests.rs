@@ -546,7 +546,7 @@ fn a_server_that_goes_and_is_silent_is_given_up() {
     let patience = net.nodes[0].grace() + net.configs[0].timing.ping_timeout;
     net.run(patience + SECOND);
     assert_eq!((net.names(0).0.as_str(), net.names(1).0.as_str()), ("ab", "ab"));
-    assert_eq!(net.ran(), [alive(0, "z", Reason::Home)]);
+    assert_eq!(net.ran(), [alive(0, "z", Reason::Failback)]);
 }
 
 #[test]

@@ -240,7 +240,8 @@ fn footing(model: &Model) -> Line<'static> {
             Line::from(format!(" filter: {}   esc ends it", model.filter)).cyan()
         }
         None => {
-            Line::from(" tab part  w why  d drain  a announce  r retry  / filter  ? keys  q quit").dark_gray()
+            Line::from(" tab part  w why  m move  d drain  a announce  r retry  / filter  ? keys  q quit")
+                .dark_gray()
         }
     }
 }
@@ -270,6 +271,14 @@ fn draw_popup(frame: &mut Frame, popup: &Popup, model: &Model) {
                 Line::from("y or enter: yes   any other key: no").dark_gray(),
             ];
             frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).block(framed("drain")), at);
+        }
+        Popup::Choose { item, servers, at: chosen } => {
+            let at = inner(u16::try_from(servers.len()).unwrap_or(u16::MAX).max(1));
+            frame.render_widget(Clear, at);
+            let list = List::new(servers.iter().map(|server| ListItem::new(server.as_str())))
+                .highlight_style(Style::new().add_modifier(Modifier::REVERSED))
+                .block(framed(&format!("move {item} to")));
+            frame.render_stateful_widget(list, at, &mut ListState::default().with_selected(Some(*chosen)));
         }
         Popup::Filter => {
             let at = inner(1);

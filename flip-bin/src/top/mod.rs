@@ -1,4 +1,4 @@
-//! `flip top`: the cluster live on a terminal, and keys to drain, to announce and to ask why.
+//! `flip top`: the cluster live on a terminal, and keys to drain, to move and to ask why.
 //!
 //! ```text
 //!  /v1/status/watch ─► thread ─┐
@@ -23,7 +23,7 @@ use flip_core::status::Status;
 use flip_core::why::Why;
 use hyper::Method;
 use ratatui::crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::TopArgs;
 use crate::client::{Client, Error, LIMIT, encoded, parse};
@@ -223,8 +223,15 @@ fn carry_out(client: &Client, wish: &Wish) -> Result<Message, Error> {
         Wish::Undrain(server) => format!("/v1/undrain/{}", encoded(server)),
         Wish::Announce(item) => format!("/v1/announce/{}", encoded(item)),
         Wish::Retry(item) => format!("/v1/retry/{}", encoded(item)),
+        Wish::Move { .. } => "/v1/edit".to_owned(),
     };
-    let answer: Value = client.send(Method::POST, &path, None, LIMIT)?;
+    let body = match wish {
+        Wish::Move { system, item, to } => {
+            Some(json!({ "edits": [{ "move_item": { "system": system, "item": item, "to": to } }] }))
+        }
+        _ => None,
+    };
+    let answer: Value = client.send(Method::POST, &path, body.as_ref(), LIMIT)?;
     let text = answer.get("done").and_then(Value::as_str).unwrap_or("done");
     Ok(Message::Said(text.to_owned(), false))
 }

@@ -24,6 +24,8 @@ pub enum Popup {
     Text { title: String, text: String, scroll: u16 },
     /// A wish that has to be confirmed.
     Confirm { question: String, wish: Wish },
+    /// To which server an item is to be moved.
+    Choose { item: String, servers: Vec<String>, at: usize },
     /// The text that items are filtered by.
     Filter,
 }
@@ -33,6 +35,7 @@ pub enum Popup {
 pub enum Wish {
     Drain(String),
     Undrain(String),
+    Move { system: String, item: String, to: String },
     Why(String),
     Announce(String),
     Retry(String),
@@ -138,6 +141,7 @@ impl Model {
                     return Effect::Ask(Wish::Why(item.item.clone()));
                 }
             }
+            Key::Letter('m') => self.choose(),
             Key::Letter('a') => return self.ask_of_item(Wish::Announce),
             Key::Letter('r') => return self.ask_of_item(Wish::Retry),
             Key::Back | Key::Letter(_) => {}
@@ -161,6 +165,20 @@ impl Model {
                 self.popup = Some(Popup::Text { title, text, scroll });
             }
             (Popup::Text { .. }, _) => {}
+            (Popup::Choose { item, servers, at }, Key::Enter) => {
+                let system = self.items().find(|i| i.item == item).map(|i| i.system.clone());
+                if let (Some(to), Some(system)) = (servers.get(at).cloned(), system) {
+                    return Effect::Ask(Wish::Move { system, item, to });
+                }
+            }
+            (Popup::Choose { item, servers, at }, key) => {
+                let at = match key {
+                    Key::Up => at.saturating_sub(1),
+                    Key::Down => (at + 1).min(servers.len().saturating_sub(1)),
+                    _ => at,
+                };
+                self.popup = Some(Popup::Choose { item, servers, at });
+            }
             (Popup::Filter, key) => {
                 match key {
                     Key::Letter(letter) => self.filter.push(letter),
@@ -196,6 +214,16 @@ impl Model {
         Effect::Nothing
     }
 
+    fn choose(&mut self) {
+        let Some(item) = self.selected_item() else { return };
+        let holds =
+            |id: &String| item.holders.iter().any(|h| h.server == *id && h.state == ItemState::Active);
+        let servers = self.members().iter().filter(|m| !m.arbiter).map(|m| m.id.clone());
+        let servers = servers.filter(|id| !holds(id)).collect();
+        let item = item.item.clone();
+        self.popup = Some(Popup::Choose { item, servers, at: 0 });
+    }
+
     fn ask_of_item(&self, wish: fn(String) -> Wish) -> Effect {
         self.selected_item().map_or(Effect::Nothing, |item| Effect::Ask(wish(item.item.clone())))
     }
@@ -228,6 +256,7 @@ tab         members, items, events
 up, down    select; in events: back and forth
 /           filter items by a part of the name, a system or a holder
 w, enter    why is this item where it is
+m           move this item to another server
 d           drain this server, or end that
 a           announce this item again (where it is on this host)
 r           try failed hooks of this item again

@@ -85,6 +85,7 @@ const ALL: &[(&str, &str)] = &[
     ("GET", "/v1/moves"),
     ("GET", "/v1/plan"),
     ("POST", "/v1/plan"),
+    ("POST", "/v1/edit"),
     ("GET", "/v1/keys"),
     ("POST", "/v1/keys"),
     ("POST", "/v1/keys/{key}/use"),
@@ -96,6 +97,12 @@ const ALL: &[(&str, &str)] = &[
     ("POST", "/v1/announce/{item}"),
     ("POST", "/v1/announce"),
     ("POST", "/v1/reload"),
+    ("GET", "/ips"),
+    ("POST", "/ips"),
+    ("GET", "/ips/{id}"),
+    ("DELETE", "/ips/{id}"),
+    ("PATCH", "/ips/{id}"),
+    ("POST", "/ips/{id}/failover"),
 ];
 
 #[test]
@@ -252,6 +259,25 @@ fn what_cannot_be_is_refused_in_one_form() {
         ("POST", "/v1/keys", None, 415, "unsupported_media_type", ""),
         ("POST", "/v1/keys/zz/use", None, 404, "not_found", "two hexadecimal"),
         ("DELETE", "/v1/keys/00", None, 409, "refused", ""),
+        ("POST", "/v1/edit", Some(r#"{"edits": []}"#), 422, "invalid", "expected 1 to"),
+        (
+            "POST",
+            "/v1/edit",
+            Some(r#"{"edits": [{"remove_item": {"system": "items", "item": "one", "x": 1}}]}"#),
+            422,
+            "invalid",
+            "edits[0].remove_item",
+        ),
+        (
+            "POST",
+            "/v1/edit",
+            Some(r#"{"edits": [{"remove_server": {"id": "a"}}], "timeout_ms": 60001}"#),
+            422,
+            "invalid",
+            "timeout_ms",
+        ),
+        ("GET", "/ips", None, 404, "not_found", "no such ip system"),
+        ("GET", "/ips?system=items", None, 404, "not_found", "no such ip system"),
     ];
     for (method, path, body, code, kind, message) in table {
         let answer = one.ask(method, path, *body);

@@ -8,11 +8,13 @@
 //! large answers) is done on others.
 
 mod access;
+mod edit;
 mod error;
 mod events;
 mod guard;
 mod health;
 mod json;
+mod link;
 mod listen;
 mod look;
 mod page;
@@ -118,6 +120,10 @@ fn paths() -> OpenApiRouter<Api> {
         .routes(routes!(see::plan_now, see::plan))
         .routes(routes!(see::metrics))
         .routes(routes!(look::keys, wish::key_add))
+        .routes(routes!(edit::edit))
+        .routes(routes!(link::list, link::add))
+        .routes(routes!(link::get, link::remove, link::patch))
+        .routes(routes!(link::failover))
         .routes(routes!(wish::key_use))
         .routes(routes!(wish::key_remove))
         .routes(routes!(wish::drain))

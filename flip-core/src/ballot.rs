@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::marks::mark;
 use crate::planted::{Bug, planted};
 use crate::time::Time;
+use crate::translation::{Translation, rekey};
 use crate::wire::message::{About, Ballot};
 
 /// The newest ballot of each voter about each server.
@@ -71,6 +72,11 @@ impl Ballots {
         for key in gone {
             self.newest.remove(&key);
         }
+    }
+
+    /// Goes on under another config. Those who voted about a server that is gone, or are gone, did so in vain.
+    pub fn translate(&mut self, to: &Translation) {
+        rekey(&mut self.newest, |(subject, voter)| Some((to.server(subject)?, to.server(voter)?)));
     }
 
     /// How many ballots are kept.

@@ -95,6 +95,13 @@ pub enum Event {
         /// Position of the server.
         server: usize,
     },
+    /// This node goes on under another config. Positions in the events after this one are those of the new one.
+    ConfigChanged {
+        /// What is different, for people.
+        what: String,
+    },
+    /// This node's server is not in the config any more: it lets go of everything, and leaves.
+    Outcast,
     /// An item changed its state on this node.
     Item {
         /// Which item.
@@ -377,6 +384,10 @@ pub enum Reason {
     Unusable,
     /// A host that is no member uses it, and the config says to give it up.
     Conflict,
+    /// It is not in the config any more.
+    Removed,
+    /// The config says something else of it: it goes as what it was, before it comes as what it is.
+    Redefined,
     /// A hook failed, here or at its home.
     HookFailed,
     /// The hook ended well.

@@ -9,6 +9,7 @@ use crate::event::ItemState;
 use crate::id::ItemId;
 use crate::limits;
 use crate::time::Time;
+use crate::translation::Translation;
 use crate::view::word;
 use crate::wire::message::{self, Held, STATES};
 
@@ -16,6 +17,8 @@ use crate::wire::message::{self, Held, STATES};
 #[derive(Debug)]
 pub struct Facts {
     count: usize,
+    /// How many of them the config names: the first.
+    named: usize,
     /// Those that stated something.
     servers: BTreeMap<usize, Stated>,
     /// The digest, until something changes.
@@ -100,7 +103,14 @@ impl Facts {
     /// No facts of `servers` servers.
     #[must_use]
     pub fn new(servers: usize) -> Self {
-        Self { count: servers, servers: BTreeMap::new(), digest: OnceLock::new() }
+        Self { count: servers, named: servers, servers: BTreeMap::new(), digest: OnceLock::new() }
+    }
+
+    /// Goes on under another config.
+    pub fn translate(&mut self, to: &Translation) {
+        to.by_server(&mut self.servers);
+        (self.count, self.named) = (to.servers(), to.named_servers());
+        self.digest = OnceLock::new();
     }
 
     /// What a server stated last.
@@ -193,7 +203,7 @@ impl Facts {
 
     fn digest_anew(&self) -> u64 {
         let mut hasher = blake3::Hasher::new_derive_key("flip facts v1");
-        for stated in (0..self.count).map(|server| self.of(server)) {
+        for stated in (0..self.named).map(|server| self.of(server)) {
             hasher.update(&stated.generation.to_be_bytes());
             hasher.update(&stated.seq.to_be_bytes());
         }

@@ -1,10 +1,11 @@
 //! The two closed enums between the core and its driver.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::Edit;
-use crate::config::ClusterKey;
+use crate::config::{ClusterKey, Config};
 use crate::event::{Event, Reason};
 use crate::id::{CheckRef, ItemRef};
 use crate::stored::StoredKeys;
@@ -244,6 +245,9 @@ pub enum Output {
     },
     /// Something happened.
     Event(Event),
+    /// The node goes on under this config: positions in later outputs, and in inputs from now on, are its own. What
+    /// is retired in it is still to be worked with, and what is in neither this one nor the one before is new.
+    Config(Arc<Config>),
     /// Remember this generation durably; the next start must use a larger one. Where it cannot be stored,
     /// the next start's clock has to be larger, so the driver says so and runs on.
     StoreGeneration(u64),

@@ -104,6 +104,7 @@ pub mod supervise;
 pub mod swim;
 pub mod time;
 pub mod timer;
+pub mod translation;
 pub mod view;
 pub mod wire;
 

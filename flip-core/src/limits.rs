@@ -114,3 +114,9 @@ pub const CHECK_SPREAD: Duration = Duration::from_millis(5);
 pub const CHECK_GRACE: Duration = Duration::from_millis(200);
 /// For so long after the start of a daemon others wait for its checks before they take what belongs there.
 pub const CHECK_YOUTH: Duration = Duration::from_secs(1);
+/// How long a planned move waits for a holder that does not say that it runs the same config.
+pub const CONFIG_PATIENCE: Duration = Duration::from_secs(10);
+/// Up to so many items, what is left of an earlier config is dropped as soon as it is needless.
+pub const ITEMS_AT_ONCE: usize = 64;
+/// With more items, so much later for each: it costs a look at all of them.
+pub const NEEDLESS_PAUSE: Duration = Duration::from_micros(20);

@@ -12,6 +12,7 @@ use crate::limits;
 use crate::marks::mark;
 use crate::planted::{Bug, planted};
 use crate::time::Time;
+use crate::translation::Translation;
 
 /// Weight of one sample in the running estimate.
 const WEIGHT: f64 = 1.0 / 24.0;
@@ -117,6 +118,21 @@ impl Pings {
         if let Some(path) = self.paths.get_mut(&server) {
             path.pong = None;
         }
+    }
+
+    /// Goes on under another config: what was sent to servers that are gone, or because of them, is forgotten.
+    pub fn translate(&mut self, to: &Translation) {
+        let known = |ping: InFlight| {
+            let purpose = match ping.purpose {
+                Purpose::Contact(subject) => Purpose::Contact(to.server(subject)?),
+                purpose @ (Purpose::Probe | Purpose::Case) => purpose,
+            };
+            Some(InFlight { to: to.server(ping.to)?, sent: ping.sent, purpose })
+        };
+        let in_flight = std::mem::take(&mut self.in_flight).into_iter();
+        self.in_flight = in_flight.filter_map(|(nonce, ping)| Some((nonce, known(ping)?))).collect();
+        to.by_server(&mut self.paths);
+        to.set_of_servers(&mut self.lossy);
     }
 
     /// How many pings are in flight.

@@ -16,7 +16,7 @@ pub type Holders = Vec<usize>;
 /// Where each item of `system` belongs when everybody is up. Items that prefer a server are at home there.
 /// The others are dealt in listed order over the system's servers, each to the one that is home to the fewest
 /// so far; ties by priority, then by listed order. Without preferences that is round robin. Empty when the
-/// system has no servers or is replicated.
+/// system has no servers or is replicated. Retired items have none.
 #[must_use]
 pub fn homes(config: &Config, system: usize) -> Vec<usize> {
     let members = members(config, system);
@@ -24,13 +24,15 @@ pub fn homes(config: &Config, system: usize) -> Vec<usize> {
     if members.is_empty() || spec.kind == SystemKind::Replicate {
         return Vec::new();
     }
+    // Those that are retired come last.
+    let items = &spec.items[..spec.items.iter().take_while(|item| !item.retired).count()];
     // Asked often, and without wishes it is simple.
-    if spec.items.iter().all(|item| item.prefer.is_none()) {
-        return (0..spec.items.len()).map(|item| members[item % members.len()]).collect();
+    if items.iter().all(|item| item.prefer.is_none()) {
+        return (0..items.len()).map(|item| members[item % members.len()]).collect();
     }
     let preferred = |item: &Item| item.prefer.and_then(|home| members.iter().position(|m| *m == home));
     let mut load = vec![0usize; members.len()];
-    for member in spec.items.iter().filter_map(preferred) {
+    for member in items.iter().filter_map(preferred) {
         load[member] += 1;
     }
     let mut fewest: BinaryHeap<_> =
@@ -41,13 +43,16 @@ pub fn homes(config: &Config, system: usize) -> Vec<usize> {
         *load += 1;
         Some(*member)
     };
-    spec.items.iter().filter_map(|item| preferred(item).or_else(&mut deal)).map(|at| members[at]).collect()
+    items.iter().filter_map(|item| preferred(item).or_else(&mut deal)).map(|at| members[at]).collect()
 }
 
 /// The servers of a system by priority, then by listed order.
 fn members(config: &Config, system: usize) -> Vec<usize> {
-    let mut members: Vec<_> =
-        (0..config.servers.len()).filter(|index| config.servers[*index].systems.contains(&system)).collect();
+    let takes_part = |index: &usize| {
+        let server = &config.servers[*index];
+        !server.retired && server.systems.contains(&system)
+    };
+    let mut members: Vec<_> = (0..config.servers.len()).filter(takes_part).collect();
     members.sort_by_key(|index| (config.servers[*index].priority, *index));
     members
 }
@@ -62,6 +67,7 @@ fn members(config: &Config, system: usize) -> Vec<usize> {
 pub fn place(config: &Config, system: usize, eligible: impl Fn(usize, usize) -> bool) -> Vec<Holders> {
     let spec = &config.systems[system];
     let members = members(config, system);
+    let eligible = |server: usize, item: usize| !spec.items[item].retired && eligible(server, item);
     if spec.kind == SystemKind::Replicate {
         return (0..spec.items.len())
             .map(|item| members.iter().copied().filter(|server| eligible(*server, item)).collect())

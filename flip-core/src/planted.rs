@@ -61,6 +61,9 @@ pub enum Bug {
     FallAcrossSuccess,
     StaleCheckCounts,
     UnhealthyHolds,
+    RetiredForgotten,
+    UntouchedRedefined,
+    OutcastForgotten,
 }
 
 impl Bug {
@@ -119,6 +122,9 @@ impl Bug {
         Self::FallAcrossSuccess,
         Self::StaleCheckCounts,
         Self::UnhealthyHolds,
+        Self::RetiredForgotten,
+        Self::UntouchedRedefined,
+        Self::OutcastForgotten,
     ];
 
     /// What is wrong with the code that has it.
@@ -176,6 +182,11 @@ impl Bug {
                 "what a run says that was given up counts as the result of the next one"
             }
             Self::UnhealthyHolds => "items are taken and held where their health checks fail",
+            Self::RetiredForgotten => "what leaves the config is forgotten where it is held",
+            Self::UntouchedRedefined => {
+                "what a change of the config does not touch is released and taken anew"
+            }
+            Self::OutcastForgotten => "who leaves the config is forgotten while it holds items",
             Self::StaleBallotsCount => "ballots that waited while a node was stopped count",
             Self::NoRetry => "a hook that failed is never tried again",
             Self::NoFailback => "who should give up an item never does",

@@ -89,6 +89,9 @@ pub struct MemberStatus {
     pub loss: f64,
     /// The open case, if there is one.
     pub case: Option<CaseStatus>,
+    /// True for one that the config does not name any more, and that has not left yet.
+    #[serde(default)]
+    pub retired: bool,
     /// True when it runs another list of servers or another quorum.
     pub config_differs: bool,
     /// True while an operator keeps items away from it.
@@ -139,6 +142,9 @@ pub struct ItemStatus {
     pub system: String,
     /// The item's name.
     pub item: String,
+    /// True for one that the config does not name any more, and that somebody has not let go of yet.
+    #[serde(default)]
+    pub retired: bool,
     /// What happens to it without a quorum: `keep`, `take` or `drop`.
     pub isolated: String,
     /// How much longer the answering node may hold it, ms: for `drop` only, and only where it is claimed.

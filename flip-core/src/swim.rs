@@ -145,6 +145,40 @@ impl Swim {
         self.runtime.outputs.clear();
     }
 
+    /// Begins anew with other members, of which those that are up are known to be, and those that are over to be
+    /// over. Nobody is told anything: everybody begins with the same.
+    pub fn begin_anew(
+        &mut self,
+        (timing, everybody_probed): (&Timing, bool),
+        up: impl Iterator<Item = Peer>,
+        over: impl Iterator<Item = Peer>,
+        rng: StdRng,
+        now: Time,
+    ) {
+        let me = *self.foca.identity();
+        let outputs = std::mem::take(&mut self.runtime.outputs);
+        *self = Self {
+            foca: Foca::new(me, foca_config(timing, everybody_probed), rng, Codec(self.gate.clone())),
+            gate: self.gate.clone(),
+            runtime: Gated { now, ..Gated::default() },
+        };
+        let over: Vec<_> = over.collect();
+        over.iter().for_each(|peer| self.gate.agree(*peer));
+        let up = up.map(|peer| Member::new(peer, 0, State::Alive));
+        let members = up.chain(over.into_iter().map(|peer| Member::new(peer, 0, State::Down)));
+        let _ = self.foca.apply_many(members, false, &mut self.runtime);
+        // Whom they tell of is known.
+        self.runtime.outputs = outputs;
+    }
+
+    /// Gossip told of somebody whom the config does not name: nobody is told of it again.
+    pub fn ignore(&mut self, peer: Peer, now: Time) {
+        self.runtime.now = now;
+        let member = Member::new(peer, 0, State::Down);
+        let _ = self.foca.apply_many(std::iter::once(member), false, &mut self.runtime);
+        self.collect();
+    }
+
     /// First-hand knowledge: this member is alive.
     pub fn declare_up(&mut self, peer: Peer, now: Time) {
         self.apply(Member::new(peer, 0, State::Alive), now);

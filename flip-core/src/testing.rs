@@ -19,6 +19,7 @@ pub fn config(ids: &str, me: &str) -> Config {
             addr: ([127, 0, 0, 1], 2200 + u16::try_from(index).expect("few servers")).into(),
             systems: vec![0],
             priority: u64::MAX,
+            retired: false,
         })
         .collect();
     let mut config = Config {

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use crate::time::Time;
+use crate::translation::rekey;
 
 /// A set of deadlines.
 #[derive(Debug)]
@@ -60,6 +61,18 @@ impl<K: Ord + Copy> Timers<K> {
         }
         self.cancel(key);
         Some((key, at))
+    }
+
+    /// Gives all keys other names; what has none is forgotten.
+    pub fn rename(&mut self, name: impl Fn(K) -> Option<K>) {
+        rekey(&mut self.by_key, name);
+        self.by_time = self.by_key.iter().map(|(key, at)| Reverse((*at, *key))).collect();
+    }
+
+    /// Whether `key` has a deadline.
+    #[must_use]
+    pub fn has(&self, key: &K) -> bool {
+        self.by_key.contains_key(key)
     }
 
     /// Drops what is not true any more: in front at once, elsewhere when it is too much.

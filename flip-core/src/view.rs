@@ -17,6 +17,7 @@ use std::sync::OnceLock;
 use crate::id::ShortId;
 use crate::planted::{Bug, planted};
 use crate::time::Time;
+use crate::translation::Translation;
 use crate::wire::message::Verdict;
 
 /// What is believed of one server.
@@ -73,6 +74,8 @@ pub struct View {
     records: Vec<Record>,
     /// How many are up.
     up: usize,
+    /// How many of them the config names: the first. Others keep no views of the rest.
+    named: usize,
     /// The digest, until something changes.
     digest: OnceLock<u64>,
 }
@@ -82,7 +85,16 @@ impl View {
     #[must_use]
     pub fn new(servers: usize, now: Time) -> Self {
         let record = Record { life: Life::Unknown, generation: 0, since: now, verdict: None, left: 0 };
-        Self { records: vec![record; servers], up: 0, digest: OnceLock::new() }
+        Self { records: vec![record; servers], up: 0, named: servers, digest: OnceLock::new() }
+    }
+
+    /// Goes on under another config, where servers that are new are unknown.
+    pub fn translate(&mut self, to: &Translation, now: Time) {
+        let fresh = Record { life: Life::Unknown, generation: 0, since: now, verdict: None, left: 0 };
+        to.row_of_servers(&mut self.records, || fresh.clone());
+        self.up = self.records.iter().filter(|record| record.life == Life::Up).count();
+        self.named = to.named_servers();
+        self.digest = OnceLock::new();
     }
 
     /// What is known of a server.
@@ -184,7 +196,7 @@ impl View {
 
     fn digest_anew(&self) -> u64 {
         let mut hasher = blake3::Hasher::new_derive_key("flip members v1");
-        for record in &self.records {
+        for record in &self.records[..self.named] {
             hasher.update(&record.generation.to_be_bytes());
             hasher.update(&[match record.life {
                 Life::Unknown => 0,

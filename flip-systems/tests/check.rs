@@ -44,6 +44,7 @@ fn config(kind: CheckKind) -> Arc<Config> {
             addr: ([127, 0, 0, 1], 1).into(),
             systems: vec![0],
             priority: 1,
+            retired: false,
         }]
         .into(),
         systems: vec![System {

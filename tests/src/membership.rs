@@ -87,7 +87,14 @@ pub fn configs(count: usize, timing: &Timing) -> anyhow::Result<Vec<Config>> {
         .enumerate()
         .map(|(n, addr)| {
             let id = format!("node{n}");
-            Server { short: ShortId::of(&id), addr, systems: Vec::new(), priority: u64::MAX, id }
+            Server {
+                short: ShortId::of(&id),
+                addr,
+                systems: Vec::new(),
+                priority: u64::MAX,
+                retired: false,
+                id,
+            }
         })
         .collect();
     let servers = Servers::from(servers);
@@ -236,6 +243,7 @@ impl Driver {
             | Output::Done { .. }
             | Output::Heard { .. }
             | Output::StoreKeys(_)
+            | Output::Config(_)
             | Output::Refused { .. } => {}
         }
     }

@@ -271,9 +271,32 @@ fn event(event: &Event, config: &Config) {
                 error!(system, item, check = name, "unhealthy: others that are healthy take over");
             }
         }
+        Event::ConfigChanged { what } => info!(what, "another config"),
+        Event::Outcast => {
+            warn!("this server is not in the config any more: it lets go of everything and leaves")
+        }
         Event::KeysChanged { ids, active } => {
             let ids: Vec<_> = ids.iter().map(|id| format!("{id:02x}")).collect();
             info!(keys = ids.join(","), in_use = format!("{active:02x}"), "keys changed");
+        }
+        Event::CatalogFile { version, from, ended } => {
+            let from = from.map_or("its own file", name);
+            let ended = ended.join(", ");
+            info!(version, from, ended, "the config file of this version counts now");
+        }
+        Event::CatalogConflict { server, version } => {
+            error!(
+                member = name(*server),
+                version,
+                "has another config file of the same version: neither counts for the other; raise `version` in the \
+                 right one and reload it there"
+            );
+        }
+        Event::CatalogInvalid { why } => {
+            error!("what the others changed makes no config that can be used, so the one before goes on: {why}");
+        }
+        Event::CatalogNotStored { why } => {
+            error!("the state dir takes no changes, so edits are refused: {why}");
         }
         Event::Refused { from, why } => debug!(%from, ?why, "refused a datagram"),
     }

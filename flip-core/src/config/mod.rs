@@ -19,6 +19,7 @@ mod hash;
 mod hooks;
 mod ip;
 mod key;
+mod merge;
 mod nearest;
 mod policy;
 pub mod privileges;
@@ -43,6 +44,7 @@ pub use checks::{Check, CheckKind, WhenAllFail};
 pub use foreign::{CONFLICT_NAMES, PROBE, PROBE_MOST};
 pub use hooks::{Hooks, OnExit};
 pub use ip::{AUTO, Interface, IpItem, IpPart, IpRoute, IpRule, Scope, parse_vip};
+pub(crate) use merge::{Needs, is_same_system, merge};
 pub use privileges::{Capability, Keep, Privileges};
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
@@ -124,6 +126,9 @@ pub struct Server {
     pub systems: Vec<usize>,
     /// Lower is first. Servers without a priority come after all others (`u64::MAX`).
     pub priority: u64,
+    /// It is not in the config any more, but was up when that was changed: it gets nothing, has no vote, and is
+    /// gone as soon as it leaves or falls silent. Only in the config of a running node, behind all others.
+    pub retired: bool,
 }
 
 /// A system: a list of items and how they are placed and acted on.
@@ -206,6 +211,9 @@ pub struct Item {
     pub own: Option<serde_json::Map<String, serde_json::Value>>,
     /// Its addresses, in an ip system.
     pub ip: Option<IpItem>,
+    /// It is not in the config any more, but some server may still have it: it belongs nowhere, and is gone as
+    /// soon as everybody let go of it. Only in the config of a running node, behind all others of its system.
+    pub retired: bool,
 }
 
 impl Item {
@@ -221,6 +229,7 @@ impl Item {
             when_all_fail: WhenAllFail::default(),
             own: None,
             ip: None,
+            retired: false,
         }
     }
 
@@ -374,6 +383,12 @@ impl Config {
     pub fn siblings(&self) -> usize {
         let host = self.my().addr.ip();
         self.servers[..self.me].iter().filter(|server| server.addr.ip() == host).count()
+    }
+
+    /// How many servers the config names: those that are not retired, which come first.
+    #[must_use]
+    pub fn named_servers(&self) -> usize {
+        self.servers.iter().take_while(|server| !server.retired).count()
     }
 
     /// Who votes when the config names nobody.

@@ -59,6 +59,7 @@ pub(super) fn resolve(
             addr: SocketAddr::new(server.ip.as_ref()?.value, server.port),
             systems,
             priority: server.priority,
+            retired: false,
         });
     }
     let key = match derive(secret, &written.cluster_id) {
@@ -346,6 +347,7 @@ fn read_items_of<'w>(
                 .unwrap_or_default(),
             own: item.own.clone(),
             ip: addresses.flatten(),
+            retired: false,
         };
         items.push((resolved, item.mac.clone()));
     }

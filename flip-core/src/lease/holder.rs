@@ -8,6 +8,7 @@ use crate::id::ItemId;
 use crate::limits;
 use crate::planted::{Bug, planted};
 use crate::time::Time;
+use crate::translation::{Translation, arrange};
 
 /// All claims of one node. Items are positions in a [`super::Row`], voters are positions of servers.
 #[derive(Debug)]
@@ -65,6 +66,37 @@ impl Holder {
             voters: voters.iter().map(|voter| (*voter, none.clone())).collect(),
             count: 0,
         }
+    }
+
+    /// Goes on under another config, with `items` items, of which `at` says where each is now. An item that is
+    /// gone must not be claimed. What voters granted that still are voters counts on.
+    pub fn translate(
+        &mut self,
+        to: &Translation,
+        (items, at): (usize, &impl Fn(usize) -> Option<usize>),
+        (voters, quorum): (&[usize], usize),
+        lease: Duration,
+    ) {
+        let arranged = |row: Vec<_>| {
+            let entries =
+                row.into_iter().enumerate().filter_map(|(before, entry)| Some((at(before)?, entry)));
+            arrange(items, entries, || None)
+        };
+        let claims = std::mem::take(&mut self.claims);
+        self.claims =
+            arrange(items, claims.into_iter().enumerate().filter_map(|(n, c)| Some((at(n)?, c))), || None);
+        self.count = self.claims.iter().flatten().count();
+        to.by_server(&mut self.voters);
+        self.voters.retain(|voter, _| voters.binary_search(voter).is_ok());
+        for granted in self.voters.values_mut() {
+            granted.items = arranged(std::mem::take(&mut granted.items));
+        }
+        for voter in voters {
+            let none = Granted { items: vec![None; items], digest: 0, count: 0, renewed: None };
+            self.voters.entry(*voter).or_insert(none);
+        }
+        self.quorum = quorum - usize::from(planted(Bug::LeaseQuorumOffByOne) && quorum > 1);
+        self.lease = lease;
     }
 
     /// The session of all claims.

@@ -7,12 +7,15 @@ use super::{Epoch, promise, quarantine};
 use crate::id::ItemId;
 use crate::planted::{Bug, planted};
 use crate::time::Time;
+use crate::translation::{Translation, arrange};
 
 /// All promises of one voter. Items are positions in a [`super::Row`], nodes are positions of servers.
 #[derive(Debug)]
 pub struct Voter {
     /// Nothing is promised before (R4).
     silent_until: Time,
+    /// Nothing new is promised before, because others vote than before (R9).
+    nothing_new_until: Time,
     promises: Vec<Option<Promise>>,
     /// The newest release of each item, so that a claim from before it, arriving late, is not granted.
     released: Vec<Option<(usize, Epoch)>>,
@@ -53,10 +56,52 @@ impl Voter {
     pub fn new(items: usize, lease: Duration, now: Time) -> Self {
         Self {
             silent_until: if planted(Bug::NoQuarantine) { now } else { now + quarantine(lease) },
+            nothing_new_until: Time::ZERO,
             promises: vec![None; items],
             released: vec![None; items],
             sets: BTreeMap::new(),
         }
+    }
+
+    /// Goes on under another config, with `items` items, of which `at` says where each is now and `id` what it
+    /// was. What is promised for an item or to a server that is gone must be over.
+    pub fn translate(
+        &mut self,
+        to: &Translation,
+        (items, at): (usize, &impl Fn(usize) -> Option<usize>),
+        id: impl Fn(usize) -> ItemId,
+    ) {
+        for before in 0..self.promises.len() {
+            let gone = self.promises[before].is_some_and(|promised| to.server(promised.to).is_none());
+            if at(before).is_none() || gone {
+                self.forget(before, id(before));
+            }
+        }
+        let promises = std::mem::take(&mut self.promises).into_iter().enumerate();
+        let promises = promises.filter_map(|(before, promised)| {
+            let promised = promised.and_then(|p| Some(Promise { to: to.server(p.to)?, ..p }));
+            Some((at(before)?, promised))
+        });
+        self.promises = arrange(items, promises, || None);
+        let released = std::mem::take(&mut self.released).into_iter().enumerate();
+        let released = released.filter_map(|(before, released)| {
+            let released = released.and_then(|(by, epoch)| Some((to.server(by)?, epoch)));
+            Some((at(before)?, released))
+        });
+        self.released = arrange(items, released, || None);
+        to.by_server(&mut self.sets);
+    }
+
+    /// Others vote now than before: whoever got promises of a quorum that was may go on with what it has, and
+    /// nobody gets a new one before all those are over (R9).
+    pub fn electorate_changed(&mut self, lease: Duration, now: Time) {
+        self.nothing_new_until = self.nothing_new_until.max(now + quarantine(lease));
+    }
+
+    /// Whether anything is promised to a node now.
+    #[must_use]
+    pub fn owes(&self, to: usize, now: Time) -> bool {
+        self.promises.iter().flatten().any(|promised| promised.to == to && now < self.until(promised))
     }
 
     /// How much longer nothing is promised.
@@ -89,7 +134,12 @@ impl Voter {
             if promised.to != to && now < until && !planted(Bug::GrantsWhatIsPromised) {
                 return Decision::Refused(until.since(now));
             }
+            if now < self.nothing_new_until && !(promised.to == to && now < until) {
+                return Decision::Refused(self.nothing_new_until.since(now));
+            }
             self.forget(at, id);
+        } else if now < self.nothing_new_until {
+            return Decision::Refused(self.nothing_new_until.since(now));
         }
         self.promises[at] = Some(Promise { to, epoch, until: now + promise(lease) });
         let set = self.sets.entry(to).or_default();

@@ -18,6 +18,7 @@ use crate::io::Output;
 use crate::limits;
 use crate::loss::Purpose;
 use crate::time::Time;
+use crate::translation::Translation;
 use crate::wire::message::{self, Duplicate, Hello, Message, State, decode_all};
 use crate::wire::seal::{Header, OVERHEAD};
 
@@ -53,6 +54,11 @@ impl Refused {
             elsewhere: BTreeMap::new(),
             duplicate: None,
         }
+    }
+
+    pub(super) fn translate(&mut self, to: &Translation) {
+        to.by_server(&mut self.unopened);
+        to.by_server(&mut self.elsewhere);
     }
 
     /// By reason, those that occurred.

@@ -20,6 +20,7 @@ use crate::marks::mark;
 use crate::planted::{Bug, planted};
 use crate::quorum;
 use crate::time::Time;
+use crate::translation::Translation;
 use crate::view::Life;
 use crate::wire::message::{About, Ballot, Message, Verdict};
 
@@ -82,6 +83,10 @@ impl Case {
         self.contact_sent = 0;
         self.contact_answers = 0;
         self.contacts.clear();
+    }
+
+    fn translate(&mut self, to: &Translation) {
+        to.by_server(&mut self.contacts);
     }
 
     /// True when a whole window went by without an answer.
@@ -198,6 +203,22 @@ impl Node {
     /// How long servers that were not seen yet have before a case is opened.
     pub(super) fn grace(&self) -> Duration {
         (self.config.timing.window() * 3).max(Duration::from_secs(1))
+    }
+
+    /// Goes on under another config. Where others vote than before, ballots count for nothing, and whoever stands
+    /// by one says it again.
+    pub(super) fn translate_cases(&mut self, to: &Translation, other_voters: bool) {
+        to.by_server(&mut self.cases);
+        self.ballots.translate(to);
+        for case in self.cases.values_mut() {
+            case.translate(to);
+            if other_voters {
+                case.ballot = None;
+            }
+        }
+        if other_voters {
+            self.ballots.clear();
+        }
     }
 
     /// One step of a case: judge the window if it is over, else ping.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{Node, Timer};
 use crate::limits;
 use crate::time::Time;
+use crate::translation::Translation;
 
 /// Verdicts of the last minutes, by server and generation.
 #[derive(Debug, Default)]
@@ -17,6 +18,10 @@ pub(super) struct Flaps {
 }
 
 impl Flaps {
+    pub(super) fn translate(&mut self, to: &Translation) {
+        to.by_server(&mut self.servers);
+    }
+
     fn note(&mut self, server: usize, generation: u64, at: Time) {
         let flaps = self.servers.entry(server).or_default();
         flaps.entry(generation).or_insert(at);

@@ -19,7 +19,7 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use super::{Node, Timer};
@@ -30,6 +30,7 @@ use crate::id::{CheckRef, ItemId, ItemRef};
 use crate::io::HookAction;
 use crate::planted::{Bug, planted};
 use crate::time::Time;
+use crate::translation::Translation;
 
 /// All checks that this node runs.
 #[derive(Debug, Default)]
@@ -102,6 +103,42 @@ impl Health {
         }
         health.young = !health.probes.is_empty();
         health
+    }
+
+    /// Goes on under another config: a check that is the same at the same item or system goes on as it is. Gives
+    /// back where each probe is now, and which are new.
+    pub(in crate::node) fn translate(
+        &mut self,
+        to: &Translation,
+        config: &Config,
+        now: Time,
+    ) -> (Vec<Option<usize>>, Vec<usize>) {
+        let old = std::mem::replace(self, Self::new(config, now));
+        let mut fresh: BTreeSet<_> = (0..self.probes.len()).collect();
+        let mut moved = Vec::with_capacity(old.probes.len());
+        for probe in old.probes {
+            let CheckRef { system, item, .. } = probe.at;
+            let range = match item {
+                None => to.system(system).map(|system| self.systems[system].clone()),
+                Some(item) => {
+                    to.item(ItemRef { system, item }).map(|at| self.items[at.system][at.item].clone())
+                }
+            };
+            let same = |at: &usize| fresh.contains(at) && self.probes[*at].spec == probe.spec;
+            let place = range.into_iter().flatten().find(same);
+            if let Some(place) = place {
+                fresh.remove(&place);
+                self.probes[place] = Probe { at: self.probes[place].at, ..probe };
+            }
+            moved.push(place);
+        }
+        let place = |probe: usize| moved.get(probe).copied().flatten();
+        let running = old.running.into_iter();
+        self.running = running.filter_map(|(id, probe)| Some((id, place(probe)?))).collect();
+        self.waiting = old.waiting.into_iter().filter_map(place).collect();
+        self.next_id = old.next_id;
+        self.young = old.young && !self.probes.is_empty();
+        (moved, fresh.into_iter().collect())
     }
 
     /// Whether any server checks anything.

@@ -22,6 +22,13 @@ pub(super) struct Alone {
     stale: bool,
 }
 
+impl Alone {
+    /// Computed anew when it is needed next.
+    pub(super) fn forget(&mut self) {
+        *self = Self { stale: true, ..Self::default() };
+    }
+}
+
 /// Pings to the witness.
 #[derive(Debug, Default)]
 pub(super) struct Witness {
@@ -178,6 +185,10 @@ impl Node {
             .filter(|_| self.has_quorum && self.config.systems[at.system].kind == SystemKind::Shard);
         let Some(holder) = holder else { return true };
         let since = *self.items.asked(at).get_or_insert(now);
+        if self.awaits_config_of(holder, since, now) {
+            self.timers.set(Timer::Item(at), now + limits::REPEAT_PAUSE);
+            return false;
+        }
         if self.proven.get(&holder).is_some_and(|proven| *proven >= since) && since < now {
             return true;
         }
@@ -190,7 +201,7 @@ impl Node {
         false
     }
 
-    fn is_departing(&self, server: usize) -> bool {
+    pub(super) fn is_departing(&self, server: usize) -> bool {
         if server == self.config.me {
             return self.leaving.is_some();
         }

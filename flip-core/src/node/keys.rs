@@ -19,6 +19,7 @@ use crate::limits;
 use crate::status::KeyStatus;
 use crate::stored::StoredKeys;
 use crate::time::Time;
+use crate::translation::Translation;
 use crate::wire::message::{Keys, Message, NewRing};
 use crate::wire::ring::{Ring, Stamp, key_id};
 use crate::wire::seal::WIRE;
@@ -29,6 +30,12 @@ pub(super) struct KeyRing {
     /// What each server said it has.
     have: BTreeMap<usize, Keys>,
     change: Option<Change>,
+}
+
+impl KeyRing {
+    pub(super) fn translate(&mut self, to: &Translation) {
+        to.by_server(&mut self.have);
+    }
 }
 
 /// A change on its way.
@@ -116,7 +123,7 @@ impl Node {
         let (stamp, active, ids) = (ring.stamp(), ring.active(), ring.ids().collect());
         self.keys.have.insert(server, Keys { stamp, ids, active, want: false });
         if stamp > self.stamp() {
-            self.adopt(ring, now);
+            self.take_ring(ring, now);
             if let Some(change) = self.keys.change.take() {
                 let error = "the keys were changed on another server meanwhile: look at `flip key list`";
                 self.done(change.asker, Err(error.into()));
@@ -134,7 +141,7 @@ impl Node {
     }
 
     /// On disk before anybody is told.
-    fn adopt(&mut self, ring: Ring, now: Time) {
+    fn take_ring(&mut self, ring: Ring, now: Time) {
         let stored = StoredKeys::new(&self.config.key, ring.clone());
         self.outputs.push_back(Output::StoreKeys(stored));
         self.event(Event::KeysChanged { ids: ring.ids().collect(), active: ring.active() });
@@ -188,7 +195,7 @@ impl Node {
         if matches!(command, Command::KeyAdd { .. })
             && let Some(ring) = change.next.take()
         {
-            self.adopt(ring, now);
+            self.take_ring(ring, now);
         }
         self.keys.change = Some(change);
         self.tell_all();
@@ -218,7 +225,7 @@ impl Node {
             return;
         }
         if let Some(ring) = next {
-            self.adopt(ring, now);
+            self.take_ring(ring, now);
             self.tell_all();
             return self.go_on_with_change(now);
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::told::Tell;
 use super::{Node, Timer};
 use crate::event::{Event, ItemState, Reason};
-use crate::id::{ItemId, ItemRef};
+use crate::id::{ItemId, ItemRef, ShortId};
 use crate::io::{Command, Output};
 use crate::limits;
 use crate::time::Time;
@@ -53,6 +53,14 @@ impl Marks {
             set: *set,
         };
         self.by_subject.iter().map(mark).collect()
+    }
+
+    /// Forgets what was said of servers and items that no config names.
+    pub(super) fn keep(&mut self, known: impl Fn(ShortId, Option<ItemId>) -> bool) {
+        let is_known = |server: &u16, item: &Option<u64>| known(ShortId(*server), item.map(ItemId));
+        self.by_subject.retain(|(server, item), _| is_known(server, item));
+        let marked = &self.by_subject;
+        self.unclean.retain(|item| marked.iter().any(|((_, of), (_, set))| *set && *of == Some(*item)));
     }
 
     pub(super) fn digest(&self) -> u64 {
@@ -115,7 +123,7 @@ impl Node {
     pub(super) fn take_marks(&mut self, marks: &[Mark], now: Time) {
         let mut changed = false;
         for mark in marks {
-            let Some(server) = self.config.server_index(crate::id::ShortId(mark.server)) else { continue };
+            let Some(server) = self.config.server_index(ShortId(mark.server)) else { continue };
             let item = mark.item.map(|id| self.leases.row.find(ItemId(id)));
             if item == Some(None) || !self.marks.take(mark) {
                 continue;

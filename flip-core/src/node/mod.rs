@@ -6,6 +6,7 @@
 
 mod act;
 mod admit;
+mod adopt;
 mod aside;
 mod bodies;
 mod cases;
@@ -62,6 +63,7 @@ use crate::wire::seal::{OVERHEAD, Seals};
 
 use act::Items;
 use admit::Refused;
+use adopt::Adoption;
 use bodies::Bodies;
 use cases::Case;
 use damping::Flaps;
@@ -91,6 +93,7 @@ pub struct Start {
 /// One node of the cluster: all rules, no effects.
 pub struct Node {
     config: Arc<Config>,
+    adoption: Adoption,
     generation: u64,
     rng: StdRng,
     seals: Seals,
@@ -191,6 +194,8 @@ enum Timer {
     Check(usize),
     /// What an item stands on has been there for long enough.
     Ground,
+    /// What is left of an earlier config may have become needless.
+    Adopt,
 }
 
 #[derive(Debug, Default)]
@@ -220,6 +225,7 @@ impl Node {
         let everybody = config.timing.pings_per_interval + 1 >= servers;
         let swim = Swim::new(me, &config.timing, everybody, StdRng::from_seed(rng.random()));
         let mut node = Self {
+            adoption: Adoption::new(Arc::clone(&config)),
             generation: start.generation,
             seals: Seals::new(Arc::clone(&config), ring, rng.next_u64()),
             sessions: Sessions::default(),
@@ -312,9 +318,19 @@ impl Node {
             Input::Say { to, topic, data } => self.say(to, topic, data),
             Input::Command { asker, command } => self.on_command(asker, &command, now),
         }
+        self.work_off(now);
+    }
+
+    /// What follows from an input, whatever it was.
+    fn work_off(&mut self, now: Time) {
         self.drain_swim(now);
         self.update_quorum(now);
         self.reconcile(now);
+        while self.has_needless(now) {
+            self.go_over(now);
+            self.update_quorum(now);
+            self.reconcile(now);
+        }
         self.say_new_releases();
         self.flush();
     }
@@ -401,6 +417,7 @@ impl Node {
                 Timer::Young => self.grow_up(),
                 Timer::Check(check) => self.check_turn(check, now),
                 Timer::Ground => self.ground_turn(now),
+                Timer::Adopt => self.adopt_turn(now),
             }
         }
     }
@@ -443,7 +460,7 @@ impl Node {
     }
 
     fn everybody_probed(&self) -> bool {
-        self.config.timing.pings_per_interval + 1 >= self.config.servers.len()
+        self.config.timing.pings_per_interval + 1 >= self.config.named_servers()
     }
 
     fn is_voter(&self) -> bool {

@@ -113,6 +113,7 @@ impl Node {
     fn member_up(&mut self, server: usize, now: Time) {
         // Whatever was thought of its former life is over; the pongs of this one speak for themselves.
         self.drop_case(server);
+        self.spread.forget_content(server);
         let generation = self.view.get(server).generation;
         self.event(Event::MemberUp { server, generation });
         if self.spread.first_contact() {
@@ -182,7 +183,7 @@ impl Node {
     }
 
     fn on_gossiped_up(&mut self, peer: Peer, now: Time) {
-        let Some(server) = self.config.server_index(peer.id) else { return };
+        let Some(server) = self.config.server_index(peer.id) else { return self.swim.ignore(peer, now) };
         if server != self.config.me && self.view.alive(server, peer.generation, now) == Sign::NewlyUp {
             mark!("swim: gossip told of a member");
             self.member_up(server, now);

@@ -14,7 +14,8 @@ use crate::view::Life;
 
 impl Node {
     pub(super) fn report(&self, now: Time) -> Status {
-        let ids: Vec<ShortId> = self.config.servers.iter().map(|server| server.short).collect();
+        let named = &self.config.servers[..self.config.named_servers()];
+        let ids: Vec<ShortId> = named.iter().map(|server| server.short).collect();
         let servers = 0..self.config.servers.len();
         Status {
             node: self.config.my().id.clone(),
@@ -76,6 +77,7 @@ impl Node {
             since_ms: millis(now, record.since),
             loss: self.pings.loss(server),
             case,
+            retired: spec.retired,
             config_differs: self.differs.contains(&server),
             drained: self.is_drained(server),
             inactive: self.inactive_reasons(server),
@@ -110,6 +112,7 @@ impl Node {
             isolated: word.to_owned(),
             lease_ms: self.lease_deadline(at).map(|deadline| millis(deadline, now)),
             unclean_on: self.unclean_on(id).map(name),
+            retired: system.items[at.item].retired,
             link: self.takes_part(at).then(|| self.link_state(at)),
             checks: self.check_status(at, now),
             unhealthy_on: self.unhealthy_on(at).map(name).collect(),

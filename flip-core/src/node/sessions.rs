@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use crate::event::Refusal;
 use crate::limits;
 use crate::time::Time;
+use crate::translation::Translation;
 use crate::wire::message::Hello;
 use crate::wire::replay::Window;
 use crate::wire::seal::Header;
@@ -118,6 +119,11 @@ impl Sessions {
             self.peers.resize_with(server + 1, || None);
         }
         self.peers[server].get_or_insert_default()
+    }
+
+    pub(super) fn translate(&mut self, to: &Translation) {
+        self.peers.resize_with(to.servers().max(self.peers.len()), || None);
+        to.row_of_servers(&mut self.peers, || None);
     }
 
     fn known(&self, server: usize) -> Option<&Peer> {

@@ -15,6 +15,7 @@ use crate::limits;
 use crate::marks::mark;
 use crate::planted::{Bug, planted};
 use crate::time::Time;
+use crate::translation::Translation;
 use crate::wire::message::{About, Digest, Known, Leave, Message, State, Verdict};
 
 /// Bookkeeping of what is being spread.
@@ -35,6 +36,8 @@ pub(super) struct Spread {
     digest_due: bool,
     /// When facts were last asked for, by server.
     facts_asked: BTreeMap<usize, Time>,
+    /// Digests of the config that each server said last to run: who votes, and what else must be equal.
+    contents: BTreeMap<usize, (u32, u64)>,
 }
 
 impl Spread {
@@ -49,6 +52,20 @@ impl Spread {
     /// A state came.
     pub(super) fn answered(&mut self, server: usize) {
         self.asked.take_if(|asked| *asked == server);
+    }
+
+    pub(super) fn translate(&mut self, to: &Translation) {
+        to.by_server(&mut self.verdicts);
+        self.verdicts.values_mut().for_each(|(waiting, _)| to.set_of_servers(waiting));
+        to.by_server(&mut self.heard);
+        to.by_server(&mut self.facts_asked);
+        to.by_server(&mut self.contents);
+        self.asked = self.asked.and_then(|server| to.server(server));
+    }
+
+    /// Another life of a server may run another config.
+    pub(super) fn forget_content(&mut self, server: usize) {
+        self.contents.remove(&server);
     }
 
     /// True once in each life.
@@ -201,6 +218,19 @@ impl Node {
         }
     }
 
+    /// Tells all who are up, and asks nothing: which config this node runs.
+    pub(super) fn tell_content(&mut self) {
+        let digest = Message::Digest(self.digest());
+        for server in self.up_others() {
+            self.send(server, &digest);
+        }
+    }
+
+    /// Whether a server said last that it runs the same config; none when it has said nothing.
+    pub(super) fn has_same_config(&self, server: usize) -> Option<bool> {
+        self.spread.contents.get(&server).map(|said| *said == (self.electorate, self.content))
+    }
+
     pub(super) fn send_digest(&mut self, now: Time) {
         let jitter = self.rng.random_range(0.8..1.2);
         self.timers.set(Timer::Digest, now + self.config.timing.digest_interval.mul_f64(jitter));
@@ -236,6 +266,7 @@ impl Node {
 
     pub(super) fn on_digest(&mut self, server: usize, digest: Digest, now: Time) {
         let own = self.digest();
+        self.spread.contents.insert(server, (digest.electorate, digest.content));
         if digest.electorate != own.electorate || digest.content != own.content {
             self.note_difference(server);
         } else {

@@ -14,6 +14,7 @@ use crate::event::Event;
 use crate::io::Output;
 use crate::limits;
 use crate::time::Time;
+use crate::translation::Translation;
 use crate::wire::message::{About, Heard, Message, Told};
 
 /// What every server said last.
@@ -34,6 +35,10 @@ struct Word {
 }
 
 impl Words {
+    pub(super) fn translate(&mut self, to: &Translation) {
+        to.by_server(&mut self.servers);
+    }
+
     fn is_older_than(&self, server: usize, generation: u64, seq: u32) -> bool {
         self.servers.get(&server).map_or((0, 0), |word| (word.generation, word.seq)) < (generation, seq)
     }

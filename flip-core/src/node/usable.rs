@@ -31,6 +31,7 @@ use crate::id::{ItemId, ItemRef};
 use crate::io::HookAction;
 use crate::status::UnusableStatus;
 use crate::time::Time;
+use crate::translation::Translation;
 
 /// Items that are not `Usable` here.
 #[derive(Debug, Default)]
@@ -62,6 +63,10 @@ enum Turn {
 }
 
 impl Ground {
+    pub(in crate::node) fn translate(&mut self, to: &Translation) {
+        to.by_item(&mut self.troubled);
+    }
+
     /// What the kernel says of an item: what is wrong, or that nothing is.
     fn hear(&mut self, at: ItemRef, trouble: Option<String>, now: Time) -> Turn {
         match (self.troubled.get_mut(&at), trouble) {

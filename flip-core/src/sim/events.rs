@@ -35,6 +35,8 @@ impl World {
             Event::Stalled { .. } => mark!("stalled"),
             Event::DuplicateId { .. } => mark!("duplicate id"),
             Event::ConfigDiffers { .. } => mark!("config: differs"),
+            Event::ConfigChanged { .. } => mark!("adopt: a config was adopted"),
+            Event::Outcast => {}
             Event::Item { to, reason, .. } => mark_item(*to, *reason),
             Event::HookFailed { failures, .. } => {
                 mark!("hook: failed");
@@ -47,6 +49,10 @@ impl World {
             Event::Reannounced { .. } => mark!("reannounced"),
             // Nobody looks who answers in the simulator.
             Event::Confirmed { .. } | Event::AnsweredByOther { .. } => {}
+            Event::CatalogFile { .. } => mark!("catalog: a file of a higher version"),
+            Event::CatalogConflict { .. } => mark!("catalog: files of one version differ"),
+            Event::CatalogInvalid { .. } => mark!("catalog: makes no config"),
+            Event::CatalogNotStored { .. } => mark!("catalog: not stored"),
             Event::Drift { .. } => mark!("item: drift repaired"),
             Event::Usable { trouble: Some(_), .. } => mark!("ground: lost"),
             Event::Usable { trouble: None, .. } => mark!("ground: usable again"),
@@ -84,6 +90,8 @@ fn mark_item(to: ItemState, reason: Reason) {
         Reason::LeaseLost => mark!("item: given up with its lease"),
         Reason::Drain => mark!("item: drain"),
         Reason::Unusable => mark!("item: given up without ground"),
+        Reason::Removed => mark!("item: removed"),
+        Reason::Redefined => mark!("item: redefined"),
         Reason::Inactive
         | Reason::Confirmed
         | Reason::Conflict

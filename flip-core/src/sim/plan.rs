@@ -152,6 +152,7 @@ impl Plan {
                     addr: ([10, 0, third, last], 2200).into(),
                     systems: if index < self.servers - self.arbiters { member.clone() } else { Vec::new() },
                     priority: u64::MAX,
+                    retired: false,
                     id,
                 }
             })

@@ -449,6 +449,8 @@ impl World {
                 self.ended(index);
                 self.hosts[index].left = true;
             }
+            // No node of the simulator has a catalog.
+            Output::StoreCatalog { .. } => {}
             Output::StoreKeys(keys) => self.hosts[index].keys = Some(keys),
             Output::Cancel { hook } => self.cancel(index, hook),
             Output::Refresh(call) => self.begin_refresh(index, call),
@@ -468,6 +470,7 @@ impl World {
             // Nobody in the simulator has systems that speak; what is said here is part of the trace.
             Output::Heard { data, .. } => self.trace.bytes(&data),
             Output::Check(call) => self.begin_check(index, call),
+            Output::Config(config) => self.hosts[index].config = config,
             Output::Done { result, .. } => self.note(Some(index), || format!("answers {result:?}")),
             Output::Refused { other } => {
                 self.note(Some(index), || format!("is refused: {other} has its id"));

@@ -34,6 +34,7 @@ use crate::event::Refusal;
 use crate::id::ShortId;
 #[cfg(feature = "harness")]
 use crate::sim::cipher::Cipher as XChaCha20Poly1305;
+use crate::translation::Translation;
 
 /// The wire version that this release speaks.
 pub const WIRE: u8 = 1;
@@ -111,6 +112,14 @@ impl Seals {
             .collect();
         let ids: Vec<_> = self.ring.ids().collect();
         self.keyed.extend(old.into_iter().filter(|keyed| !ids.contains(&keyed.id)));
+    }
+
+    /// Goes on under another config of the same cluster.
+    pub fn translate(&mut self, to: &Translation, config: Arc<Config>) {
+        self.config = config;
+        for keyed in &mut self.keyed {
+            to.by_server(&mut keyed.ciphers);
+        }
     }
 
     /// Keys that are not in the ring do not open any longer.

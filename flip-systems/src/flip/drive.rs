@@ -408,6 +408,7 @@ impl Drive {
             Output::Event(event) => self.tell(event),
             Output::StoreGeneration(generation) => self.program.store_generation(generation),
             Output::StoreKeys(keys) => self.program.store_keys(&keys),
+            Output::Config(config) => self.config = config,
             Output::Stream { to, data } => {
                 tokio::spawn(stream::ask(to, data, self.frames.0.clone()));
             }

@@ -112,6 +112,8 @@ const fn has_time(reason: Reason, breaks: bool) -> bool {
         | Reason::LeaseLost
         | Reason::HealthCheck
         | Reason::Unusable
+        | Reason::Removed
+        | Reason::Redefined
         | Reason::HookDone => false,
     }
 }

@@ -150,6 +150,8 @@ pub fn reason(reason: Reason) -> &'static str {
         Reason::HealthCheck => "health_check",
         Reason::Unusable => "unusable",
         Reason::Conflict => "conflict",
+        Reason::Removed => "removed",
+        Reason::Redefined => "redefined",
         Reason::HookFailed => "hook_failed",
         Reason::HookDone => "hook_done",
     }

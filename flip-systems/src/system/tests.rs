@@ -31,6 +31,7 @@ fn config(handlers: &[(&str, &str)]) -> Config {
             addr: "127.0.0.1:1".parse().unwrap(),
             systems: (0..handlers.len()).collect(),
             priority: 1,
+            retired: false,
         }]
         .into(),
         quorum: 1,

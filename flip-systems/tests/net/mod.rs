@@ -110,6 +110,7 @@ pub fn config(interface: &str, items: &[&str]) -> Config {
             addr: "127.0.0.1:1".parse().unwrap(),
             systems: vec![0],
             priority: 1,
+            retired: false,
         }]
         .into(),
         quorum: 1,

@@ -7,6 +7,7 @@ use crate::id::ItemRef;
 use crate::io::Answered;
 use crate::status::AnnouncedStatus;
 use crate::time::Time;
+use crate::translation::Translation;
 
 /// What a member said last of an item that was announced here.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +15,12 @@ pub(super) struct Proof {
     by: usize,
     answered: Answered,
     at: Time,
+}
+
+impl Proof {
+    pub(super) fn translate(self, to: &Translation) -> Option<Self> {
+        Some(Self { by: to.server(self.by)?, ..self })
+    }
 }
 
 impl Node {

@@ -36,6 +36,7 @@ use crate::limits;
 use crate::placement::{self, Holders};
 use crate::planted::{Bug, planted};
 use crate::time::Time;
+use crate::translation::Translation;
 use crate::view::Life;
 
 /// All items of the config as this node knows them.
@@ -102,11 +103,13 @@ struct Item {
     exhausted: bool,
     /// This life has moved it, or found that it may not be here.
     decided: bool,
+    /// It came into the config while this node ran, and was not here since.
+    fresh: bool,
 }
 
-impl Items {
-    pub(in crate::node) fn new(config: &Config, now: Time) -> Self {
-        let item = || Item {
+impl Item {
+    const fn new(now: Time) -> Self {
+        Self {
             state: ItemState::Standby,
             since: now,
             reason: Reason::Home,
@@ -125,15 +128,14 @@ impl Items {
             asked: None,
             exhausted: false,
             decided: false,
-        };
-        let by_id = config
-            .systems
-            .iter()
-            .enumerate()
-            .flat_map(|(system, spec)| {
-                spec.items.iter().enumerate().map(move |(item, spec)| (spec.id, ItemRef { system, item }))
-            })
-            .collect();
+            fresh: false,
+        }
+    }
+}
+
+impl Items {
+    pub(in crate::node) fn new(config: &Config, now: Time) -> Self {
+        let item = || Item::new(now);
         Self {
             items: config
                 .systems
@@ -142,7 +144,7 @@ impl Items {
                 .collect(),
             placement: config.systems.iter().map(|system| vec![Vec::new(); system.items.len()]).collect(),
             homes: (0..config.systems.len()).map(|system| placement::homes(config, system)).collect(),
-            by_id,
+            by_id: by_id(config),
             hooks: BTreeMap::new(),
             next_hook: 1,
             posts: Posts::new(config.systems.len()),
@@ -154,6 +156,57 @@ impl Items {
             placed: false,
             learning: None,
         }
+    }
+
+    /// Goes on under another config. Where an item belongs is to be computed anew; what runs goes on.
+    pub(in crate::node) fn translate(&mut self, to: &Translation, config: &Config, now: Time) {
+        let mut items: Vec<Vec<Item>> = Vec::with_capacity(config.systems.len());
+        for system in &config.systems {
+            items.push(system.items.iter().map(|_| Item { fresh: true, ..Item::new(now) }).collect());
+        }
+        for (system, row) in std::mem::take(&mut self.items).into_iter().enumerate() {
+            for (item, mut known) in row.into_iter().enumerate() {
+                let Some(at) = to.item(ItemRef { system, item }) else { continue };
+                known.proof = known.proof.and_then(|proof| proof.translate(to));
+                items[at.system][at.item] = known;
+            }
+        }
+        self.items = items;
+        self.placement = config.systems.iter().map(|system| vec![Vec::new(); system.items.len()]).collect();
+        self.homes = (0..config.systems.len()).map(|system| placement::homes(config, system)).collect();
+        self.by_id = by_id(config);
+        let hooks = std::mem::take(&mut self.hooks).into_iter();
+        self.hooks = hooks.filter_map(|(id, (at, action))| Some((id, (to.item(at)?, action)))).collect();
+        self.posts.translate(to, config.systems.len());
+        self.queue.translate(to, config.systems.len());
+    }
+
+    /// Whether an item is here, on its way, or something runs on it.
+    pub(in crate::node) fn is_engaged(&self, at: ItemRef) -> bool {
+        let item = self.at(at);
+        item.state != ItemState::Standby || item.hook.is_some()
+    }
+
+    /// Whether a `post` hook is to be told of an item.
+    pub(in crate::node) fn is_told_of(&self, at: ItemRef) -> bool {
+        self.posts.names(at)
+    }
+
+    /// An item has to go from here for good: nothing that it waits for counts.
+    pub(in crate::node) fn dismiss(&mut self, at: ItemRef) {
+        let item = self.at_mut(at);
+        if item.state == ItemState::Failing {
+            item.not_before = None;
+        }
+        item.asked = None;
+    }
+
+    pub(in crate::node) fn place_of(&self, id: ItemId) -> Option<ItemRef> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(in crate::node) fn count(&self) -> usize {
+        self.by_id.len()
     }
 
     pub(in crate::node) const fn is_stale(&self) -> bool {
@@ -240,6 +293,14 @@ impl Items {
     fn at_mut(&mut self, at: ItemRef) -> &mut Item {
         &mut self.items[at.system][at.item]
     }
+}
+
+fn by_id(config: &Config) -> BTreeMap<ItemId, ItemRef> {
+    let systems = config.systems.iter().enumerate();
+    let items = systems.flat_map(|(system, spec)| {
+        spec.items.iter().enumerate().map(move |(item, spec)| (spec.id, ItemRef { system, item }))
+    });
+    items.collect()
 }
 
 impl Node {
@@ -334,6 +395,9 @@ impl Node {
         if !self.has_slot(at.system) && !self.is_urgent(at, now) {
             self.items.queue.wait(at, lets_go(state));
             return;
+        }
+        if let Some(reason) = self.must_go(at) {
+            return self.go_step(at, reason, now);
         }
         let fall = self.config.systems[at.system].hooks.fall;
         if let Some(leaving) = &self.leaving {
@@ -430,7 +494,8 @@ impl Node {
                 if !wanted
                     && self.has_quorum
                     && self.somebody_else_is_up(at)
-                    && self.successor_is_known(at) =>
+                    && self.successor_is_known(at)
+                    && self.successor_has_config(at, now) =>
             {
                 if planted(Bug::ReleasesBeforeItIsGone) {
                     self.release_lease(at, now);
@@ -442,9 +507,14 @@ impl Node {
             }
             ItemState::Active => self.stay(at, now),
             ItemState::Releasing => self.start(at, HookAction::Down, Reason::HookFailed, now),
-            ItemState::Unclean => self.call(at, HookAction::Down, Reason::HookFailed, now),
+            ItemState::Unclean => self.retry_unclean(at, now),
             ItemState::Failing => self.change(at, ItemState::Standby, self.recovery(at), now),
         }
+    }
+
+    /// The down hook of an unclean item is tried again.
+    pub(in crate::node) fn retry_unclean(&mut self, at: ItemRef, now: Time) {
+        self.call(at, HookAction::Down, Reason::HookFailed, now);
     }
 
     /// Somebody else is about to take the item: he is the one to be heard of it. Announcements that were sent
@@ -573,11 +643,7 @@ impl Node {
             Some(home) if self.is_drained(home) => Reason::Drain,
             Some(home) if self.is_inactive(home) => Reason::Inactive,
             Some(home) if self.items.holders(at).contains(&home) => {
-                if self.items.placed {
-                    Reason::Failback
-                } else {
-                    Reason::Home
-                }
+                if self.items.placed && !self.items.at(at).fresh { Reason::Failback } else { Reason::Home }
             }
             Some(home) if self.view.get(home).life == Life::Left => Reason::Leave,
             Some(home) if self.failed_on(home, at) => Reason::HookFailed,
@@ -605,6 +671,7 @@ impl Node {
         item.state = to;
         item.since = now;
         item.decided |= reason != Reason::Adopted;
+        item.fresh &= to != ItemState::Active;
         let why = item.reason;
         self.note_change(at, from, to, why);
         self.items.unstated = true;

@@ -8,6 +8,7 @@ use super::Items;
 use crate::event::{Event, ItemState, Reason};
 use crate::id::ItemRef;
 use crate::io::{Change, Output, PostCall};
+use crate::translation::Translation;
 
 /// What `post` hooks have to tell, system by system.
 #[derive(Debug)]
@@ -27,6 +28,29 @@ struct Plan {
 }
 
 impl Posts {
+    /// A hook that runs for a system that is gone ends unheard.
+    pub(super) fn translate(&mut self, to: &Translation, systems: usize) {
+        let mut plans = vec![Plan::default(); systems];
+        for (system, plan) in std::mem::take(&mut self.systems).into_iter().enumerate() {
+            let Some(after) = to.system(system) else { continue };
+            let place = |item| to.item(ItemRef { system, item }).map(|at| at.item);
+            plans[after] = Plan {
+                moving: plan.moving,
+                here: plan.here.into_iter().filter_map(place).collect(),
+                changed: (plan.changed.into_iter())
+                    .filter_map(|(item, change)| Some((place(item)?, change)))
+                    .collect(),
+                running: plan.running,
+            };
+        }
+        self.systems = plans;
+    }
+
+    /// Whether something is to be told of an item.
+    pub(super) fn names(&self, at: ItemRef) -> bool {
+        self.systems[at.system].changed.contains_key(&at.item)
+    }
+
     pub(super) fn new(systems: usize) -> Self {
         Self { systems: vec![Plan::default(); systems] }
     }

@@ -7,6 +7,7 @@ use super::{Isolated, lets_go};
 use crate::id::ItemRef;
 use crate::planted::{Bug, planted};
 use crate::time::Time;
+use crate::translation::{Translation, arrange};
 
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -28,6 +29,16 @@ struct Lane {
 impl Queue {
     pub(super) fn new(systems: usize) -> Self {
         Self { all: true, due: BTreeSet::new(), systems: vec![Lane::default(); systems] }
+    }
+
+    /// Everything is to be looked at again, so nothing waits.
+    pub(super) fn translate(&mut self, to: &Translation, systems: usize) {
+        let lanes = std::mem::take(&mut self.systems).into_iter().enumerate();
+        let lanes = lanes.filter_map(|(before, lane)| Some((to.system(before)?, lane)));
+        let running = |lane: Lane| Lane { running: lane.running, waiting: BTreeSet::new() };
+        self.systems = arrange(systems, lanes.map(|(at, lane)| (at, running(lane))), Lane::default);
+        self.due.clear();
+        self.all = true;
     }
 
     pub(super) const fn look_at_all(&mut self) {

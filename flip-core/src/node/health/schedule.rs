@@ -7,14 +7,19 @@ use crate::io::{CheckCall, Output};
 use crate::limits;
 
 impl Node {
-    /// Plans the first run of every check, spread so that many of them are no burst.
+    /// Plans the first run of every check.
     pub(in crate::node) fn begin_checks(&mut self, now: Time) {
-        let count = self.health.probes.len();
         if self.health.young {
             self.timers.set(Timer::Young, now + limits::CHECK_YOUTH);
         }
-        for probe in 0..count {
-            let most = limits::CHECK_SPREAD * u32::try_from(count).unwrap_or(u32::MAX);
+        let all: Vec<_> = (0..self.health.probes.len()).collect();
+        self.begin_these(&all, now);
+    }
+
+    /// Plans the first run of these checks, spread so that many of them are no burst.
+    pub(in crate::node) fn begin_these(&mut self, probes: &[usize], now: Time) {
+        for probe in probes.iter().copied() {
+            let most = limits::CHECK_SPREAD * u32::try_from(probes.len()).unwrap_or(u32::MAX);
             let most = most.min(self.health.probes[probe].spec.interval);
             let pause = most.mul_f64(self.rng.random_range(0.0..1.0));
             self.timers.set(Timer::Check(probe), now + pause);

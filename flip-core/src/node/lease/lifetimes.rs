@@ -34,7 +34,8 @@ impl Node {
     fn orphan(&self, at: ItemRef) -> Option<u32> {
         let orphan = self.config.systems[at.system].orphan?;
         let other = self.others().any(|server| {
-            self.config.servers[server].systems.contains(&at.system) && self.view.is_up(server)
+            let spec = &self.config.servers[server];
+            !spec.retired && spec.systems.contains(&at.system) && self.view.is_up(server)
         });
         (other && self.has_quorum).then(|| u32::try_from(orphan.as_secs()).unwrap_or(Lifetime::FOREVER - 1))
     }
@@ -124,16 +125,16 @@ impl Node {
         let id = self.leases.next_refresh;
         self.leases.next_refresh += 1;
         let call = RefreshCall { id, system, items: items.to_vec(), lifetime };
-        self.leases.refreshes.insert(id, call.clone());
+        let called = items.iter().map(|item| (*item, ItemRef { system, item: *item }));
+        self.leases.refreshes.insert(id, called.collect());
         self.outputs.push_back(Output::Refresh(call));
     }
 
     /// Some of the refreshed items are gone: by the kernel, whose timer was faster, or because the
     /// lifetime came too late (R6). If the lease allows it they are brought back.
     pub(in crate::node) fn on_refreshed(&mut self, id: u64, gone: &[usize], now: Time) {
-        let Some(call) = self.leases.refreshes.remove(&id) else { return };
-        for item in gone.iter().filter(|item| call.items.contains(item)) {
-            let at = ItemRef { system: call.system, item: *item };
+        let Some(called) = self.leases.refreshes.remove(&id) else { return };
+        for (_, at) in called.into_iter().filter(|(item, _)| gone.contains(item)) {
             self.leases.kernel[self.leases.row.at(at)] = None;
             self.on_observed(at, false, now);
         }

@@ -20,11 +20,12 @@ use super::{Node, Timer};
 use crate::config::{Config, Isolated, Release};
 use crate::event::{Event, ItemState};
 use crate::id::ItemRef;
-use crate::io::{HookAction, Output, RefreshCall};
+use crate::io::{HookAction, Output};
 use crate::lease::{Holder, Row, Voter};
 use crate::planted::{Bug, planted};
 use crate::quorum;
 use crate::time::Time;
+use crate::translation::{Translation, arrange, rekey};
 
 /// How often a release is said. One that is lost all the same costs a lease's length, nothing else.
 const RELEASES: u32 = 3;
@@ -50,7 +51,8 @@ pub(in crate::node) struct Leases {
     held: BTreeSet<usize>,
     /// When the first item must be given up, as far as was known at the last turn.
     ends: Option<Time>,
-    refreshes: BTreeMap<u64, RefreshCall>,
+    /// Refreshes that are under way: each item as it was called, and where it is now.
+    refreshes: BTreeMap<u64, Vec<(usize, ItemRef)>>,
     next_refresh: u64,
     lease: Duration,
     /// Some item needs a lease, or has an address with a lifetime.
@@ -97,18 +99,26 @@ enum Kept {
     Until(Time),
 }
 
+/// How many grants a lease needs.
+fn needed(config: &Config) -> usize {
+    config.quorum.max(quorum::majority(config.voters.len()))
+}
+
+/// Whether some item needs a lease, or has an address with a lifetime.
+fn is_used(config: &Config) -> bool {
+    config.systems.iter().any(|system| {
+        system.release == Release::Kernel && system.orphan.is_some() && !system.items.is_empty()
+            || system.items.iter().any(|item| item.isolated == Isolated::Drop)
+    })
+}
+
 impl Leases {
     pub(in crate::node) fn new(config: &Config, session: u64, now: Time) -> Self {
         let row = Row::new(config);
         let items = row.len();
-        let needed = config.quorum.max(quorum::majority(config.voters.len()));
-        let used = config.systems.iter().any(|system| {
-            system.release == Release::Kernel && system.orphan.is_some() && !system.items.is_empty()
-                || system.items.iter().any(|item| item.isolated == Isolated::Drop)
-        });
         Self {
             voter: Voter::new(items, config.lease, now),
-            holder: Holder::new(items, &config.voters, needed, config.lease, session),
+            holder: Holder::new(items, &config.voters, needed(config), config.lease, session),
             wishes: BTreeMap::new(),
             renewals: BTreeMap::new(),
             disagree: BTreeSet::new(),
@@ -119,9 +129,51 @@ impl Leases {
             refreshes: BTreeMap::new(),
             next_refresh: 1,
             lease: config.lease,
-            used,
+            used: is_used(config),
             row,
         }
+    }
+
+    /// Goes on under another config. What is claimed here, or promised to anybody, is still in it.
+    pub(in crate::node) fn translate(&mut self, to: &Translation, config: &Config) {
+        let old = std::mem::replace(&mut self.row, Row::new(config));
+        let (row, items) = (&self.row, self.row.len());
+        let place = |before: usize| row.find(old.id(before));
+        self.voter.translate(to, (items, &place), |before| old.id(before));
+        self.holder.translate(to, (items, &place), (&config.voters, needed(config)), config.lease);
+        rekey(&mut self.wishes, place);
+        let kernel = std::mem::take(&mut self.kernel).into_iter().enumerate();
+        self.kernel =
+            arrange(items, kernel.filter_map(|(before, kept)| Some((place(before)?, kept))), || None);
+        self.held = std::mem::take(&mut self.held).into_iter().filter_map(place).collect();
+        to.by_server(&mut self.renewals);
+        to.set_of_servers(&mut self.disagree);
+        for called in self.refreshes.values_mut() {
+            let known = called.drain(..).filter_map(|(item, at)| Some((item, to.item(at)?)));
+            *called = known.collect();
+        }
+        self.lease = config.lease;
+        self.used = is_used(config);
+    }
+
+    /// Others vote than before (R9). Comes before [`Self::translate`].
+    pub(in crate::node) fn electorate_changed(&mut self, config: &Config, now: Time) {
+        self.voter.electorate_changed(self.lease.max(config.lease), now);
+    }
+
+    /// Whether this node may still be bound to a promise of an item, or has a claim on it.
+    pub(in crate::node) fn binds(&self, at: ItemRef, now: Time) -> bool {
+        self.voter.promised_to(self.row.at(at), now).is_some()
+    }
+
+    /// Whether an item is claimed here.
+    pub(in crate::node) fn is_claimed(&self, at: ItemRef) -> bool {
+        self.holder.epoch(self.row.at(at)).is_some()
+    }
+
+    /// Whether anything is promised to a server.
+    pub(in crate::node) fn owes(&self, server: usize, now: Time) -> bool {
+        self.voter.owes(server, now)
     }
 
     /// The length of a lease, as claims and renewals say it.

@@ -1,0 +1,114 @@
+//! How positions in one config become positions in the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::config::Config;
+use crate::id::ItemRef;
+
+/// For each position in the config before, the one in the config after; none for what is gone.
+#[derive(Debug)]
+pub struct Translation {
+    servers: Vec<Option<usize>>,
+    systems: Vec<Option<usize>>,
+    items: Vec<Vec<Option<ItemRef>>>,
+    /// How many servers there are after it, and how many of them are not retired.
+    counts: (usize, usize),
+}
+
+impl Translation {
+    /// From `old` to `new`: servers go by their id, systems by their name, items by their id.
+    #[must_use]
+    pub fn new(old: &Config, new: &Config) -> Self {
+        let server = |before: &crate::config::Server| {
+            new.servers.with_short(before.short).filter(|after| new.servers[*after].id == before.id)
+        };
+        let mut by_id = BTreeMap::new();
+        for (system, spec) in new.systems.iter().enumerate() {
+            by_id.extend(
+                spec.items.iter().enumerate().map(|(item, spec)| (spec.id, ItemRef { system, item })),
+            );
+        }
+        let items = |before: &crate::config::System| {
+            before.items.iter().map(|item| by_id.get(&item.id).copied()).collect()
+        };
+        Self {
+            servers: old.servers.iter().map(server).collect(),
+            systems: (old.systems.iter())
+                .map(|before| new.systems.iter().position(|after| after.name == before.name))
+                .collect(),
+            items: old.systems.iter().map(items).collect(),
+            counts: (new.servers.len(), new.named_servers()),
+        }
+    }
+
+    /// Position of a server.
+    #[must_use]
+    pub fn server(&self, before: usize) -> Option<usize> {
+        self.servers.get(before).copied().flatten()
+    }
+
+    /// Position of a system.
+    #[must_use]
+    pub fn system(&self, before: usize) -> Option<usize> {
+        self.systems.get(before).copied().flatten()
+    }
+
+    /// Place of an item.
+    #[must_use]
+    pub fn item(&self, before: ItemRef) -> Option<ItemRef> {
+        self.items.get(before.system)?.get(before.item).copied().flatten()
+    }
+
+    /// How many servers the config after it has.
+    #[must_use]
+    pub const fn servers(&self) -> usize {
+        self.counts.0
+    }
+
+    /// How many of them it names: those that are not retired.
+    #[must_use]
+    pub const fn named_servers(&self) -> usize {
+        self.counts.1
+    }
+
+    /// A table by server.
+    pub fn by_server<V>(&self, table: &mut BTreeMap<usize, V>) {
+        rekey(table, |server| self.server(server));
+    }
+
+    /// A set of servers.
+    pub fn set_of_servers(&self, set: &mut BTreeSet<usize>) {
+        *set = std::mem::take(set).into_iter().filter_map(|server| self.server(server)).collect();
+    }
+
+    /// A table by item.
+    pub fn by_item<V>(&self, table: &mut BTreeMap<ItemRef, V>) {
+        rekey(table, |item| self.item(item));
+    }
+
+    /// A row with one entry for each server; those that are new get a fresh one.
+    pub fn row_of_servers<V>(&self, row: &mut Vec<V>, fresh: impl FnMut() -> V) {
+        let servers = std::mem::take(row).into_iter().zip(&self.servers);
+        *row = arrange(self.servers(), servers.filter_map(|(entry, at)| Some(((*at)?, entry))), fresh);
+    }
+}
+
+/// Gives a table other keys, and drops what has none.
+pub fn rekey<K: Ord, V>(table: &mut BTreeMap<K, V>, key: impl Fn(K) -> Option<K>) {
+    *table = std::mem::take(table).into_iter().filter_map(|(at, entry)| Some((key(at)?, entry))).collect();
+}
+
+/// A row of `len` entries: these at their places, fresh ones elsewhere.
+pub fn arrange<V>(
+    len: usize,
+    entries: impl IntoIterator<Item = (usize, V)>,
+    mut fresh: impl FnMut() -> V,
+) -> Vec<V> {
+    let mut row: Vec<Option<V>> = std::iter::repeat_with(|| None).take(len).collect();
+    for (at, entry) in entries {
+        if let Some(place) = row.get_mut(at) {
+            *place = Some(entry);
+        }
+    }
+    row.into_iter().map(|entry| entry.unwrap_or_else(&mut fresh)).collect()
+}

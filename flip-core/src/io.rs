@@ -118,6 +118,13 @@ pub enum Input<'a> {
         /// At most [`limits::ASIDE`](crate::limits::ASIDE) bytes; what is longer is not sent.
         data: Vec<u8>,
     },
+    /// An `Output::StoreCatalog` was carried out.
+    Stored {
+        /// From the output.
+        id: u64,
+        /// `Err` carries one line for people: nothing, or a part of it, is there.
+        result: Result<(), String>,
+    },
     /// Somebody who may says what to do; answered by `Output::Done`.
     Command {
         /// The driver's name for who asked.
@@ -253,6 +260,16 @@ pub enum Output {
     StoreGeneration(u64),
     /// Remember these keys durably, before later outputs; the next start gets them.
     StoreKeys(StoredKeys),
+    /// Remember this of the catalog durably, and answer with `Input::Stored`; the next start gets all of it. There
+    /// is one at a time.
+    StoreCatalog {
+        /// Echoed.
+        id: u64,
+        /// What to write.
+        bytes: Vec<u8>,
+        /// Whether it replaces the file, whole and at once, or is appended to it.
+        whole: bool,
+    },
     /// Connect to `to` over TCP, send one frame (u32 big-endian length, then the bytes), read one
     /// frame and hand it in as `Input::StreamReply`. Failures are dropped: the core asks again.
     Stream {

@@ -121,7 +121,7 @@ fn retired(old: &Config, system: usize, named: impl Fn(ItemId) -> bool, needs: &
     };
     items
         .filter(|(at, item)| !named(item.id) && needed(*at))
-        .map(|(_, item)| Item { prefer: None, checks: Vec::new(), retired: true, ..item.clone() })
+        .map(|(_, item)| Item { prefer: None, home: None, checks: Vec::new(), retired: true, ..item.clone() })
         .collect()
 }
 

@@ -53,7 +53,7 @@ use crate::view::Life;
 #[derive(Debug)]
 pub(super) struct Adoption {
     /// What was handed in last.
-    wanted: Arc<Config>,
+    pub(super) wanted: Arc<Config>,
     /// When that was; none when it was at the start.
     since: Option<Time>,
     /// Items that have to go from here before they are what they should be.

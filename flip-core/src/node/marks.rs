@@ -176,7 +176,7 @@ impl Node {
                 return self.on_key_command(asker, command, now);
             }
             Command::Edit { .. } | Command::File { .. } => {
-                Err("this server has no catalog to change; change its config file and restart it".into())
+                return self.on_edit_command(asker, command, now);
             }
         };
         self.outputs.push_back(Output::Done { asker, result });

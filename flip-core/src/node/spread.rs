@@ -238,9 +238,7 @@ impl Node {
             // SWIM has something for a random member several times a second.
             self.spread.digest_due = true;
         } else if let Some(server) = self.up_others().choose(&mut self.rng).copied() {
-            let digest = Message::Digest(self.digest());
-            self.send(server, &digest);
-            self.send_heard(server);
+            self.send_digest_to(server);
         }
     }
 
@@ -248,10 +246,18 @@ impl Node {
     pub(super) fn send_digest_along(&mut self, to: usize) {
         if self.spread.digest_due && self.view.is_up(to) {
             self.spread.digest_due = false;
-            let digest = Message::Digest(self.digest());
-            self.send(to, &digest);
-            self.send_heard(to);
+            self.send_digest_to(to);
         }
+    }
+
+    /// The brief of the catalog comes first: where that differs, so will the rest.
+    fn send_digest_to(&mut self, to: usize) {
+        if let Some(brief) = self.brief_message() {
+            self.send(to, &brief);
+        }
+        let digest = Message::Digest(self.digest());
+        self.send(to, &digest);
+        self.send_heard(to);
     }
 
     fn digest(&self) -> Digest {
@@ -268,7 +274,9 @@ impl Node {
         let own = self.digest();
         self.spread.contents.insert(server, (digest.electorate, digest.content));
         if digest.electorate != own.electorate || digest.content != own.content {
-            self.note_difference(server);
+            if !self.catalog_differs(server) {
+                self.note_difference(server);
+            }
         } else {
             self.differs.remove(&server);
         }

@@ -293,7 +293,9 @@ fn event(event: &Event, config: &Config) {
             );
         }
         Event::CatalogInvalid { why } => {
-            error!("what the others changed makes no config that can be used, so the one before goes on: {why}");
+            error!(
+                "what the others changed makes no config that can be used, so the one before goes on: {why}"
+            );
         }
         Event::CatalogNotStored { why } => {
             error!("the state dir takes no changes, so edits are refused: {why}");

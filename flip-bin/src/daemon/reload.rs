@@ -1,7 +1,9 @@
-//! Reads scripts again: all are compiled and checked first, then they take the place of the old ones at once.
+//! Reads scripts and the config again. All scripts are compiled and checked first, then they take the place of the old
+//! ones at once; then the config is looked at as a whole, and what differs is applied.
 
 use std::sync::{Arc, Mutex};
 
+use flip_core::Command;
 use flip_systems::Handle;
 use flip_systems::files::Files;
 use flip_systems::flip::Refusal;
@@ -13,8 +15,8 @@ pub struct Reload {
     engine: Option<Arc<Engine>>,
     plugins: Option<Arc<Mutex<Plugins>>>,
     node: Handle,
-    /// One at a time.
-    turn: tokio::sync::Mutex<()>,
+    /// The text of the config that counts. One at a time.
+    turn: tokio::sync::Mutex<String>,
 }
 
 impl Reload {
@@ -24,34 +26,47 @@ impl Reload {
         plugins: Option<Arc<Mutex<Plugins>>>,
         node: Handle,
     ) -> Self {
-        Self { files, engine, plugins, node, turn: tokio::sync::Mutex::default() }
+        let turn = tokio::sync::Mutex::new(files.text().to_owned());
+        Self { files, engine, plugins, node, turn }
     }
 
     /// Reads them, and tells what came of it: whoever asked, the log, and all who listen to events.
     pub async fn run(&self) -> Result<String, Refusal> {
-        let _turn = self.turn.lock().await;
-        let result = self.scripts().await;
+        let mut text = self.turn.lock().await;
+        let result = match self.scripts().await {
+            Ok(what) => self.config(&mut text).await.map(|config| format!("{what}; {config}")),
+            Err(why) => Err(why),
+        };
         self.node.reloaded(result).await
+    }
+
+    /// Applies what differs in the config's file.
+    async fn config(&self, applied: &mut String) -> Result<String, String> {
+        let files = self.files.clone();
+        let read = tokio::task::spawn_blocking(move || files.text_now()).await;
+        let text = read.map_err(|error| format!("a fault in flip: {error}"))??;
+        if text == *applied {
+            return Ok("the config did not change".into());
+        }
+        let done = self.node.command(Command::File { text: text.clone() }).await;
+        let done = done.map_err(|why| format!("the config: {why}"))?;
+        *applied = text;
+        Ok(done)
     }
 
     async fn scripts(&self) -> Result<String, String> {
         let files = self.files.clone();
         // Reading and compiling take time that the loop does not have.
-        let read = tokio::task::spawn_blocking(move || (files.scripts(), files.differs()));
-        let (scripts, differs) = read.await.map_err(|error| format!("a fault in flip: {error}"))?;
-        let note = match differs {
-            Ok(false) => String::new(),
-            Ok(true) => "; the config changed too: that needs a restart".to_owned(),
-            Err(why) => format!("; {why}"),
-        };
-        let refused = |why: &str| format!("nothing was changed: {why}{note}");
+        let read = tokio::task::spawn_blocking(move || files.scripts());
+        let scripts = read.await.map_err(|error| format!("a fault in flip: {error}"))?;
+        let refused = |why: &str| format!("nothing was changed: {why}");
         let scripts = scripts.map_err(|problems| refused(&problems.join("; ")))?;
         let Some(engine) = &self.engine else {
-            return Ok(format!("the config names no scripts, so there is nothing to read again{note}"));
+            return Ok("the config names no scripts".to_owned());
         };
         let changed = engine.scripts().changed_in(&scripts);
         if changed.is_empty() {
-            return Ok(format!("no script changed{note}"));
+            return Ok("no script changed".to_owned());
         }
         let restarted = match &self.plugins {
             Some(plugins) => Plugins::reload(plugins, engine, &scripts).await.map_err(|why| refused(&why))?,
@@ -63,6 +78,6 @@ impl Reload {
             [] => String::new(),
             names => format!("; plugins started again: {}", names.join(", ")),
         };
-        Ok(format!("{} of {all} scripts changed: {}{plugins}{note}", changed.len(), changed.join(", ")))
+        Ok(format!("{} of {all} scripts changed: {}{plugins}", changed.len(), changed.join(", ")))
     }
 }

@@ -10,8 +10,8 @@ use crate::wire::codec;
 
 /// The first line of the file.
 const MAGIC: &[u8] = b"flip catalog 1\n";
-/// Length and checksum before the content of a frame.
-const HEAD: usize = 4 + 16;
+/// Before the content of a frame: its length, its checksum, and the checksum of these two.
+const HEAD: usize = 4 + 16 + 4;
 
 /// A page of what is to be remembered: a frame holds one or more.
 #[derive(bincode::Encode, bincode::Decode)]
@@ -51,6 +51,8 @@ pub fn frame(file: Option<&File>, floor: u64, entries: Vec<Entry>) -> Vec<u8> {
     }
     let mut bytes = u32::try_from(content.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
     bytes.extend(sum(&content));
+    let check = sum(&bytes);
+    bytes.extend(&check[..4]);
     bytes.extend(content);
     bytes
 }
@@ -97,12 +99,15 @@ pub fn read(bytes: &[u8]) -> Result<(Catalog, bool), Damaged> {
 /// Takes one frame; none when it is torn and the last.
 fn take_frame<'b>(bytes: &'b [u8], catalog: &mut Catalog) -> Result<Option<&'b [u8]>, Damaged> {
     let Some((head, rest)) = bytes.split_at_checked(HEAD) else { return Ok(None) };
+    // Of a write that did not come to its end, a file system leaves a beginning, and maybe zeros after it.
+    let ends = |rest: &[u8]| if rest.iter().all(|byte| *byte == 0) { Ok(None) } else { Err(Damaged) };
+    if sum(&head[..20])[..4] != head[20..] {
+        return ends(rest);
+    }
     let len = u32::from_be_bytes(std::array::from_fn(|at| head[at])) as usize;
     let Some((content, after)) = rest.split_at_checked(len) else { return Ok(None) };
-    if sum(content) != head[4..] {
-        // A length of zeros is what a file system leaves of a write that did not come to its end.
-        let torn = after.is_empty() || bytes.iter().all(|byte| *byte == 0);
-        return if torn { Ok(None) } else { Err(Damaged) };
+    if sum(content) != head[4..20] {
+        return ends(after);
     }
     let mut pages = content;
     while let Some((len, rest)) = pages.split_at_checked(4) {

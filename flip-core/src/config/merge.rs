@@ -105,6 +105,7 @@ fn merge_system(
 fn as_it_was(before: &Item, wanted: &Item) -> Item {
     Item {
         prefer: wanted.prefer,
+        home: wanted.home,
         checks: wanted.checks.clone(),
         when_all_fail: wanted.when_all_fail,
         retired: false,

@@ -18,7 +18,7 @@ pub fn run(args: &CheckArgs) -> Outcome {
             writeln!(std::io::stderr(), "{text}")?;
             Ok(ExitCode::from(2))
         }
-        Ok(Read { config, mut warnings, scripts, files }) => {
+        Ok(Read { config, mut warnings, scripts, files, .. }) => {
             let beside = args.config.config.parent().unwrap_or(Path::new(""));
             if let Some(Err(error)) = config.admin.as_ref().map(|admin| Access::read(admin, beside)) {
                 let file = files.file();

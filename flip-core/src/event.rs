@@ -264,6 +264,32 @@ pub enum Event {
         /// Id of the key that seals.
         active: u8,
     },
+    /// The config file of a higher version counts now, in the whole cluster.
+    CatalogFile {
+        /// Its version.
+        version: u64,
+        /// Position of the server that it came from; none when it is this node's own.
+        from: Option<usize>,
+        /// Edits that it ended, by what they were about: they had changed what an older file said.
+        ended: Vec<String>,
+    },
+    /// A member has another config file of the same version: neither counts for the other.
+    CatalogConflict {
+        /// Position of the server.
+        server: usize,
+        /// The version.
+        version: u64,
+    },
+    /// What this node has of the catalog makes no config that can be used; it goes on with the one before.
+    CatalogInvalid {
+        /// All that is wrong, by entry.
+        why: String,
+    },
+    /// The disk did not take a change of the catalog: edits are refused.
+    CatalogNotStored {
+        /// Why.
+        why: String,
+    },
     /// A datagram was refused. All are counted; this tells of one in a second for each reason.
     Refused {
         /// Where it came from.

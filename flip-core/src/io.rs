@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::catalog::Edit;
 use crate::config::{ClusterKey, Config};
 use crate::event::{Event, Reason};
 use crate::id::{CheckRef, ItemRef};
@@ -117,6 +118,13 @@ pub enum Input<'a> {
         /// At most [`limits::ASIDE`](crate::limits::ASIDE) bytes; what is longer is not sent.
         data: Vec<u8>,
     },
+    /// An `Output::StoreCatalog` was carried out.
+    Stored {
+        /// From the output.
+        id: u64,
+        /// `Err` carries one line for people: nothing, or a part of it, is there.
+        result: Result<(), String>,
+    },
     /// Somebody who may says what to do; answered by `Output::Done`.
     Command {
         /// The driver's name for who asked.
@@ -202,6 +210,22 @@ pub enum Command {
         /// `wire::ring::key_id` of the key.
         id: u8,
     },
+    /// Changes the catalog of the whole cluster: all of the edits, or none.
+    Edit {
+        /// What, in this order.
+        edits: Vec<Edit>,
+        /// The answer waits for this node's disk only, and not for a majority's.
+        local: bool,
+        /// Also what takes more than one vote at once.
+        force: bool,
+        /// After this long the answer says how far the change has come.
+        timeout: Duration,
+    },
+    /// The config file was read again: what differs is applied, or nothing where any of it is wrong.
+    File {
+        /// Its text.
+        text: String,
+    },
 }
 
 /// Who answers for an address.
@@ -248,6 +272,16 @@ pub enum Output {
     StoreGeneration(u64),
     /// Remember these keys durably, before later outputs; the next start gets them.
     StoreKeys(StoredKeys),
+    /// Remember this of the catalog durably, and answer with `Input::Stored`; the next start gets all of it. There
+    /// is one at a time.
+    StoreCatalog {
+        /// Echoed.
+        id: u64,
+        /// What to write.
+        bytes: Vec<u8>,
+        /// Whether it replaces the file, whole and at once, or is appended to it.
+        whole: bool,
+    },
     /// Connect to `to` over TCP, send one frame (u32 big-endian length, then the bytes), read one
     /// frame and hand it in as `Input::StreamReply`. Failures are dropped: the core asks again.
     Stream {

@@ -81,6 +81,7 @@
 #![warn(missing_docs)]
 
 pub mod ballot;
+pub mod catalog;
 pub mod config;
 pub mod eligible;
 pub mod event;

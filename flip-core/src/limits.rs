@@ -7,8 +7,8 @@ use crate::wire::seal::OVERHEAD;
 
 /// Largest datagram that is sent or accepted, in bytes: fits every path MTU from 1280 up.
 pub const DATAGRAM: usize = 1200;
-/// Largest stream frame, in bytes.
-pub const FRAME: usize = 1 << 20;
+/// Largest stream frame, in bytes: the facts of 100,000 items fit.
+pub const FRAME: usize = 4 << 20;
 /// Smallest datagram that is accepted, in bytes: as long as the challenge that may answer it, so that no
 /// answer to an unknown session is longer than what asked for it.
 pub const SHORTEST: usize = OVERHEAD + HELLO;
@@ -83,7 +83,7 @@ pub const MATURE_MAX: Duration = Duration::from_secs(300);
 /// How long a leaving node waits for others to take its items before it lets go of them.
 pub const HANDOVER: Duration = Duration::from_secs(5);
 /// Items that one member may report.
-pub const FACTS: usize = 40_000;
+pub const FACTS: usize = 100_000;
 /// How often a verdict or a goodbye is repeated to one member that does not acknowledge it.
 pub const REPEATS: u32 = 12;
 /// How many random members a rumour is passed on to by each that hears it first.
@@ -122,7 +122,25 @@ pub const MOVES_SHOWN: usize = 16;
 pub const REFUSALS_KEPT: usize = 4096;
 /// How long a planned move waits for a holder that does not say that it runs the same config.
 pub const CONFIG_PATIENCE: Duration = Duration::from_secs(10);
+/// So many electorates of before are remembered: verdicts of theirs still count.
+pub const ELECTORATES: usize = 16;
 /// Up to so many items, what is left of an earlier config is dropped as soon as it is needless.
 pub const ITEMS_AT_ONCE: usize = 64;
 /// With more items, so much later for each: it costs a look at all of them.
 pub const NEEDLESS_PAUSE: Duration = Duration::from_micros(20);
+/// Bytes of one entry of the catalog.
+pub const CATALOG_ENTRY: usize = 64 << 10;
+/// Bytes of the names in the key of an entry.
+pub const CATALOG_NAME: usize = 512;
+/// Bytes of the file layer of the catalog: a config file, whose text may become a little longer.
+pub const CATALOG_FILE: usize = 2 << 20;
+/// Bytes of entries in one frame while catalogs are compared.
+pub const CATALOG_PAGE: usize = 1 << 20;
+/// Bytes of entries in one datagram.
+pub const CATALOG_DATAGRAM: usize = 900;
+/// How long a voter that accepted a change of who votes accepts no other.
+pub const PROPOSAL_LIFE: Duration = Duration::from_secs(10);
+/// Edits of one command.
+pub const EDITS: usize = 20_000;
+/// Edits that wait for a disk or for others.
+pub const EDITS_WAITING: usize = 10_000;

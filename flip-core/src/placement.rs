@@ -4,7 +4,7 @@
 //! compute the same holders.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use crate::config::{Config, Item, System, SystemKind};
 use crate::id::{ItemId, ShortId};
@@ -13,9 +13,9 @@ use crate::id::{ItemId, ShortId};
 /// one, none when nobody may.
 pub type Holders = Vec<usize>;
 
-/// Where each item of `system` belongs when everybody is up. Items that prefer a server are at home there.
-/// The others are dealt in listed order over the system's servers, each to the one that is home to the fewest
-/// so far; ties by priority, then by listed order. Without preferences that is round robin. Empty when the
+/// Where each item of `system` belongs when everybody is up. Items that prefer a server are at home there, and
+/// those that the catalog gives a home are at home where it says. The others are dealt in listed order over the
+/// system's servers, each to the one that is home to the fewest so far; ties by priority, then by listed order. Without preferences that is round robin. Empty when the
 /// system has no servers or is replicated. Retired items have none.
 #[must_use]
 pub fn homes(config: &Config, system: usize) -> Vec<usize> {
@@ -27,10 +27,17 @@ pub fn homes(config: &Config, system: usize) -> Vec<usize> {
     // Those that are retired come last.
     let items = &spec.items[..spec.items.iter().take_while(|item| !item.retired).count()];
     // Asked often, and without wishes it is simple.
-    if items.iter().all(|item| item.prefer.is_none()) {
+    if items.iter().all(|item| item.prefer.is_none() && item.home.is_none()) {
         return (0..items.len()).map(|item| members[item % members.len()]).collect();
     }
-    let preferred = |item: &Item| item.prefer.and_then(|home| members.iter().position(|m| *m == home));
+    let mut position = vec![None; config.servers.len()];
+    for (at, member) in members.iter().enumerate() {
+        position[*member] = Some(at);
+    }
+    let preferred = |item: &Item| {
+        let at = |home: Option<usize>| *position.get(home?)?;
+        at(item.prefer).or_else(|| at(item.home))
+    };
     let mut load = vec![0usize; members.len()];
     for member in items.iter().filter_map(preferred) {
         load[member] += 1;
@@ -80,23 +87,56 @@ pub fn place(config: &Config, system: usize, eligible: impl Fn(usize, usize) -> 
             placed[item].push(*home);
         }
     }
+    let mut fewest = Fewest::new(config, &members, &load);
     for (item, holders) in placed.iter_mut().enumerate() {
-        if !holders.is_empty() {
-            continue;
-        }
-        let fewest = members.iter().copied().filter(|server| eligible(*server, item)).min_by_key(|server| {
-            (
-                load[*server],
-                config.servers[*server].priority,
-                weight(spec, item, config.servers[*server].short),
-            )
-        });
-        if let Some(server) = fewest {
-            load[server] += 1;
+        if holders.is_empty()
+            && let Some(server) = fewest.take(spec, item, &eligible)
+        {
             holders.push(server);
         }
     }
     placed
+}
+
+/// The members of a system by how much they have, so that an orphan finds its place without a look at all of
+/// them.
+struct Fewest<'c> {
+    config: &'c Config,
+    /// By load and priority; the rendezvous hash decides among those that are equal.
+    waiting: BTreeMap<(usize, u64), Vec<usize>>,
+}
+
+impl<'c> Fewest<'c> {
+    fn new(config: &'c Config, members: &[usize], load: &[usize]) -> Self {
+        let mut waiting: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for server in members {
+            waiting.entry((load[*server], config.servers[*server].priority)).or_default().push(*server);
+        }
+        Self { config, waiting }
+    }
+
+    /// The eligible server that has the fewest items, which has one more from now on.
+    fn take(&mut self, spec: &System, item: usize, eligible: impl Fn(usize, usize) -> bool) -> Option<usize> {
+        let found = self.waiting.iter().find_map(|(key, servers)| {
+            let fit = servers.iter().enumerate().filter(|(_, server)| eligible(**server, item));
+            // A single one needs no hash.
+            let at = if servers.len() == 1 {
+                fit.map(|(at, _)| at).next()
+            } else {
+                fit.min_by_key(|(_, server)| weight(spec, item, self.config.servers[**server].short))
+                    .map(|(at, _)| at)
+            };
+            at.map(|at| (*key, at))
+        });
+        let ((load, priority), at) = found?;
+        let servers = self.waiting.get_mut(&(load, priority))?;
+        let server = servers.swap_remove(at);
+        if servers.is_empty() {
+            self.waiting.remove(&(load, priority));
+        }
+        self.waiting.entry((load + 1, priority)).or_default().push(server);
+        Some(server)
+    }
 }
 
 /// Rendezvous weight of a server for an item (Thaler and Ravishankar 1998): lowest wins.

@@ -105,6 +105,12 @@ pub struct Record {
     /// Whether it began or ended: drained, inactive, unclean, healthy, leased, present, given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on: Option<bool>,
+    /// Version of a config file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Edits that a config file ended, by what they were about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<String>,
     /// Ids of keys, the one that seals first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
@@ -168,6 +174,8 @@ impl Record {
             mac: None,
             times: None,
             on: None,
+            version: None,
+            ended: Vec::new(),
             keys: Vec::new(),
         }
     }
@@ -209,7 +217,7 @@ impl Record {
             &self.mac,
         ];
         let texts: usize = texts.into_iter().flatten().map(String::capacity).sum();
-        let lists = self.voters.iter().chain(&self.keys);
+        let lists = self.voters.iter().chain(&self.keys).chain(&self.ended);
         let lists: usize = lists.map(|text| text.capacity() + size_of::<String>()).sum();
         let words = owned(&self.kind) + owned(&self.text);
         let words = words + [&self.reason, &self.action].into_iter().flatten().map(owned).sum::<usize>();

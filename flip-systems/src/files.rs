@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use flip_core::catalog::{self, File, Local};
 use flip_core::config::{
     self, Config, Overrides, Problem, Script, ScriptFound, ScriptNames, Severity, Source,
 };
@@ -27,6 +28,10 @@ pub struct Read {
     pub warnings: Vec<Problem>,
     /// The scripts that it names, compiled.
     pub scripts: Scripts,
+    /// What it says to the whole cluster.
+    pub file: File,
+    /// What it says to this server alone.
+    pub local: Local,
     /// What it was read from.
     pub files: Files,
 }
@@ -95,7 +100,7 @@ pub fn read(path: &Path, id: Option<&str>, registry: &Registry) -> Result<Read, 
         None => None,
     };
     let key = key_file.as_ref().map(|(content, _)| content.as_slice());
-    let (loaded, scripts) = files.load(key).map_err(ReadError::Config)?;
+    let (loaded, scripts, (file, local)) = files.load(key).map_err(ReadError::Config)?;
     let mut warnings = loaded.warnings;
     if let Some((_, Some(message))) = &key_file {
         let help = "chmod 600 the file: whoever reads it can forge messages of this cluster";
@@ -103,7 +108,7 @@ pub fn read(path: &Path, id: Option<&str>, registry: &Registry) -> Result<Read, 
         let source = files.source(&source);
         warnings.push(Problem::at(&source, Severity::Warning, &["key_file"], message, Some(help)));
     }
-    Ok(Read { config: loaded.config, warnings, scripts, files })
+    Ok(Read { config: loaded.config, warnings, scripts, file, local, files })
 }
 
 /// The scripts that a config names, but for those that are native.
@@ -132,7 +137,7 @@ impl Files {
     /// # Errors
     /// All that is wrong with them: one line for each, with file and line.
     pub fn scripts(&self) -> Result<Scripts, Vec<String>> {
-        self.load(Some(SOME_KEY)).map(|(_, scripts)| scripts).map_err(|problems| {
+        self.load(Some(SOME_KEY)).map(|(_, scripts, _)| scripts).map_err(|problems| {
             let mut lines = Vec::new();
             for problem in problems.into_iter().filter(|problem| problem.severity == Severity::Error) {
                 let line = match problem.help {
@@ -148,12 +153,18 @@ impl Files {
         })
     }
 
-    /// Whether the config's file says something else now than when it was read.
+    /// What the config's file says now.
     ///
     /// # Errors
     /// When it cannot be read: one line for people.
-    pub fn differs(&self) -> Result<bool, String> {
-        read_text(&self.path).map(|text| text != self.text)
+    pub fn text_now(&self) -> Result<String, String> {
+        read_text(&self.path)
+    }
+
+    /// What the config's file said when it was read.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// A relative path in the config is meant from the config's own folder.
@@ -161,7 +172,10 @@ impl Files {
         self.path.parent().unwrap_or(Path::new("")).join(path)
     }
 
-    fn load(&self, key_file: Option<&[u8]>) -> Result<(config::Loaded, Scripts), Vec<Problem>> {
+    fn load(
+        &self,
+        key_file: Option<&[u8]>,
+    ) -> Result<(config::Loaded, Scripts, (File, Local)), Vec<Problem>> {
         let file = self.file();
         let dir = self.beside(self.names.dir.as_deref().unwrap_or(DIR));
         let mut scripts = Scripts::default();
@@ -178,7 +192,9 @@ impl Files {
             key_file: key_file.filter(|_| config::key_file_path(&source).is_some()),
             scripts: &told,
         };
-        Ok((config::load(&source, &overrides)?, scripts))
+        let loaded = config::load(&source, &overrides)?;
+        let parts = catalog::open(source.text, &loaded.config, &told);
+        Ok((loaded, scripts, parts))
     }
 }
 
@@ -310,10 +326,10 @@ mod tests {
         let why = read.files.scripts().unwrap_err();
         assert!(why.iter().any(|why| why.contains("scripts/s.lua")), "{why:?}");
 
-        assert_eq!(read.files.differs(), Ok(false));
+        assert_eq!(read.files.text_now().as_deref(), Ok(read.files.text()));
         std::fs::write(&path, text + "\n").unwrap();
-        assert_eq!(read.files.differs(), Ok(true));
+        assert_ne!(read.files.text_now().as_deref(), Ok(read.files.text()));
         std::fs::remove_file(&path).unwrap();
-        assert!(read.files.differs().unwrap_err().contains("cannot read the config"));
+        assert!(read.files.text_now().unwrap_err().contains("cannot read the config"));
     }
 }

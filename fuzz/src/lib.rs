@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use flip_core::catalog::{self, Local};
 use flip_core::config::{self, Config, Overrides, Source};
 use flip_core::stored::{self, StoredKeys};
 use flip_core::wire::message::{self, Hello, Message, Ping};
@@ -76,7 +77,11 @@ fn feed(node: &mut Node, input: Input<'_>, now: Time) -> Done {
 
 fn fresh() -> Node {
     let start = Start { generation: 7, seed: [7; 32], keys: None };
-    Node::new(Arc::clone(&configs()[1]), start, START)
+    let config = &configs()[1];
+    let mut node = Node::new(Arc::clone(config), start, START);
+    let (file, local) = catalog::open(CLUSTER, config, &[]);
+    node.set_catalog(catalog::Catalog::new(file), local);
+    node
 }
 
 /// A node b that knows the session of a, the seals of that a, and the time.
@@ -186,6 +191,13 @@ pub fn config(data: &[u8]) {
 pub fn state_file(data: &[u8]) {
     if let Ok(generation) = stored::generation(data) {
         assert_eq!(stored::generation(format!("{generation}\n").as_bytes()), Ok(generation));
+    }
+    if let Ok((catalog, torn)) = catalog::disk::read(data) {
+        let again = catalog::disk::read(&catalog::disk::whole(&catalog)).expect("what was written is read");
+        assert!(!again.1 && again.0.brief() == catalog.brief());
+        assert!(!torn || !data.is_empty());
+        let key = configs()[1].key.clone();
+        let _ = catalog::config(&catalog, &Local::alone("b", key));
     }
     if let Ok(keys) = StoredKeys::from_bytes(data) {
         assert_eq!(StoredKeys::from_bytes(&keys.to_bytes()), Ok(keys));

@@ -244,6 +244,7 @@ impl Driver {
             | Output::Done { .. }
             | Output::Heard { .. }
             | Output::StoreKeys(_)
+            | Output::StoreCatalog { .. }
             | Output::Config(_)
             | Output::Refused { .. } => {}
         }

@@ -10,14 +10,14 @@ use flip_core::status::{PrivilegeStatus, Status};
 use flip_core::stored::StoredKeys;
 use flip_core::{Node, Time};
 use flip_systems::clock;
-use flip_systems::flip::Program;
+use flip_systems::flip::{Program, Stored};
 use flip_systems::lua::Plugins;
 use tokio::sync::watch;
 
 use super::log::Log;
 use super::pictures::Pictures;
 use super::service::Service;
-use super::state::State;
+use super::state::{State, Writer};
 use super::told;
 
 /// How long the process may take to end, once the node has left.
@@ -26,6 +26,7 @@ const ENDING: Duration = Duration::from_secs(5);
 /// What it is made of.
 pub struct Given {
     pub state: State,
+    pub writer: Writer,
     pub plugins: Option<Arc<Mutex<Plugins>>>,
     /// How long plugins may take to end.
     pub limit: Duration,
@@ -94,6 +95,10 @@ impl Program for Around {
                  and repeat the change of keys"
             );
         }
+    }
+
+    fn store_catalog(&mut self, bytes: Vec<u8>, whole: bool, done: Stored) {
+        self.given.writer.store(bytes, whole, done);
     }
 
     fn due(&self) -> Option<Time> {

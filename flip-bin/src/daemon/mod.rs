@@ -25,9 +25,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use flip_core::Time;
-use flip_core::config::{Config, LogLevel};
+use flip_core::config::LogLevel;
 use flip_core::status::PrivilegeStatus;
+use flip_core::{Time, catalog};
 use flip_systems::clock;
 use flip_systems::files::{Files, Read};
 use flip_systems::flip::{End, Error, Flip};
@@ -49,7 +49,7 @@ const REFUSED: u8 = 3;
 
 pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
     let from = ConfigArgs { config, id: args.id.clone() };
-    let Read { config, warnings, scripts, files } = match config::read(&from) {
+    let Read { config, warnings, scripts, file, local, files } = match config::read(&from) {
         Ok(read) => read,
         Err(Refused(text)) => {
             writeln!(std::io::stderr(), "{text}")?;
@@ -75,7 +75,7 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
     });
     let beside = from.config.parent().unwrap_or(Path::new("")).to_owned();
     let host = Host { dir, beside, privileges, service };
-    let result = runtime.block_on(start(args, Arc::new(config), scripts, files, host));
+    let result = runtime.block_on(start(args, (file, local), scripts, files, host));
     // Tasks that still run are dropped, and the last lines of the log written.
     runtime.shutdown_background();
     drop(log);
@@ -92,9 +92,18 @@ struct Host {
     service: Option<service::Service>,
 }
 
-async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts, files: Files, host: Host) -> Outcome {
+async fn start(
+    args: DaemonArgs,
+    (file, local): (catalog::File, catalog::Local),
+    scripts: Scripts,
+    files: Files,
+    host: Host,
+) -> Outcome {
     let Host { dir, beside, privileges, service } = host;
     let state = state::State::open(&dir)?;
+    let begun = catalog::begin(&file, &local, state.catalog()?)?;
+    begun.notes.iter().for_each(|note| tracing::warn!("{note}"));
+    let config = Arc::new(begun.config);
     privileges::log(&privileges);
     let builder = Flip::builder(Arc::clone(&config)).bind().await?;
     let socket = Socket::bind(&args.state.socket.unwrap_or_else(|| dir.join(paths::SOCKET)))?;
@@ -112,12 +121,14 @@ async fn start(args: DaemonArgs, config: Arc<Config>, scripts: Scripts, files: F
         _ => None,
     };
     let builder = builder.generation(state.next_generation()?).keys(state.keys()?);
+    let (builder, writer) = (builder.catalog(begun.catalog, local), state.writer()?);
     if config.is_urgent() {
         raise_priority();
     }
     let access = tcp.as_ref().map(Tcp::access);
     let reload = Arc::new(Reload::new(files, engine, plugins.clone(), access, builder.handle()));
-    let given = around::Given { state, plugins, limit: config.timing.hook_timeout, privileges, service };
+    let given =
+        around::Given { state, writer, plugins, limit: config.timing.hook_timeout, privileges, service };
     let (around, changes) = around::Around::new(given);
     let flip = builder.program(around).start().await?;
     serve(flip, (socket, tcp), reload, changes).await

@@ -1,8 +1,10 @@
-//! Reads scripts again, and the tokens and certificates of the API: all are compiled and checked first, then they take
-//! the place of the old ones at once.
+//! Reads scripts again, the tokens and certificates of the API, and the config. All scripts are compiled and checked
+//! first, then they take the place of the old ones at once; then the config is looked at as a whole, and what differs
+//! is applied.
 
 use std::sync::{Arc, Mutex};
 
+use flip_core::Command;
 use flip_systems::Handle;
 use flip_systems::files::Files;
 use flip_systems::flip::Refusal;
@@ -17,8 +19,8 @@ pub struct Reload {
     plugins: Option<Arc<Mutex<Plugins>>>,
     access: Option<Arc<Access>>,
     node: Handle,
-    /// One at a time.
-    turn: tokio::sync::Mutex<()>,
+    /// The text of the config that counts. One at a time.
+    turn: tokio::sync::Mutex<String>,
 }
 
 impl Reload {
@@ -29,14 +31,18 @@ impl Reload {
         access: Option<Arc<Access>>,
         node: Handle,
     ) -> Self {
-        Self { files, engine, plugins, access, node, turn: tokio::sync::Mutex::default() }
+        let turn = tokio::sync::Mutex::new(files.text().to_owned());
+        Self { files, engine, plugins, access, node, turn }
     }
 
     /// Reads them, and tells what came of it: whoever asked, the log, and all who listen to events.
     pub async fn run(&self) -> Result<String, Refusal> {
-        let _turn = self.turn.lock().await;
+        let mut text = self.turn.lock().await;
         let result = match self.access().await {
-            Ok(()) => self.scripts().await,
+            Ok(()) => match self.scripts().await {
+                Ok(what) => self.config(&mut text).await.map(|config| format!("{what}; {config}")),
+                Err(why) => Err(why),
+            },
             Err(why) => Err(format!("nothing was changed: {why}")),
         };
         self.node.reloaded(result).await
@@ -48,24 +54,33 @@ impl Reload {
         read.map_err(|error| format!("a fault in flip: {error}"))?.map_err(|error| format!("{error:#}"))
     }
 
+    /// Applies what differs in the config's file.
+    async fn config(&self, applied: &mut String) -> Result<String, String> {
+        let files = self.files.clone();
+        let read = tokio::task::spawn_blocking(move || files.text_now()).await;
+        let text = read.map_err(|error| format!("a fault in flip: {error}"))??;
+        if text == *applied {
+            return Ok("the config did not change".into());
+        }
+        let done = self.node.command(Command::File { text: text.clone() }).await;
+        let done = done.map_err(|why| format!("the config: {why}"))?;
+        *applied = text;
+        Ok(done)
+    }
+
     async fn scripts(&self) -> Result<String, String> {
         let files = self.files.clone();
         // Reading and compiling take time that the loop does not have.
-        let read = tokio::task::spawn_blocking(move || (files.scripts(), files.differs()));
-        let (scripts, differs) = read.await.map_err(|error| format!("a fault in flip: {error}"))?;
-        let note = match differs {
-            Ok(false) => String::new(),
-            Ok(true) => "; the config changed too: that needs a restart".to_owned(),
-            Err(why) => format!("; {why}"),
-        };
-        let refused = |why: &str| format!("nothing was changed: {why}{note}");
+        let read = tokio::task::spawn_blocking(move || files.scripts());
+        let scripts = read.await.map_err(|error| format!("a fault in flip: {error}"))?;
+        let refused = |why: &str| format!("nothing was changed: {why}");
         let scripts = scripts.map_err(|problems| refused(&problems.join("; ")))?;
         let Some(engine) = &self.engine else {
-            return Ok(format!("the config names no scripts, so there is nothing to read again{note}"));
+            return Ok("the config names no scripts".to_owned());
         };
         let changed = engine.scripts().changed_in(&scripts);
         if changed.is_empty() {
-            return Ok(format!("no script changed{note}"));
+            return Ok("no script changed".to_owned());
         }
         let restarted = match &self.plugins {
             Some(plugins) => Plugins::reload(plugins, engine, &scripts).await.map_err(|why| refused(&why))?,
@@ -77,6 +92,6 @@ impl Reload {
             [] => String::new(),
             names => format!("; plugins started again: {}", names.join(", ")),
         };
-        Ok(format!("{} of {all} scripts changed: {}{plugins}{note}", changed.len(), changed.join(", ")))
+        Ok(format!("{} of {all} scripts changed: {}{plugins}", changed.len(), changed.join(", ")))
     }
 }

@@ -12,6 +12,7 @@
 //!   count it in before the clock is right and the daemon was started again. Nobody else is harmed: what
 //!   an earlier life promised is waited out (rule R4) and not known by its number.
 
+mod catalog;
 mod keys;
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -20,6 +21,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+pub use catalog::Writer;
 use flip_systems::clock;
 use rustix::fs::{FlockOperation, flock};
 

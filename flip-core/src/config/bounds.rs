@@ -4,12 +4,16 @@ use std::ops::RangeInclusive;
 
 /// Largest config file, in bytes.
 pub const FILE: usize = 1 << 20;
+/// Largest text of everything in a catalog, in bytes.
+pub const DOCUMENT: usize = 64 << 20;
+/// `version`: one that every JSON reader takes for a whole number.
+pub const VERSION: RangeInclusive<u64> = 0..=1 << 53;
 /// Servers of a cluster.
 pub const SERVERS: usize = 4096;
 /// Systems of a cluster.
 pub const SYSTEMS: usize = 1000;
 /// Items of one system.
-pub const ITEMS: usize = 10_000;
+pub const ITEMS: usize = 100_000;
 /// Addresses of one item: they are put there in one exchange with the kernel.
 pub const PARTS: usize = 64;
 /// Addresses of all items.

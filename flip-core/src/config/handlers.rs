@@ -10,7 +10,12 @@ use super::written::WrittenSystem;
 
 /// The handler that runs where an item arrives; by default `<name>_up`.
 pub(super) fn alive_name(system: &WrittenSystem) -> String {
-    system.alive.as_ref().map_or_else(|| format!("{}_up", system.name.value), |alive| alive.value.clone())
+    alive_of(&system.name.value, system.alive.as_ref().map(|alive| alive.value.as_str()))
+}
+
+/// The same of a system of this name that says this under `alive`.
+pub(crate) fn alive_of(name: &str, alive: Option<&str>) -> String {
+    alive.map_or_else(|| format!("{name}_up"), str::to_owned)
 }
 
 /// The handler that runs where an item leaves; by default `<name>_down`.

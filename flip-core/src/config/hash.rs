@@ -97,6 +97,10 @@ impl Config {
                     digest.text("prefer");
                     [index, at, server].iter().for_each(|number| digest.number(*number as u64));
                 }
+                if let Some(server) = item.home {
+                    digest.text("home");
+                    [index, at, server].iter().for_each(|number| digest.number(*number as u64));
+                }
                 let Some(ip) = &item.ip else { continue };
                 if let Some(mac) = ip.parts.iter().find_map(|part| part.mac) {
                     digest.text("mac");
@@ -267,6 +271,7 @@ mod tests {
             c.systems[0].items[0].name += &item.name;
         }));
         assert!(changed(|c| c.systems[0].items[1].prefer = Some(0)));
+        assert!(changed(|c| c.systems[0].items[1].home = Some(0)));
         assert!(changed(|c| c.systems[0].items[1].ip = group(&["10.0.0.1", "10.0.0.2"])));
         assert!(changed(|c| c.systems[0].items[1].isolated = Isolated::Drop));
         assert!(changed(|c| c.systems[0].items[1].isolated = Isolated::Take));

@@ -105,6 +105,7 @@ fn merge_system(
 fn as_it_was(before: &Item, wanted: &Item) -> Item {
     Item {
         prefer: wanted.prefer,
+        home: wanted.home,
         checks: wanted.checks.clone(),
         when_all_fail: wanted.when_all_fail,
         retired: false,
@@ -121,7 +122,7 @@ fn retired(old: &Config, system: usize, named: impl Fn(ItemId) -> bool, needs: &
     };
     items
         .filter(|(at, item)| !named(item.id) && needed(*at))
-        .map(|(_, item)| Item { prefer: None, checks: Vec::new(), retired: true, ..item.clone() })
+        .map(|(_, item)| Item { prefer: None, home: None, checks: Vec::new(), retired: true, ..item.clone() })
         .collect()
 }
 

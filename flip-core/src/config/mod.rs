@@ -44,12 +44,14 @@ pub use admin::{Admin, AdminTls};
 pub use announce::{Announce, Notify};
 pub use checks::{Check, CheckKind, WhenAllFail};
 pub use foreign::{CONFLICT_NAMES, PROBE, PROBE_MOST};
+pub(crate) use handlers::alive_of;
 pub use hooks::{Hooks, OnExit};
 pub use ip::{AUTO, Interface, IpItem, IpPart, IpRoute, IpRule, Scope, parse_vip};
 pub(crate) use merge::{Needs, merge};
 pub use privileges::{Capability, Keep, Privileges};
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};
+pub(crate) use read::{item_name, load_with_key, to_json};
 pub use scripts::{LuaConfig, Script, ScriptFound, ScriptNames, script_names};
 pub use servers::Servers;
 pub use source::Source;
@@ -205,6 +207,9 @@ pub struct Item {
     pub id: ItemId,
     /// Position of the server that is its home by wish (`prefer`).
     pub prefer: Option<usize>,
+    /// Position of the server that is its home by the catalog: where it stays when servers or items come and go.
+    /// `prefer` is stronger.
+    pub home: Option<usize>,
     /// The system's `isolated`, or its own.
     pub isolated: Isolated,
     /// What tells whether a server is fit to hold this item, beside the checks of its system.
@@ -228,6 +233,7 @@ impl Item {
             name: name.to_owned(),
             id: ItemId::of(system, name),
             prefer: None,
+            home: None,
             isolated: Isolated::default(),
             checks: Vec::new(),
             when_all_fail: WhenAllFail::default(),

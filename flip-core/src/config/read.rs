@@ -2,10 +2,10 @@
 
 use super::problem::{Problem, Problems};
 use super::raw::{self, Node};
-use super::resolve::{self, Derive};
+use super::resolve::{self, Secrets};
 use super::scripts::Script;
 use super::source::{At, Source, Span};
-use super::{Config, bounds, key, syntax, written};
+use super::{ClusterKey, Config, bounds, key, syntax, written};
 
 /// What the config does not say itself. Reading files and asking the host is the caller's.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,16 +57,43 @@ pub fn has_key(source: &Source, path: &[&str]) -> bool {
 /// All that is wrong with the file, in its order: at least one error, and the warnings. Of a file that
 /// is not JSON, the first place where it is not.
 pub fn load(source: &Source, overrides: &Overrides) -> Result<Loaded, Vec<Problem>> {
-    load_with(source, overrides, key::derive)
+    load_with(source, overrides, Secrets::Derive(key::derive))
+}
+
+/// Reads a text whose key is known already: none of its words about a key counts. The text may be longer than a
+/// file: a catalog makes it.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_with_key(
+    source: &Source,
+    overrides: &Overrides,
+    key: &ClusterKey,
+) -> Result<Loaded, Vec<Problem>> {
+    load_with(source, overrides, Secrets::Known(key))
+}
+
+/// A text as JSON, if it is some; of a key that is there twice, the first.
+pub(crate) fn to_json(text: &str) -> Option<serde_json::Value> {
+    let source = Source { file: "", text: text.strip_prefix('\u{feff}').unwrap_or(text) };
+    let root = raw::parse(source.text).ok()??;
+    Node::root(&root).json(&mut Problems::new(&source))
+}
+
+/// What an entry of `data` is called, from its JSON text; none when it cannot be one.
+pub(crate) fn item_name(text: &str, is_ip: bool) -> Option<String> {
+    let source = Source { file: "", text };
+    let root = raw::parse(text).ok()??;
+    written::item_name(&Node::root(&root), is_ip, &mut Problems::new(&source))
 }
 
 pub(super) fn load_with(
     source: &Source,
     overrides: &Overrides,
-    derive: Derive,
+    secrets: Secrets<'_>,
 ) -> Result<Loaded, Vec<Problem>> {
     let mut problems = Problems::new(source);
-    let config = read(overrides, derive, &mut problems);
+    let config = read(overrides, secrets, &mut problems);
     let (problems, failed) = problems.finish();
     match config {
         Some(config) if !failed => Ok(Loaded { config, warnings: problems }),
@@ -74,11 +101,16 @@ pub(super) fn load_with(
     }
 }
 
-fn read(overrides: &Overrides, derive: Derive, problems: &mut Problems) -> Option<Config> {
+fn read(overrides: &Overrides, secrets: Secrets<'_>, problems: &mut Problems) -> Option<Config> {
     let text = problems.text.text();
     let start = At { span: Span::new(0, 1), path: String::new() };
-    if text.len() > bounds::FILE {
-        let message = format!("the file has {} bytes, expected at most {} (1 MiB)", text.len(), bounds::FILE);
+    let longest = match secrets {
+        Secrets::Derive(_) => bounds::FILE,
+        Secrets::Known(_) => bounds::DOCUMENT,
+    };
+    if text.len() > longest {
+        let mib = longest >> 20;
+        let message = format!("the file has {} bytes, expected at most {longest} ({mib} MiB)", text.len());
         problems.error_help(&start, message, "is this really a config of flip?");
         return None;
     }
@@ -100,5 +132,5 @@ fn read(overrides: &Overrides, derive: Derive, problems: &mut Problems) -> Optio
         }
     };
     let written = written::read(&Node::root(&root), problems)?;
-    resolve::resolve(&written, overrides, derive, problems)
+    resolve::resolve(&written, overrides, secrets, problems)
 }

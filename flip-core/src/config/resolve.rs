@@ -19,11 +19,20 @@ use crate::{limits, quorum};
 /// How a secret becomes a key; an argument, because the real one is slow on purpose.
 pub(super) type Derive = fn(Secret, &str) -> Result<ClusterKey, argon2::Error>;
 
+/// Where the key comes from.
+#[derive(Clone, Copy)]
+pub(super) enum Secrets<'a> {
+    /// From what the file says.
+    Derive(Derive),
+    /// It is known, whatever the file says.
+    Known(&'a ClusterKey),
+}
+
 /// The config that a file means, unless an error was reported.
 pub(super) fn resolve(
     written: &Written,
     overrides: &Overrides,
-    derive: Derive,
+    secrets: Secrets<'_>,
     problems: &mut Problems,
 ) -> Option<Config> {
     if written.servers.is_empty() {
@@ -41,7 +50,10 @@ pub(super) fn resolve(
     }
     ip::check_settings(written, problems);
     let items = read_items(written, me, &memberships, problems);
-    let secret = key::choose(written, overrides.key_file, problems);
+    let secret = match secrets {
+        Secrets::Derive(derive) => Ok((key::choose(written, overrides.key_file, problems), derive)),
+        Secrets::Known(key) => Err(key),
+    };
     policy::check(written, voters.as_ref().map(Vec::len), quorum, overrides.scripts, problems);
     checks::warn(written, problems);
     scripts::check_plugins(&written.lua, overrides.scripts, problems);
@@ -62,9 +74,10 @@ pub(super) fn resolve(
             retired: false,
         });
     }
-    let key = match derive(secret, &written.cluster_id) {
-        Ok(key) => key,
-        Err(error) => {
+    let key = match secret.map(|(secret, derive)| derive(secret, &written.cluster_id)) {
+        Err(key) => key.clone(),
+        Ok(Ok(key)) => key,
+        Ok(Err(error)) => {
             let at = written.key.as_ref().or(written.key_file.as_ref()).map_or(&written.at, |key| &key.at);
             let message = format!("the passphrase cannot be made a key: {error}");
             problems.error_help(at, message, "free 19 MiB of memory, or use a key that `flip keygen` prints");
@@ -340,6 +353,7 @@ fn read_items_of<'w>(
             id: ItemId::of(&system.name.value, &name.value),
             prefer: (item.prefer.as_ref())
                 .and_then(|id| find_preferred(id, system, members, written, problems)),
+            home: None,
             isolated: policy::isolated_of(item, system),
             checks: item.checks.clone(),
             when_all_fail: (item.when_all_fail.as_ref())

@@ -18,6 +18,7 @@ use super::{Check, Isolated, LogLevel, Profile, SystemKind, WhenAllFail, checks,
 
 const KEYS: &[&str] = &[
     "id",
+    "version",
     "quorum",
     "voters",
     "profile",
@@ -199,6 +200,10 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
         let names = names.iter().filter_map(|name| name.text("a server id", problems)).collect();
         Some(node.spanned(names))
     });
+    if let Some(node) = fields.get("version") {
+        // What it means is the catalog's.
+        node.whole("the version of this file", bounds::VERSION, problems);
+    }
     let servers = read_servers(root, fields.get("servers"), problems);
     let lua = scripts::read(&fields, problems);
     let privileges = privileges::read(&fields, problems);
@@ -425,6 +430,12 @@ fn read_items(node: &Node, system: &WrittenSystem, problems: &mut Problems) -> V
     }
     let read = if ip::is_ip(system) { ip::item::read } else { policy::item };
     elements.iter().filter_map(|element| read(element, problems)).collect()
+}
+
+/// What an entry of `data` is called.
+pub(super) fn item_name(node: &Node, is_ip: bool, problems: &mut Problems) -> Option<String> {
+    let read = if is_ip { ip::item::read } else { policy::item };
+    Some(read(node, problems)?.name.value)
 }
 
 fn read_config(node: Option<&Node>, problems: &mut Problems) -> Vec<Setting> {

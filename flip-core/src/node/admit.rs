@@ -19,7 +19,7 @@ use crate::limits;
 use crate::loss::Purpose;
 use crate::time::Time;
 use crate::translation::Translation;
-use crate::wire::message::{self, Duplicate, Hello, Message, State, decode_all};
+use crate::wire::message::{self, Duplicate, Hello, Message, decode_all};
 use crate::wire::seal::{Header, OVERHEAD};
 
 /// Datagrams that did not open before a person is told.
@@ -283,20 +283,16 @@ impl Node {
         self.outputs.push_back(Output::Datagram { to, data });
     }
 
-    /// The frame of a stream, if it is a state of a live session.
-    pub(super) fn open_state(&mut self, data: &[u8], now: Time) -> Option<(usize, State)> {
+    /// What the frame of a stream holds, if it is of a live session.
+    pub(super) fn open_frame(&mut self, data: &[u8], now: Time) -> Option<(usize, Message)> {
         let (header, standing, body) = self.admit(None, data, limits::FRAME, now).ok()?;
         if standing != Standing::Live {
             self.on_unproven(None, data.len(), &header, standing, None, now);
             return None;
         }
-        match decode_all(&body).ok()?.pop()? {
-            Message::State(state) => {
-                self.tally.received.add(13, body.len());
-                Some((header.server, state))
-            }
-            _ => None,
-        }
+        let message = decode_all(&body).ok()?.pop()?;
+        self.tally.received.add(message.kind(), body.len());
+        Some((header.server, message))
     }
 
     /// Another member says that this process is the second under its id. It is the younger one when the
@@ -341,7 +337,7 @@ impl Node {
     /// What a person has to look at.
     pub(super) fn hints(&self, now: Time) -> Vec<String> {
         let recent = |at: Time| now.since(at) <= limits::HINT_LIFE;
-        let mut hints = Vec::new();
+        let mut hints = self.catalog_hints();
         for (server, unopened) in &self.refused.unopened {
             let heard = self.sessions.heard(*server).is_some_and(|heard| heard >= unopened.first);
             if !recent(unopened.last) || unopened.count < HINT_AFTER || heard {

@@ -29,7 +29,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ use crate::view::Life;
 #[derive(Debug)]
 pub(super) struct Adoption {
     /// What was handed in last.
-    wanted: Arc<Config>,
+    pub(super) wanted: Arc<Config>,
     /// When that was; none when it was at the start.
     since: Option<Time>,
     /// Items that have to go from here before they are what they should be.
@@ -64,6 +64,22 @@ pub(super) struct Adoption {
     left: bool,
     /// When that may be looked at again.
     next: Time,
+    /// Who voted before, oldest first, by the hashes of the configs.
+    formers: VecDeque<(u32, Electorate)>,
+}
+
+/// Who votes, and how many of them are a quorum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Electorate {
+    pub(super) voters: BTreeSet<ShortId>,
+    pub(super) quorum: usize,
+}
+
+impl Electorate {
+    pub(super) fn of(config: &Config) -> Self {
+        let voters = config.voters.iter().map(|voter| config.servers[*voter].short).collect();
+        Self { voters, quorum: config.quorum }
+    }
 }
 
 impl Adoption {
@@ -75,7 +91,21 @@ impl Adoption {
             retired: BTreeMap::new(),
             left: false,
             next: Time::ZERO,
+            formers: VecDeque::new(),
         }
+    }
+
+    /// Who voted under a config before, if this life still knows.
+    pub(super) fn former(&self, hash: u32) -> Option<&Electorate> {
+        self.formers.iter().find(|(known, _)| *known == hash).map(|(_, electorate)| electorate)
+    }
+
+    fn voted(&mut self, hash: u32, electorate: Electorate) {
+        self.formers.retain(|(known, _)| *known != hash);
+        if self.formers.len() >= limits::ELECTORATES {
+            self.formers.pop_front();
+        }
+        self.formers.push_back((hash, electorate));
     }
 }
 
@@ -144,12 +174,12 @@ impl Node {
     /// Gives everything that this node knows its new positions. Gives back the checks that are new.
     fn translate(&mut self, to: &Translation, old: &Config, now: Time) -> Vec<usize> {
         let config = Arc::clone(&self.config);
-        let voters = |config: &Config| -> (usize, BTreeSet<ShortId>) {
-            (config.quorum, config.voters.iter().map(|voter| config.servers[*voter].short).collect())
-        };
         let electorate = self.adoption.wanted.voters_hash();
         self.translate_cases(to, electorate != self.electorate);
-        if voters(old) != voters(&config) {
+        if electorate != self.electorate {
+            self.adoption.voted(self.electorate, Electorate::of(old));
+        }
+        if Electorate::of(old) != Electorate::of(&config) {
             mark!("adopt: other voters");
             self.leases.electorate_changed(&config, now);
         }

@@ -11,9 +11,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::adopt::Electorate;
 use super::{Node, Timer};
 use crate::ballot::evidence;
 use crate::event::{AbstainReason, CaseCause, Event};
+use crate::id::ShortId;
 use crate::limits;
 use crate::loss::{Purpose, pings_needed};
 use crate::marks::mark;
@@ -436,17 +438,26 @@ impl Node {
         self.accept_verdict(server, verdict, now);
     }
 
-    /// True when a verdict carries what a verdict needs: a quorum of distinct voters of this electorate.
+    /// True when a verdict carries what a verdict needs: a quorum of distinct voters of this electorate, or of one that
+    /// this node worked with before. A verdict is never undone for its generation, so a change of who votes does not
+    /// undo it either: who was away meanwhile has to hear of it all the same.
     pub(super) fn is_valid(&self, verdict: &Verdict) -> bool {
-        let voters: BTreeSet<_> = verdict
-            .ballots
-            .iter()
-            .filter_map(|ballot| self.server_of(*ballot))
-            .filter(|voter| self.config.voters.binary_search(voter).is_ok())
-            .collect();
-        verdict.electorate == self.electorate
-            && quorum::is_verdict(voters.len(), self.config.quorum)
-            && self.server_of(verdict.about).is_some_and(|subject| !voters.contains(&subject))
+        let electorate = if verdict.electorate == self.electorate {
+            Some(Electorate::of(&self.config))
+        } else {
+            self.adoption.former(verdict.electorate).cloned()
+        };
+        let Some(Electorate { voters, quorum }) = electorate else { return false };
+        let ballots = verdict.ballots.iter().map(|ballot| ShortId(ballot.id));
+        let cast: BTreeSet<_> = ballots.filter(|voter| voters.contains(voter)).collect();
+        quorum::is_verdict(cast.len(), quorum)
+            && self.server_of(verdict.about).is_some()
+            && !cast.contains(&ShortId(verdict.about.id))
+    }
+
+    /// Whether this is who votes now, or voted before in this life.
+    pub(super) fn knows_electorate(&self, electorate: u32) -> bool {
+        electorate == self.electorate || self.adoption.former(electorate).is_some()
     }
 
     /// Ends a case without a word: the subject is down, left or replaced.

@@ -175,7 +175,9 @@ impl Node {
             | Command::Asked { .. }
             | Command::Announce { .. }
             | Command::SetFact { .. }
-            | Command::SetActive { .. } => return,
+            | Command::SetActive { .. }
+            | Command::Edit { .. }
+            | Command::File { .. } => return,
         };
         let (what, next) = match plan {
             Ok(plan) => plan,

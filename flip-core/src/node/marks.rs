@@ -180,6 +180,9 @@ impl Node {
             Command::KeyAdd { .. } | Command::KeyUse { .. } | Command::KeyRemove { .. } => {
                 return self.on_key_command(asker, command, now);
             }
+            Command::Edit { .. } | Command::File { .. } => {
+                return self.on_edit_command(asker, command, now);
+            }
         };
         self.outputs.push_back(Output::Done { asker, result });
     }

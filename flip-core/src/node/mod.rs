@@ -10,6 +10,7 @@ mod adopt;
 mod aside;
 mod bodies;
 mod cases;
+mod catalog;
 mod census;
 mod damping;
 mod health;
@@ -70,6 +71,7 @@ use admit::Refused;
 use adopt::Adoption;
 use bodies::Bodies;
 use cases::Case;
+use catalog::Replica;
 use damping::Flaps;
 use health::Health;
 use isolation::{Alone, Witness};
@@ -146,6 +148,7 @@ pub struct Node {
     electorate: u32,
     content: u64,
     bodies: Bodies,
+    replica: Option<Replica>,
     outputs: VecDeque<Output>,
     refused: Refused,
     sent: (u64, u64),
@@ -205,6 +208,8 @@ enum Timer {
     Ground,
     /// What is left of an earlier config may have become needless.
     Adopt,
+    /// Say entries of the catalog again, or answer those who waited for others to have them.
+    Catalog,
 }
 
 #[derive(Debug, Default)]
@@ -273,6 +278,7 @@ impl Node {
             electorate: config.voters_hash(),
             content: config.content_hash(),
             bodies: Bodies::default(),
+            replica: None,
             outputs: VecDeque::new(),
             refused: Refused::new(),
             sent: (0, 0),
@@ -328,6 +334,7 @@ impl Node {
             Input::Confirmed { item, by, answered } => self.on_confirmed_by(item, by, answered, now),
             Input::Say { to, topic, data } => self.say(to, topic, data),
             Input::Command { asker, command } => self.on_command(asker, &command, now),
+            Input::Stored { id, result } => self.on_stored(id, result, now),
         }
         self.work_off(now);
     }
@@ -429,6 +436,7 @@ impl Node {
                 Timer::Check(check) => self.check_turn(check, now),
                 Timer::Ground => self.ground_turn(now),
                 Timer::Adopt => self.adopt_turn(now),
+                Timer::Catalog => self.catalog_timer(now),
             }
         }
     }

@@ -14,19 +14,30 @@ use crate::wire::message::{About, Leave, Message, Verdict};
 
 impl Node {
     pub(super) fn on_stream_request(&mut self, conn: u64, data: &[u8], now: Time) {
-        let Some((server, state)) = self.open_state(data, now) else { return };
-        let answer = state.answer;
-        self.on_state(server, state, now);
-        if answer {
-            let data = self.sealed_state(server, false, now);
-            self.outputs.push_back(Output::StreamReply { conn, data });
+        match self.open_frame(data, now) {
+            Some((server, Message::State(state))) => {
+                let answer = state.answer;
+                self.on_state(server, state, now);
+                if answer {
+                    let data = self.sealed_state(server, false, now);
+                    self.outputs.push_back(Output::StreamReply { conn, data });
+                }
+            }
+            Some((server, Message::Exchange(exchange))) => {
+                self.on_exchange_request(conn, server, exchange, now);
+            }
+            Some(_) | None => {}
         }
     }
 
     pub(super) fn on_stream_reply(&mut self, data: &[u8], now: Time) {
-        if let Some((server, state)) = self.open_state(data, now) {
-            self.spread.answered(server);
-            self.on_state(server, state, now);
+        match self.open_frame(data, now) {
+            Some((server, Message::State(state))) => {
+                self.spread.answered(server);
+                self.on_state(server, state, now);
+            }
+            Some((server, Message::Exchange(exchange))) => self.on_exchange_reply(server, exchange, now),
+            Some(_) | None => {}
         }
     }
 
@@ -76,8 +87,13 @@ impl Node {
             Message::Heard(heard) => self.on_heard(server, &heard),
             Message::Aside(aside) => self.on_aside(server, aside, now),
             Message::Flaps(flaps) => self.learn_flaps(self.config.me, &flaps, now),
-            // States travel by stream only.
-            Message::State(_) => {}
+            Message::Catalog(brief) => self.on_brief(server, brief, now),
+            Message::Entries(entries) => self.on_entries(server, entries),
+            Message::Kept(kept) => self.on_kept(server, kept),
+            Message::Propose(propose) => self.on_propose(server, propose, now),
+            Message::Accepted(accepted) => self.on_accepted(server, accepted),
+            // These travel by stream only.
+            Message::State(_) | Message::Exchange(_) => {}
             // The front has looked at these.
             Message::Hello(_) | Message::Duplicate(_) => {}
             Message::Keys(keys) => self.on_keys(server, keys, now),
@@ -121,6 +137,9 @@ impl Node {
         }
         self.send_facts(server, now);
         self.send_word(server, self.config.me);
+        if let Some(brief) = self.brief_message() {
+            self.send(server, &brief);
+        }
         let flaps = self.flaps_of(server, now);
         if !flaps.is_empty() {
             self.send(server, &Message::Flaps(flaps));
@@ -191,8 +210,11 @@ impl Node {
     }
 
     fn on_verdict(&mut self, from: usize, verdict: Verdict, now: Time) {
-        if verdict.electorate != self.electorate {
-            self.note_difference(from);
+        if !self.knows_electorate(verdict.electorate) {
+            // Who came later than a change does not know those who voted before it.
+            if self.has_same_electorate(from) != Some(true) {
+                self.note_difference(from);
+            }
             return;
         }
         if !self.is_valid(&verdict) || planted(Bug::VerdictNotBelieved) {

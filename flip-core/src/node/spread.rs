@@ -240,6 +240,11 @@ impl Node {
         self.spread.contents.get(&server).map(|said| *said == (self.electorate, self.content))
     }
 
+    /// Whether a server said last that the same servers vote as here; none before it said anything.
+    pub(super) fn has_same_electorate(&self, server: usize) -> Option<bool> {
+        self.spread.contents.get(&server).map(|(electorate, _)| *electorate == self.electorate)
+    }
+
     pub(super) fn send_digest(&mut self, now: Time) {
         let jitter = self.rng.random_range(0.8..1.2);
         self.timers.set(Timer::Digest, now + self.config.timing.digest_interval.mul_f64(jitter));
@@ -247,9 +252,7 @@ impl Node {
             // SWIM has something for a random member several times a second.
             self.spread.digest_due = true;
         } else if let Some(server) = self.up_others().choose(&mut self.rng).copied() {
-            let digest = Message::Digest(self.digest());
-            self.send(server, &digest);
-            self.send_heard(server);
+            self.send_digest_to(server);
         }
     }
 
@@ -257,10 +260,18 @@ impl Node {
     pub(super) fn send_digest_along(&mut self, to: usize) {
         if self.spread.digest_due && self.view.is_up(to) {
             self.spread.digest_due = false;
-            let digest = Message::Digest(self.digest());
-            self.send(to, &digest);
-            self.send_heard(to);
+            self.send_digest_to(to);
         }
+    }
+
+    /// The brief of the catalog comes first: where that differs, so will the rest.
+    fn send_digest_to(&mut self, to: usize) {
+        if let Some(brief) = self.brief_message() {
+            self.send(to, &brief);
+        }
+        let digest = Message::Digest(self.digest());
+        self.send(to, &digest);
+        self.send_heard(to);
     }
 
     fn digest(&self) -> Digest {
@@ -285,7 +296,9 @@ impl Node {
             }
         }
         if digest.electorate != own.electorate || digest.content != own.content {
-            self.note_difference(server);
+            if !self.catalog_differs(server) {
+                self.note_difference(server);
+            }
         } else {
             self.differs.remove(&server);
         }

@@ -30,6 +30,10 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         Event::ConfigDiffers { server: 1 },
         Event::ConfigChanged { what: "item x added".into() },
         Event::Outcast,
+        Event::CatalogFile { version: 3, from: Some(1), ended: vec!["item ip/10.0.0.9".into()] },
+        Event::CatalogConflict { server: 1, version: 3 },
+        Event::CatalogInvalid { why: "item 7: no address".into() },
+        Event::CatalogNotStored { why: "no space left on device".into() },
         Event::Item { item, from: ItemState::Standby, to: ItemState::Acquiring, reason: Reason::Failover },
         Event::HookFailed {
             item,
@@ -81,13 +85,17 @@ fn config() -> Config {
 }
 
 /// The kinds are what others rely on: this list only grows.
-const KINDS: [&str; 37] = [
+const KINDS: [&str; 41] = [
     "abstained",
     "answered_by_other",
     "asked",
     "ballot_cast",
     "case_closed",
     "case_opened",
+    "catalog_conflict",
+    "catalog_file",
+    "catalog_invalid",
+    "catalog_not_stored",
     "check_failed",
     "config_changed",
     "config_differs",

@@ -21,6 +21,10 @@ pub(super) fn of(event: &Event, config: &Config) -> Record {
         | Event::ConfigDiffers { .. }
         | Event::ConfigChanged { .. }
         | Event::Outcast
+        | Event::CatalogFile { .. }
+        | Event::CatalogConflict { .. }
+        | Event::CatalogInvalid { .. }
+        | Event::CatalogNotStored { .. }
         | Event::Drained { .. }
         | Event::Inactive { .. } => member(event, config),
         Event::CaseOpened { .. }
@@ -95,13 +99,18 @@ fn member(event: &Event, config: &Config) -> Record {
             let text = "runs another list of servers or another quorum: its ballots do not count";
             plain("config_differs", Error, text).server(config, *server)
         }
-        Event::ConfigChanged { what } => {
-            Record { text: Cow::Owned(format!("another config: {what}")), ..plain("config_changed", Info, "") }
-        }
+        Event::ConfigChanged { what } => Record {
+            text: Cow::Owned(format!("another config: {what}")),
+            ..plain("config_changed", Info, "")
+        },
         Event::Outcast => {
             let text = "this server is not in the config any more: it lets go of everything and leaves";
             plain("outcast", Warning, text)
         }
+        Event::CatalogFile { .. }
+        | Event::CatalogConflict { .. }
+        | Event::CatalogInvalid { .. }
+        | Event::CatalogNotStored { .. } => catalog(event, config),
         Event::Drained { server, drained } => {
             let text =
                 if *drained { "drained: gets no items until flip undrain" } else { "may have items again" };
@@ -230,6 +239,34 @@ fn item(event: &Event, config: &Config) -> Record {
             Record { on: Some(*healthy), ..record.check(config, *check) }
         }
         other => unreachable!("{other:?} is not about an item"),
+    }
+}
+
+/// What becomes of the catalog.
+fn catalog(event: &Event, config: &Config) -> Record {
+    let plain = Record::plain;
+    match event {
+        Event::CatalogFile { version, from, ended } => {
+            let record =
+                plain("catalog_file", Info, "the config file of this version counts now, everywhere");
+            let by = from.map(|server| config.servers[server].id.clone());
+            Record { version: Some(*version), by, ended: ended.clone(), ..record }
+        }
+        Event::CatalogConflict { server, version } => {
+            let text = "has another config file of the same version: neither counts for the other; raise \
+                        `version` in the right one and reload it there";
+            let record = plain("catalog_conflict", Error, text).server(config, *server);
+            Record { version: Some(*version), ..record }
+        }
+        Event::CatalogInvalid { why } => {
+            let text = "the catalog makes no config that can be used: the one before goes on";
+            Record { error: Some(why.clone()), ..plain("catalog_invalid", Error, text) }
+        }
+        Event::CatalogNotStored { why } => {
+            let text = "the state dir takes no changes: edits are refused";
+            Record { error: Some(why.clone()), ..plain("catalog_not_stored", Error, text) }
+        }
+        other => unreachable!("{other:?} is not about the catalog"),
     }
 }
 

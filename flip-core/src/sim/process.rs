@@ -457,6 +457,8 @@ impl World {
                 self.ended(index);
                 self.hosts[index].left = true;
             }
+            // No node of the simulator has a catalog.
+            Output::StoreCatalog { .. } => {}
             Output::StoreKeys(keys) => self.hosts[index].keys = Some(keys),
             Output::Cancel { hook } => self.cancel(index, hook),
             Output::Refresh(call) => self.begin_refresh(index, call),

@@ -13,8 +13,9 @@ use foca::Codec as _;
 
 use super::codec::{Codec, Gate};
 use super::message::*;
-use super::ring::{Ring, Stamp};
+use super::ring::Ring;
 use super::seal::{OVERHEAD, Seals, WIRE};
+use crate::catalog::{Brief, Key, Record, Stamp};
 use crate::id::{Peer, ShortId};
 use crate::{limits, testing};
 
@@ -50,6 +51,12 @@ fn name(message: &Message) -> &'static str {
         Message::Told(_) => "told",
         Message::Heard(_) => "heard",
         Message::Aside(_) => "aside",
+        Message::Catalog(_) => "catalog",
+        Message::Entries(_) => "entries",
+        Message::Kept(_) => "kept",
+        Message::Exchange(_) => "exchange",
+        Message::Propose(_) => "propose",
+        Message::Accepted(_) => "accepted",
     }
 }
 
@@ -83,6 +90,19 @@ fn samples() -> Vec<Message> {
         marks: marks.clone(),
     };
     let digest = Digest { members: 1 << 60, facts: 2, electorate: 3, content: u64::MAX, marks: 1 << 63 };
+    let brief = Brief { version: 7, file: u64::MAX - 5, records: 1 << 62, floor: 300 };
+    let stamp = Stamp { count: 70_000, writer: 0x1234 };
+    let record = Record { value: Some("\"10.0.0.9\"".into()), stamp, born: stamp, bound: Some(7) };
+    let entries = [
+        Key::Item("ip".into(), "10.0.0.9".into()),
+        Key::Cluster,
+        Key::Server("d".into()),
+        Key::System("ip".into()),
+        Key::Home("ip".into(), "10.0.0.9".into()),
+    ]
+    .map(|key| (key, record.clone()));
+    let mut entries = entries.to_vec();
+    entries[4].1 = Record { value: None, bound: None, ..record };
     let ballot =
         Ballot { electorate: 0xFEED_F00D, voter_generation: 1 << 33, about: ABOUT, seq: 77, down: true };
     vec![
@@ -106,7 +126,7 @@ fn samples() -> Vec<Message> {
             other: Some("[2001:db8::1]:2200".parse().expect("an address")),
         }),
         Message::Keys(Keys {
-            stamp: Stamp { version: 3, hash: 0xCAFE_BABE },
+            stamp: super::ring::Stamp { version: 3, hash: 0xCAFE_BABE },
             ids: vec![1, 254],
             active: 254,
             want: true,
@@ -146,6 +166,19 @@ fn samples() -> Vec<Message> {
             Heard { about: About { id: 1, generation: 0 }, seq: 0 },
         ]),
         Message::Aside(Aside { topic: 3, data: (0..=255).collect() }),
+        Message::Catalog(brief),
+        Message::Entries(Entries { push: 70_000, entries: entries.clone() }),
+        Message::Kept(Kept { push: 70_000, count: 1 << 40, beaten: true }),
+        Message::Exchange(Exchange {
+            brief,
+            sums: vec![0, u64::MAX, 300],
+            after: Some((1023, Some(entries[0].0.clone()))),
+            file: Some((7, "{\"servers\":{}}".into())),
+            entries,
+            push: 3,
+        }),
+        Message::Propose(Propose { electorate: 0xFEED_F00D, id: 70_000 }),
+        Message::Accepted(Accepted { id: 70_000, refused: 2 }),
         Message::Ring(NewRing { version: 3, active: 5, keys: vec![[1; 32], [0xFF; 32]] }),
     ]
 }
@@ -187,7 +220,7 @@ fn write_for_fuzzers(message: &Message) {
             _ => {}
         }
     }
-    let folder = if matches!(message, Message::State(_)) { "frame" } else { "body" };
+    let folder = if matches!(message, Message::State(_) | Message::Exchange(_)) { "frame" } else { "body" };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(folder);
     std::fs::write(folder.join(name(message)), body).expect("a file");
 }

@@ -8,6 +8,7 @@ use bincode::{Decode, Encode};
 
 use super::codec::{self, DecodeError};
 use super::ring::Stamp;
+use crate::catalog::{Brief, Entry, Key};
 use crate::event::ItemState;
 use crate::limits;
 
@@ -60,6 +61,18 @@ pub enum Message {
     Heard(Vec<Heard>),
     /// What a system of the sender says to its like.
     Aside(Aside),
+    /// The sender's catalog in brief.
+    Catalog(Brief),
+    /// Entries of the catalog that the receiver is to store.
+    Entries(Entries),
+    /// Entries are on the sender's disk.
+    Kept(Kept),
+    /// A page of a catalog, or a question for it; by stream only.
+    Exchange(Exchange),
+    /// Asks a voter to accept that one server changes who votes.
+    Propose(Propose),
+    /// The answer to that.
+    Accepted(Accepted),
     /// Proves that the sender's session is alive, and asks the receiver to do the same.
     Hello(Hello),
     /// The receiver is the second daemon under its id.
@@ -367,6 +380,62 @@ pub struct Aside {
     pub data: Vec<u8>,
 }
 
+/// Entries that the receiver stores and acknowledges with [`Kept`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Entries {
+    /// The sender's number for them.
+    pub push: u64,
+    /// The entries.
+    pub entries: Vec<Entry>,
+}
+
+/// An acknowledgement of entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Kept {
+    /// From [`Entries::push`].
+    pub push: u64,
+    /// The largest counter that the sender of this has seen.
+    pub count: u64,
+    /// True when the sender of this knows something later of one of the keys, which counts.
+    pub beaten: bool,
+}
+
+/// Somebody is about to change who votes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Propose {
+    /// `Config::voters_hash` before the change.
+    pub electorate: u32,
+    /// The sender's number for it.
+    pub id: u64,
+}
+
+/// What a voter says to that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Accepted {
+    /// From [`Propose::id`].
+    pub id: u64,
+    /// Zero when it accepts; else why not: 1, it works with another electorate; 2, it has accepted another; 3, it has
+    /// just started.
+    pub refused: u8,
+}
+
+/// One step of a comparison of two catalogs, or entries that are too long for a datagram.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Exchange {
+    /// The sender's catalog.
+    pub brief: Brief,
+    /// In a question, the sender's sums: what differs is wanted. Empty in an answer.
+    pub sums: Vec<u64>,
+    /// In a question, after which bucket and key to go on; in an answer, the same for the next question.
+    pub after: Option<(u16, Option<Key>)>,
+    /// The sender's file layer, where it has a higher version: that version and the text.
+    pub file: Option<(u64, String)>,
+    /// What differs, or what the receiver is to store.
+    pub entries: Vec<Entry>,
+    /// As in [`Entries::push`]; zero where nothing is to be acknowledged.
+    pub push: u64,
+}
+
 impl Message {
     /// Appends this message to a body.
     pub fn encode(&self, body: &mut Vec<u8>) {
@@ -393,12 +462,19 @@ impl Message {
             Self::Told(m) => codec::encode(m, body),
             Self::Heard(m) => codec::encode(m, body),
             Self::Aside(m) => codec::encode(m, body),
+            Self::Catalog(m) => codec::encode(m, body),
+            Self::Entries(m) => codec::encode(m, body),
+            Self::Kept(m) => codec::encode(m, body),
+            Self::Exchange(m) => codec::encode(m, body),
+            Self::Propose(m) => codec::encode(m, body),
+            Self::Accepted(m) => codec::encode(m, body),
             Self::Hello(m) => codec::encode(m, body),
             Self::Duplicate(m) => codec::encode(m, body),
             Self::Keys(m) => codec::encode(m, body),
             Self::Ring(m) => codec::encode(m, body),
         }
-        // A state travels alone in a frame that carries its own length; its field stays zero.
+        // A state or an exchange travels alone in a frame that carries its own length; a field that is too small
+        // for it stays zero.
         let len = u16::try_from(body.len() - start - 3).unwrap_or(0);
         body[start + 1..start + 3].copy_from_slice(&len.to_be_bytes());
     }
@@ -429,6 +505,12 @@ impl Message {
             Self::Told(_) => 21,
             Self::Heard(_) => 22,
             Self::Aside(_) => 23,
+            Self::Catalog(_) => 24,
+            Self::Entries(_) => 25,
+            Self::Kept(_) => 26,
+            Self::Exchange(_) => 27,
+            Self::Propose(_) => 28,
+            Self::Accepted(_) => 29,
             Self::Hello(_) => 32,
             Self::Duplicate(_) => 33,
             Self::Keys(_) => 34,
@@ -545,8 +627,12 @@ const PADDING: u8 = 0;
 pub fn decode_all(mut body: &[u8]) -> Result<Vec<Message>, DecodeError> {
     let mut messages = Vec::new();
     while let [kind, high, low, rest @ ..] = body {
-        // A state is the only message of its frame and may exceed the length field.
-        let len = if *kind == 13 { rest.len() } else { usize::from(u16::from_be_bytes([*high, *low])) };
+        // A state or an exchange is the only message of its frame and may exceed the length field.
+        let len = if matches!(*kind, 13 | 27) {
+            rest.len()
+        } else {
+            usize::from(u16::from_be_bytes([*high, *low]))
+        };
         let (content, after) = rest.split_at_checked(len).ok_or(DecodeError)?;
         body = after;
         messages.push(match kind {
@@ -573,6 +659,12 @@ pub fn decode_all(mut body: &[u8]) -> Result<Vec<Message>, DecodeError> {
             21 => Message::Told(codec::decode(content)?),
             22 => Message::Heard(codec::decode(content)?),
             23 => Message::Aside(codec::decode(content)?),
+            24 => Message::Catalog(codec::decode(content)?),
+            25 => Message::Entries(codec::decode(content)?),
+            26 => Message::Kept(codec::decode(content)?),
+            27 => Message::Exchange(codec::decode(content)?),
+            28 => Message::Propose(codec::decode(content)?),
+            29 => Message::Accepted(codec::decode(content)?),
             32 => Message::Hello(codec::decode(content)?),
             33 => Message::Duplicate(codec::decode(content)?),
             34 => Message::Keys(codec::decode(content)?),

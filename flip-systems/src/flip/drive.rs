@@ -41,6 +41,11 @@ struct HookEnd {
     result: Result<(), String>,
 }
 
+struct StoreEnd {
+    id: u64,
+    result: Result<(), String>,
+}
+
 struct CheckEnd {
     id: u64,
     result: Result<(), String>,
@@ -51,6 +56,7 @@ enum Wake {
     Wish(Wish),
     HookEnd(HookEnd),
     CheckEnd(CheckEnd),
+    StoreEnd(StoreEnd),
     /// Of an item as its system numbers it: the config may change before this is handed in.
     Drift(ItemRef, bool),
     /// As `Drift`.
@@ -108,6 +114,8 @@ pub(super) struct Drive {
     picture: Option<(Time, Arc<Status>)>,
     /// Refreshes that were carried out and not yet told of.
     refreshed: VecDeque<(u64, Vec<usize>)>,
+    /// What came of writes of the catalog.
+    stored: (mpsc::UnboundedSender<StoreEnd>, mpsc::UnboundedReceiver<StoreEnd>),
     /// When this node was asked to leave.
     ending: Option<Time>,
     left: bool,
@@ -145,6 +153,7 @@ impl Drive {
             asked: 0,
             picture: None,
             refreshed: VecDeque::new(),
+            stored: mpsc::unbounded_channel(),
             ending: None,
             left: false,
             refused: None,
@@ -204,6 +213,7 @@ impl Drive {
                 (item, present) = self.systems.reports().next() => Wake::Drift(item, present),
                 nonce = answered(self.witness.as_ref()) => Wake::Witness(nonce.map_err(stopped)?),
                 Some(end) = self.checked.1.recv() => Wake::CheckEnd(end),
+                Some(end) = self.stored.1.recv() => Wake::StoreEnd(end),
                 Some(frame) = self.frames.1.recv() => Wake::Frame(frame),
                 Some(ask) = self.inbox.asks.recv() => Wake::Ask(ask),
                 said = self.systems.said() => Wake::Said(said),
@@ -260,6 +270,7 @@ impl Drive {
                 }
             }
             Wake::CheckEnd(CheckEnd { id, result }) => self.feed(Input::CheckDone { id, result }),
+            Wake::StoreEnd(StoreEnd { id, result }) => self.feed(Input::Stored { id, result }),
             Wake::Drift(item, present) => {
                 if let Some(item) = self.systems.locate(item) {
                     self.feed(Input::Observed { item, present });
@@ -360,6 +371,10 @@ impl Drive {
 
     fn command(&mut self, asker: Asker, command: Command, reply: oneshot::Sender<Result<String, String>>) {
         match asker {
+            // A file may hold the cluster's key.
+            Asker::Person if matches!(command, Command::File { .. }) => {
+                tracing::info!("an operator's word: the config file was read again");
+            }
             Asker::Person => tracing::info!(?command, "an operator's word"),
             Asker::Script => tracing::debug!(?command, "a script's word"),
         }
@@ -460,6 +475,12 @@ impl Drive {
             Output::StoreGeneration(generation) => self.program.store_generation(generation),
             Output::StoreKeys(keys) => self.program.store_keys(&keys),
             Output::Config(config) => self.adopt(config),
+            Output::StoreCatalog { id, bytes, whole } => {
+                let ends = self.stored.0.clone();
+                // The loop may end meanwhile.
+                let done = Box::new(move |result| drop(ends.send(StoreEnd { id, result })));
+                self.program.store_catalog(bytes, whole, done);
+            }
             Output::Stream { to, data } => {
                 tokio::spawn(stream::ask(to, data, self.frames.0.clone()));
             }

@@ -26,6 +26,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use flip_core::catalog::{Catalog, Local};
 use flip_core::config::{self, Config, Overrides, Problem, Script, ScriptFound, Source};
 use flip_core::event::Event;
 use flip_core::record::Record;
@@ -71,6 +72,15 @@ pub trait Program: Send {
         let _ = keys;
     }
 
+    /// Remember this of the catalog ([`Builder::catalog`]): what replaces all before, or else what comes after it.
+    /// Call `done` when it is where a power cut does not take it away; it may be called from any thread, and the loop
+    /// goes on meanwhile. A program that remembers nothing says at once that it is done: then an acknowledged edit
+    /// lives for as long as a majority of these processes.
+    fn store_catalog(&mut self, bytes: Vec<u8>, whole: bool, done: Stored) {
+        let _ = (bytes, whole);
+        done(Ok(()));
+    }
+
     /// A turn of the loop is over: nothing is left to be done, and the loop is about to wait.
     fn turn(&mut self, node: &Node, now: Time) {
         let _ = (node, now);
@@ -93,6 +103,9 @@ pub trait Program: Send {
 }
 
 impl Program for () {}
+
+/// To be called with what came of a write; `Err` carries one line for people.
+pub type Stored = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 /// How a node ended that could go on for as long as it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +138,7 @@ impl Flip {
             program: Box::new(()),
             generation: None,
             keys: None,
+            catalog: None,
             ports: None,
             handle,
             inbox,
@@ -211,6 +225,7 @@ pub struct Builder {
     program: Box<dyn Program>,
     generation: Option<u64>,
     keys: Option<StoredKeys>,
+    catalog: Option<(Catalog, Local)>,
     ports: Option<(UdpPort, TcpListener)>,
     handle: Handle,
     inbox: Inbox,
@@ -278,6 +293,14 @@ impl Builder {
         self
     }
 
+    /// The catalog of the cluster, and what this server's own file says to it alone: with them it may be changed
+    /// while it runs. The config must be the one that they make ([`flip_core::catalog::begin`]).
+    #[must_use]
+    pub fn catalog(mut self, catalog: Catalog, local: Local) -> Self {
+        self.catalog = Some((catalog, local));
+        self
+    }
+
     /// What others will ask and steer the node with; scripts that are started before the node need it.
     #[must_use]
     pub fn handle(&self) -> Handle {
@@ -331,6 +354,7 @@ impl Builder {
             program,
             generation,
             keys,
+            catalog,
             ports,
             handle,
             inbox,
@@ -351,7 +375,10 @@ impl Builder {
         let mut seed = [0; 32];
         crate::entropy(&mut seed).map_err(|source| Error::Kernel { doing: "get random bytes", source })?;
         let generation = generation.unwrap_or_else(clock::generation);
-        let node = Node::new(Arc::clone(&config), Start { generation, seed, keys }, clock::now());
+        let mut node = Node::new(Arc::clone(&config), Start { generation, seed, keys }, clock::now());
+        if let Some((catalog, local)) = catalog {
+            node.set_catalog(catalog, local);
+        }
         let parts =
             Parts { node, config, port, listener, registry, systems, witness, checks, program, inbox };
         Ok(Flip { drive: Drive::new(parts)?, handle })

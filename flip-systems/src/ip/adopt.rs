@@ -9,7 +9,6 @@ use flip_core::config::{Interface, IpPart, Isolated, Item, Notify};
 use flip_core::id::ItemRef;
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{Tasks, World};
 use super::connections::{self, Connections};
 use super::item::{Held, Holdings, Part, Voices};
 use super::listen::Ear;
@@ -17,6 +16,7 @@ use super::monitor::Monitor;
 use super::others::Rules;
 use super::state::State;
 use super::system::peers;
+use super::{Tasks, World};
 use crate::system::{Assigned, OpenError};
 
 /// Those that use one world.

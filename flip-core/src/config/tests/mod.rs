@@ -6,11 +6,12 @@ mod problems;
 mod values;
 
 use super::key::{self, Secret};
+use super::resolve::Secrets;
 use super::{ClusterKey, Loaded, Overrides, Problem, Source};
 
 /// Loads without Argon2, of which one run takes longer than a thousand files.
 fn load_quickly(text: &str, overrides: &Overrides) -> Result<Loaded, Vec<Problem>> {
-    super::read::load_with(&Source { file: "cluster.json", text }, overrides, quick_key)
+    super::read::load_with(&Source { file: "cluster.json", text }, overrides, Secrets::Derive(quick_key))
 }
 
 fn quick_key(secret: Secret, cluster_id: &str) -> Result<ClusterKey, argon2::Error> {

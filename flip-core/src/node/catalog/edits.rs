@@ -1,0 +1,429 @@
+//! Edits: looked at together, refused one by one, acknowledged when a majority of the voters has them on disk.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Batch, PUSH_PAUSE, PUSHES, Push, Replica, What, Wish, voters};
+use crate::catalog::{self, Changes, Entry, File, Local, Stamp, homes};
+use crate::config::{Config, Source};
+use crate::id::ShortId;
+use crate::io::{Command, Output};
+use crate::limits;
+use crate::node::Node;
+use crate::quorum;
+use crate::time::Time;
+use crate::wire::message::{Entries, Kept, Message};
+
+/// Answers to those who asked.
+type Answers = Vec<(u64, Result<String, String>)>;
+
+/// What a wish came to while a batch is made.
+pub(super) struct Made {
+    file: Option<File>,
+    local: Option<Local>,
+}
+
+impl Node {
+    pub(in crate::node) fn on_edit_command(&mut self, asker: u64, command: &Command, now: Time) {
+        let refused = |why: &str| Output::Done { asker, result: Err(why.to_owned()) };
+        let Some(replica) = &mut self.replica else {
+            let why = "this server has no catalog to change; change its config file and restart it";
+            return self.outputs.push_back(refused(why));
+        };
+        if self.leaving.is_some() {
+            return self.outputs.push_back(refused("this server is about to leave; ask another"));
+        }
+        if replica.waiting.wishes.len() + replica.pushes.len() >= limits::EDITS_WAITING {
+            return self.outputs.push_back(refused("too many edits wait for disks; try again later"));
+        }
+        let wish = match command {
+            Command::Edit { edits, .. } if edits.len() > limits::EDITS => {
+                let why = format!("found {} edits, expected at most {} at once", edits.len(), limits::EDITS);
+                return self.outputs.push_back(refused(&why));
+            }
+            Command::Edit { edits, local, force, timeout } => Wish {
+                asker,
+                what: What::Edits(edits.clone()),
+                local: *local,
+                force: *force,
+                until: now + *timeout,
+                granted: false,
+            },
+            Command::File { text } => {
+                let (what, until) = (What::File(text.clone()), now + limits::PROPOSAL_LIFE);
+                Wish { asker, what, local: true, force: false, until, granted: false }
+            }
+            _ => return,
+        };
+        replica.waiting.wishes.push_back(wish);
+        self.catalog_turn();
+    }
+
+    pub(super) fn acknowledge(&mut self, acks: Vec<(ShortId, u64)>, count: u64) {
+        for (server, push) in acks {
+            if let Some(server) = self.config.server_index(server) {
+                self.send(server, &Message::Kept(Kept { push, count, beaten: false }));
+            }
+        }
+    }
+
+    /// What this node made is on its disk: everybody who is up gets it.
+    pub(super) fn push_own(
+        &mut self,
+        own: Vec<Entry>,
+        askers: Vec<(u64, bool, Time, String)>,
+        former: Option<BTreeSet<ShortId>>,
+        now: Time,
+    ) {
+        let Some(replica) = &mut self.replica else { return };
+        let mut waiting = Vec::new();
+        for (asker, local, until, what) in askers {
+            if local {
+                let result = Ok(format!("{what}; on this server's disk, and spreads on"));
+                self.outputs.push_back(Output::Done { asker, result });
+            } else {
+                waiting.push((asker, until, what));
+            }
+        }
+        if own.is_empty() {
+            for (asker, _, what) in waiting {
+                self.outputs.push_back(Output::Done {
+                    asker,
+                    result: Ok(format!("{what}; nothing had to be changed")),
+                });
+            }
+            return;
+        }
+        let id = replica.next;
+        replica.next += 1;
+        let kept = BTreeSet::from([self.config.my().short]);
+        let push = Push { entries: own, kept, former, askers: waiting, said: 0, again: now };
+        replica.pushes.insert(id, push);
+        self.look_at_push(id);
+        self.repeat_pushes(now);
+        self.plan_catalog_timer();
+    }
+
+    pub(super) fn repeat_pushes(&mut self, now: Time) {
+        let Some(replica) = &mut self.replica else { return };
+        let (mut due, mut late) = (Vec::new(), Vec::new());
+        for (id, push) in &mut replica.pushes {
+            let over = push.askers.iter().position(|(_, until, _)| *until <= now);
+            if over.is_some() {
+                late.push(*id);
+            }
+            if push.said < PUSHES && push.again <= now {
+                push.said += 1;
+                push.again = now + PUSH_PAUSE * push.said;
+                due.push(*id);
+            }
+        }
+        for id in late {
+            self.too_late(id, now);
+        }
+        for id in due {
+            self.say_push(id);
+        }
+        let Some(replica) = &mut self.replica else { return };
+        replica.pushes.retain(|_, push| push.said < PUSHES || !push.askers.is_empty());
+    }
+
+    fn say_push(&mut self, id: u64) {
+        let Some(push) = self.replica.as_ref().and_then(|replica| replica.pushes.get(&id)) else { return };
+        let missing: Vec<_> = self
+            .up_others()
+            .into_iter()
+            .filter(|server| !push.kept.contains(&self.config.servers[*server].short))
+            .collect();
+        let entries = push.entries.clone();
+        let size: usize = entries.iter().map(catalog::disk::size_of_entry).sum();
+        if size > limits::CATALOG_DATAGRAM {
+            for server in missing {
+                self.push_by_stream(server, id, &entries);
+            }
+            return;
+        }
+        let message = Message::Entries(Entries { push: id, entries });
+        for server in missing {
+            self.send(server, &message);
+        }
+    }
+
+    /// Voters that have a push on disk, and how many must.
+    fn votes(&self, push: &Push) -> (usize, usize) {
+        let voters = self.config.voters.iter().map(|voter| self.config.servers[*voter].short);
+        let kept = voters.filter(|voter| push.kept.contains(voter)).count();
+        let needed = quorum::majority(self.config.voters.len());
+        // Of those who voted before, a majority as well.
+        let missing = push.former.as_ref().map_or(0, |former| {
+            let kept = former.iter().filter(|voter| push.kept.contains(voter)).count();
+            quorum::majority(former.len()).saturating_sub(kept)
+        });
+        (kept, needed.max(kept + missing))
+    }
+
+    fn look_at_push(&mut self, id: u64) {
+        let Some(push) = self.replica.as_ref().and_then(|replica| replica.pushes.get(&id)) else { return };
+        let (kept, needed) = self.votes(push);
+        let everybody = push.kept.len() >= self.adoption.wanted.servers.len();
+        let of = self.config.voters.len();
+        let Some(replica) = &mut self.replica else { return };
+        let Some(push) = replica.pushes.get_mut(&id) else { return };
+        if kept >= needed {
+            for (asker, _, what) in std::mem::take(&mut push.askers) {
+                let result = Ok(format!("{what}; on the disks of {kept} of {of} voters, a majority"));
+                self.outputs.push_back(Output::Done { asker, result });
+            }
+        }
+        if everybody {
+            replica.pushes.remove(&id);
+        }
+    }
+
+    fn too_late(&mut self, id: u64, now: Time) {
+        let Some(push) = self.replica.as_ref().and_then(|replica| replica.pushes.get(&id)) else { return };
+        let (kept, needed) = self.votes(push);
+        let of = self.config.voters.len();
+        let Some(push) = self.replica.as_mut().and_then(|replica| replica.pushes.get_mut(&id)) else {
+            return;
+        };
+        for (asker, _, what) in push.askers.extract_if(.., |(_, until, _)| *until <= now) {
+            let result = Err(format!(
+                "{what}, but on the disks of {kept} of {of} voters only, {needed} are needed; it is in effect where it is, and spreads on"
+            ));
+            self.outputs.push_back(Output::Done { asker, result });
+        }
+    }
+
+    pub(in crate::node) fn on_kept(&mut self, server: usize, kept: Kept) {
+        let short = self.config.servers[server].short;
+        let Some(replica) = &mut self.replica else { return };
+        let Some(push) = replica.pushes.get_mut(&kept.push) else { return };
+        if kept.beaten {
+            let askers = std::mem::take(&mut push.askers);
+            replica.pushes.remove(&kept.push);
+            for (asker, _, what) in askers {
+                let why = "but another server changed the same at the same time, and that counts; look, and try again";
+                self.outputs.push_back(Output::Done { asker, result: Err(format!("{what}, {why}")) });
+            }
+        } else {
+            push.kept.insert(short);
+            self.look_at_push(kept.push);
+        }
+        self.plan_catalog_timer();
+    }
+}
+
+impl Replica {
+    /// Makes a batch of all that waits. Answers go to those whose wishes are refused.
+    pub(super) fn begin(&mut self, running: &Config) -> Answers {
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut answers = Answers::new();
+        let unlooked = self.unlooked && !waiting.partial;
+        if waiting.entries.is_empty() && waiting.file.is_none() && waiting.wishes.is_empty() && !unlooked {
+            self.waiting.acks = waiting.acks;
+            return answers;
+        }
+        let before = self.catalog.file().clone();
+        let mut changes = Changes::default();
+        let mut batch = Batch {
+            id: self.next,
+            entries: Vec::new(),
+            own: Vec::new(),
+            file: None,
+            file_of: None,
+            local: None,
+            acks: waiting.acks,
+            askers: Vec::new(),
+            config: None,
+            invalid: None,
+            former: None,
+        };
+        for (key, record) in &waiting.entries {
+            changes.merge(&mut self.catalog, key, record);
+        }
+        if let Some((file, of)) = waiting.file
+            && file.rank() > self.catalog.file().rank()
+        {
+            self.catalog.exchange_file(file.clone());
+            (batch.file, batch.file_of) = (Some(file), Some(of));
+        }
+        let base = changes.len();
+        let mut made = Made { file: None, local: None };
+        let (mut accepted, config) =
+            self.together(waiting.wishes, &mut changes, &mut made, running, &mut answers);
+        if let Some(config) = config {
+            batch.former = voters::former(running, &config);
+            batch.config = Some(Arc::new(config));
+        } else if !waiting.partial && (base > 0 || batch.file.is_some() || unlooked) {
+            match catalog::config(&self.catalog, &self.local) {
+                Ok(config) => batch.config = Some(Arc::new(config)),
+                Err(invalid) => batch.invalid = Some(invalid.to_string()),
+            }
+        }
+        if made.file.is_some() {
+            (batch.file, batch.file_of) = (made.file, None);
+        }
+        batch.local = made.local;
+        batch.entries = changes.entries(&self.catalog);
+        batch.own = changes.entries_since(&self.catalog, base);
+        changes.back_to(&mut self.catalog, 0);
+        self.catalog.exchange_file(before);
+        batch.askers.append(&mut accepted);
+        if batch.entries.is_empty()
+            && batch.file.is_none()
+            && batch.local.is_none()
+            && batch.askers.is_empty()
+            && batch.config.is_none()
+        {
+            // All of it was here before.
+            self.waiting.acks = batch.acks;
+            return answers;
+        }
+        // A config that was made looks at everything that is here.
+        self.unlooked = batch.config.is_none() && batch.invalid.is_none();
+        self.next += 1;
+        self.storing = Some(batch);
+        answers
+    }
+
+    /// Makes all wishes, and looks once at what comes of them. Where that can't be used, each is looked at alone.
+    fn together(
+        &mut self,
+        wishes: impl IntoIterator<Item = Wish>,
+        changes: &mut Changes,
+        made: &mut Made,
+        running: &Config,
+        answers: &mut Answers,
+    ) -> (Vec<(u64, bool, Time, String)>, Option<Config>) {
+        let wishes: Vec<_> = wishes.into_iter().collect();
+        let (base, file, mut config) = (changes.len(), self.catalog.file().clone(), None);
+        let alone = wishes.len() <= 1 || wishes.iter().any(|wish| matches!(wish.what, What::File(_)));
+        let mut accepted = Vec::new();
+        if !alone {
+            let mut refused = Answers::new();
+            for wish in &wishes {
+                let mark = changes.len();
+                match self.make(wish, changes, made) {
+                    Ok(what) => accepted.push((wish.asker, wish.local, wish.until, what)),
+                    Err(why) => {
+                        changes.back_to(&mut self.catalog, mark);
+                        refused.push((wish.asker, Err(why)));
+                    }
+                }
+            }
+            // Changes of who votes are looked at one by one.
+            if let Ok(good) = self.settle(changes, made, running)
+                && voters::changed(running, &good).is_empty()
+            {
+                answers.append(&mut refused);
+                return (accepted, Some(good));
+            }
+            changes.back_to(&mut self.catalog, base);
+            accepted.clear();
+        }
+        for wish in wishes {
+            let (mark, was) = (changes.len(), (made.file.take(), made.local.take()));
+            let file_before = self.catalog.file().clone();
+            (made.file, made.local) = was.clone();
+            let result = self.make(&wish, changes, made).and_then(|what| {
+                let present = config.as_ref().unwrap_or(running);
+                let good = self.settle(changes, made, present)?;
+                let ask = self.may_change_voters(running, &good, &wish)?;
+                Ok((what, good, ask))
+            });
+            match result {
+                Ok((_, _, true)) => {
+                    changes.back_to(&mut self.catalog, mark);
+                    self.catalog.exchange_file(file_before);
+                    (made.file, made.local) = was;
+                    self.voters.park(wish);
+                }
+                Ok((what, good, false)) => {
+                    config = Some(good);
+                    accepted.push((wish.asker, wish.local, wish.until, what));
+                }
+                Err(why) => {
+                    changes.back_to(&mut self.catalog, mark);
+                    self.catalog.exchange_file(file_before);
+                    (made.file, made.local) = was;
+                    answers.push((wish.asker, Err(why)));
+                }
+            }
+        }
+        if accepted.is_empty() {
+            self.catalog.exchange_file(file);
+        }
+        (accepted, config)
+    }
+
+    /// Makes one wish in the catalog at hand, and says what it was.
+    fn make(&mut self, wish: &Wish, changes: &mut Changes, made: &mut Made) -> Result<String, String> {
+        match &wish.what {
+            What::Edits(edits) => {
+                for edit in edits {
+                    let stamp = self.stamp(changes);
+                    changes.apply(&mut self.catalog, edit, stamp)?;
+                }
+                Ok(match edits.len() {
+                    1 => "1 edit is made".into(),
+                    more => format!("{more} edits are made"),
+                })
+            }
+            What::File(text) => self.make_file(text, made),
+        }
+    }
+
+    fn make_file(&mut self, text: &str, made: &mut Made) -> Result<String, String> {
+        let local = made.local.as_ref().unwrap_or(&self.local);
+        let source = Source { file: "the config file", text };
+        let (file, own) = local.read(&source).map_err(|problems| {
+            let errors = problems.iter().filter(|problem| problem.severity == crate::config::Severity::Error);
+            let errors: Vec<_> = errors
+                .map(|problem| {
+                    format!("line {}, column {}: {}", problem.line, problem.column, problem.message)
+                })
+                .collect();
+            format!("nothing was changed: {}", errors.join("; "))
+        })?;
+        let here = self.catalog.file();
+        if file.rank() < here.rank() {
+            return Err(format!(
+                "nothing was changed: the file has version {}, and the cluster runs version {}; raise `version`",
+                file.version, here.version
+            ));
+        }
+        made.local = Some(own);
+        if file.hash == here.hash && file.text == here.text {
+            return Ok("the config file says what the cluster runs".into());
+        }
+        let (version, before) = (file.version, here.version);
+        self.catalog.exchange_file(file.clone());
+        made.file = Some(file);
+        Ok(if version > before {
+            format!("version {version} of the config file is taken, for the whole cluster")
+        } else {
+            format!("the config file is taken, on this server: its version is {version} as before")
+        })
+    }
+
+    /// The stamp of the next edit of a batch.
+    fn stamp(&self, changes: &Changes) -> Stamp {
+        let next = self.catalog.next_stamp(ShortId::of(&self.local.id).0);
+        Stamp { count: next.count + changes.len() as u64, ..next }
+    }
+
+    /// The config that the catalog at hand comes to, with what has to be said of homes.
+    fn settle(&mut self, changes: &mut Changes, made: &Made, running: &Config) -> Result<Config, String> {
+        let local = made.local.as_ref().unwrap_or(&self.local);
+        let mut config = catalog::config(&self.catalog, local).map_err(|invalid| invalid.to_string())?;
+        let said = homes::keep(running, &mut config);
+        let stamp = self.stamp(changes);
+        for (key, home) in said {
+            if self.catalog.value(&key).as_deref() != Some(home.as_str()) {
+                changes.set(&mut self.catalog, key, home.into(), stamp);
+            }
+        }
+        Ok(config)
+    }
+}

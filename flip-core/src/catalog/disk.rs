@@ -19,6 +19,8 @@ struct Page {
     /// Version and text of a file layer that replaces the one before.
     file: Option<(u64, String)>,
     floor: u64,
+    /// As [`Catalog::is_complete`].
+    complete: bool,
     entries: Vec<Entry>,
 }
 
@@ -27,27 +29,28 @@ struct Page {
 pub fn whole(catalog: &Catalog) -> Vec<u8> {
     let entries: Vec<_> = catalog.records().map(|(key, record)| (key.clone(), record.clone())).collect();
     let mut bytes = MAGIC.to_vec();
-    bytes.extend(frame(Some(catalog.file()), catalog.floor(), entries));
+    bytes.extend(frame(Some(catalog.file()), catalog, entries));
     bytes
 }
 
-/// What is to be appended to a file so that it means these changes as well.
+/// What is to be appended to the file of a catalog so that it means these changes as well.
 #[must_use]
-pub fn frame(file: Option<&File>, floor: u64, entries: Vec<Entry>) -> Vec<u8> {
+pub fn frame(file: Option<&File>, catalog: &Catalog, entries: Vec<Entry>) -> Vec<u8> {
+    let (floor, complete) = (catalog.floor(), catalog.is_complete());
     let mut content = Vec::new();
     let file = file.map(|file| (file.version, file.text.to_string()));
-    put_page(&Page { file, floor, entries: Vec::new() }, &mut content);
+    put_page(&Page { file, floor, complete, entries: Vec::new() }, &mut content);
     let (mut page, mut size) = (Vec::new(), 0);
     for entry in entries {
         size += size_of_entry(&entry);
         page.push(entry);
         if size > limits::CATALOG_PAGE {
-            put_page(&Page { file: None, floor, entries: std::mem::take(&mut page) }, &mut content);
+            put_page(&Page { file: None, floor, complete, entries: std::mem::take(&mut page) }, &mut content);
             size = 0;
         }
     }
     if !page.is_empty() {
-        put_page(&Page { file: None, floor, entries: page }, &mut content);
+        put_page(&Page { file: None, floor, complete, entries: page }, &mut content);
     }
     let mut bytes = u32::try_from(content.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
     bytes.extend(sum(&content));
@@ -125,11 +128,12 @@ fn take_page(page: Page, catalog: &mut Catalog) -> Result<(), Damaged> {
         catalog.set_file(File::from_text(version, &text).ok_or(Damaged)?);
     }
     catalog.raise_floor(page.floor);
+    catalog.set_complete(page.complete);
     for entry in page.entries {
         if !Catalog::is_sound(&entry) {
             return Err(Damaged);
         }
-        catalog.merge(entry.0, entry.1);
+        catalog.merge_stored(entry.0, entry.1);
     }
     Ok(())
 }
@@ -167,9 +171,9 @@ mod tests {
         assert!(same(&read_back, &catalog) && !torn);
         let before = bytes.len();
         let added = vec![entry(90, Some("\"y\"")), entry(3, Some("\"z\""))];
-        bytes.extend(frame(None, 2, added.clone()));
         let old = catalog.clone();
         catalog.raise_floor(2);
+        bytes.extend(frame(None, &catalog, added.clone()));
         for (key, record) in added {
             catalog.merge(key, record);
         }
@@ -189,9 +193,12 @@ mod tests {
 
     #[test]
     fn damage_is_never_read_as_something_else() {
-        let bytes =
-            [whole(&some()), frame(None, 0, vec![entry(60, None)]), frame(None, 0, vec![entry(61, None)])]
-                .concat();
+        let bytes = [
+            whole(&some()),
+            frame(None, &some(), vec![entry(60, None)]),
+            frame(None, &some(), vec![entry(61, None)]),
+        ]
+        .concat();
         let whole_file = whole(&some()).len();
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();

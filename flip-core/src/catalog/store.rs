@@ -24,6 +24,8 @@ pub struct Catalog {
     count: u64,
     /// The largest counter of a record that nothing is left of but that it is over.
     over: u64,
+    /// Nothing that somebody made is missing, but for what is on its way.
+    complete: bool,
 }
 
 /// What became of a file layer.
@@ -50,6 +52,8 @@ pub struct Brief {
     pub records: u64,
     /// As [`Catalog::floor`].
     pub floor: u64,
+    /// As [`Catalog::is_complete`].
+    pub complete: bool,
 }
 
 impl Default for Catalog {
@@ -62,7 +66,15 @@ impl Catalog {
     /// A catalog of which nobody has changed anything since this file was written.
     #[must_use]
     pub fn new(file: File) -> Self {
-        Self { file, records: BTreeMap::new(), sums: vec![0; BUCKETS], floor: 0, count: 0, over: 0 }
+        Self {
+            file,
+            records: BTreeMap::new(),
+            sums: vec![0; BUCKETS],
+            floor: 0,
+            count: 0,
+            over: 0,
+            complete: false,
+        }
     }
 
     /// The file layer.
@@ -75,6 +87,18 @@ impl Catalog {
     #[must_use]
     pub const fn floor(&self) -> u64 {
         self.floor
+    }
+
+    /// Whether this is known to be what others have, or had when this server heard of them last: what is not here of
+    /// the time before the floor was removed then. One that begins with nothing is not before it was compared.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// It was found to be the same as another's, or found not to be what it seemed.
+    pub fn set_complete(&mut self, complete: bool) {
+        self.complete = complete;
     }
 
     /// Records, removed keys among them.
@@ -169,7 +193,8 @@ impl Catalog {
         }
         let bytes = hasher.finalize();
         let records = u64::from_be_bytes(std::array::from_fn(|at| bytes.as_bytes()[at]));
-        Brief { version: self.file.version, file: self.file.hash, records, floor: self.floor }
+        let (version, file) = (self.file.version, self.file.hash);
+        Brief { version, file, records, floor: self.floor, complete: self.complete }
     }
 
     /// Whether a record is one that could be here: small enough, and not from the end of all counting.
@@ -190,7 +215,8 @@ impl Catalog {
         }
         let hash = key.hash();
         match self.records.get(&(bucket(hash), key.clone())) {
-            None => true,
+            // It was removed, and that is forgotten: an old message may still bring it.
+            None => !self.complete || record.stamp.count > self.floor,
             Some(known) => record.beats(known, hash),
         }
     }
@@ -198,7 +224,11 @@ impl Catalog {
     /// Nothing of it counts any more, nor will: its key was removed, or it is bound to a version that a higher one
     /// has ended. It is kept all the same, for the servers that do not know that.
     fn has_ended(&self, record: &Record) -> bool {
-        record.value.is_none() || record.bound.is_some_and(|version| version < self.file.version)
+        match record.bound {
+            // What hides an entry of the file is not over before that file is.
+            Some(version) => version < self.file.version,
+            None => record.value.is_none(),
+        }
     }
 
     fn is_over(&self, record: &Record) -> bool {
@@ -213,6 +243,13 @@ impl Catalog {
         }
         self.put(key, Some(record));
         true
+    }
+
+    /// Takes a record that was stored with the floor of its time.
+    pub(super) fn merge_stored(&mut self, key: Key, record: Record) {
+        let complete = std::mem::replace(&mut self.complete, false);
+        self.merge(key, record);
+        self.complete = complete;
     }
 
     /// Puts a record in place whatever is there; none takes it away. Gives back what was there.
@@ -230,6 +267,16 @@ impl Catalog {
         let sum = &mut self.sums[usize::from(bucket)];
         *sum = sum.wrapping_add(new).wrapping_sub(old.as_ref().map_or(0, |old| old.hash(hash)));
         old
+    }
+
+    /// What trying something changes beside the records: what was counted and what is over.
+    pub(crate) const fn counters(&self) -> (u64, u64) {
+        (self.count, self.over)
+    }
+
+    /// Nothing of what was tried counts: what nobody has must not seem known to all.
+    pub(crate) fn set_counters(&mut self, (count, over): (u64, u64)) {
+        (self.count, self.over) = (count.max(self.floor), over);
     }
 
     /// Takes the file layer of another server, or of an own file.

@@ -9,12 +9,12 @@ use crate::config::{self, Config, Overrides, Source};
 
 const FILE: &str = r#"{
     // Comments and order do not matter, lists do.
-    "id": "a", "version": 3, "log_level": "error", "witness": "10.0.0.254",
+    "id": "a", "version": 3, "log_level": "error", "witness": {"ping": "10.0.0.254"},
     "key": "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
     "servers": {
-        "b": {"ip": "10.0.0.2", "systems": ["ip", "job"]},
+        "b": {"ip": "10.0.0.2", "systems": ["ip", "job"], "config": {"interface": "eth1"}},
         "a": {"ip": "10.0.0.1", "systems": ["ip", "job"], "config": {"interface": "eth7"}},
-        "c": {"ip": "10.0.0.3", "systems": ["ip"]},
+        "c": {"ip": "10.0.0.3", "systems": ["ip"], "config": {"interface": "eth2"}},
     },
     "profile": "fast",
     "cluster": {
@@ -83,12 +83,13 @@ fn a_catalog_of_a_file_alone_means_what_the_file_means() {
 fn blanks_comments_local_keys_and_interfaces_make_no_other_file() {
     let (catalog, _) = opened(FILE);
     let other = FILE.replace("eth7", "eth9").replace("\"error\"", "\"info\"").replace("// Comments", "//");
-    let other = other.replace("\"id\": \"a\"", "\"id\": \"b\"").replace(r#", "witness": "10.0.0.254""#, "");
+    let other =
+        other.replace("\"id\": \"a\"", "\"id\": \"b\"").replace(r#", "witness": {"ping": "10.0.0.254"}"#, "");
     let (same, local) = opened(&other);
     assert_eq!(same.file().hash, catalog.file().hash);
     // The own interface counts, and that of others comes from wherever the file came from.
     let made = config(&catalog, &local).expect("no errors");
-    assert_eq!(made.systems[0].config.get("interface"), None, "b has none of its own");
+    assert_eq!(made.systems[0].config["interface"], "eth1");
     let (_, own) = opened(&FILE.replace("eth7", "eth9"));
     assert_eq!(config(&catalog, &own).expect("no errors").systems[0].config["interface"], "eth9");
     for change in [("\"fast\"", "\"lan\""), ("10.0.1.1", "10.0.1.9"), ("\"version\": 3", "\"version\": 4")] {
@@ -252,4 +253,33 @@ fn merging_is_commutative_and_idempotent() {
         }
         assert_eq!(one.sums(), sums, "the sums are those of what is there");
     }
+}
+
+/// An old message about something that was removed, and whose removal is forgotten, brings nothing back.
+#[test]
+fn what_is_forgotten_stays_removed() {
+    let key = Key::Item("job".into(), "x".into());
+    let record = |count, value: Option<&str>| {
+        let stamp = Stamp { count, writer: 1 };
+        Record { value: value.map(Into::into), stamp, born: stamp, bound: None }
+    };
+    let mut catalog = Catalog::default();
+    catalog.set_complete(true);
+    assert!(catalog.merge(key.clone(), record(12, Some("\"x\""))));
+    assert!(catalog.merge(key.clone(), record(15, None)));
+    assert!(catalog.raise_floor(17) && catalog.is_empty());
+    assert!(!catalog.merge(key.clone(), record(12, Some("\"x\""))));
+    assert!(catalog.merge(key.clone(), record(18, Some("\"x\""))), "somebody added it anew");
+    // What hides an entry of the file hides it for as long as there is that file.
+    let (mut filed, local) = opened(FILE);
+    let stamp = filed.next_stamp(1);
+    let mut changes = Changes::default();
+    let edit = &edits(r#"[{"remove_item": {"system": "job", "item": "x"}}]"#)[0];
+    changes.apply(&mut filed, edit, stamp).expect("it is there");
+    assert_eq!(filed.to_forget(), None);
+    filed.raise_floor(stamp.count);
+    assert_eq!(items(&config(&filed, &local).expect("no errors"), 1), ["y"]);
+    // Who begins with nothing takes what others have, however old it is.
+    let mut young = Catalog::default();
+    assert!(young.merge(key, record(12, Some("\"x\""))));
 }

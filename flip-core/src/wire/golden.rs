@@ -90,7 +90,7 @@ fn samples() -> Vec<Message> {
         marks: marks.clone(),
     };
     let digest = Digest { members: 1 << 60, facts: 2, electorate: 3, content: u64::MAX, marks: 1 << 63 };
-    let brief = Brief { version: 7, file: u64::MAX - 5, records: 1 << 62, floor: 300 };
+    let brief = Brief { version: 7, file: u64::MAX - 5, records: 1 << 62, floor: 300, complete: true };
     let stamp = Stamp { count: 70_000, writer: 0x1234 };
     let record = Record { value: Some("\"10.0.0.9\"".into()), stamp, born: stamp, bound: Some(7) };
     let entries = [

@@ -329,13 +329,13 @@ fn limits_are_named() {
         |text: &str| load_quickly(text, &Overrides::default()).expect_err("too much")[0].message.clone();
     let huge = " ".repeat((1 << 20) + 1);
     assert_eq!(refused(&huge), "the file has 1048577 bytes, expected at most 1048576 (1 MiB)");
-    let items = vec!["\"x\""; 10_001].join(",");
+    let items = vec!["\"x\""; 100_001].join(",");
     let text = format!(
         r#"{{"cluster": {{"system": {{"m": {{"data": [{items}]}}}}}}, "id": "a", "servers": {{"a": {{"ip": "10.0.0.1"}}}}}}"#
     );
     assert!(
         render(&load_quickly(&text, &Overrides::default()).expect_err("too many"))
-            .contains("found 10001 items, expected at most 10000")
+            .contains("found 100001 items, expected at most 100000")
     );
     let servers: Vec<_> = (0..4097).map(|n| format!("\"{n}\":{{}}")).collect();
     let text = format!("{{\"servers\":{{{}}}}}", servers.join(","));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Batch, PUSH_PAUSE, PUSHES, Push, Replica, What, Wish, voters};
-use crate::catalog::{self, Changes, Entry, File, Local, Stamp, homes};
+use crate::catalog::{self, Changes, Entry, File, Local, Record, Stamp, homes};
 use crate::config::{Config, Source};
 use crate::id::ShortId;
 use crate::io::{Command, Output};
@@ -32,6 +32,12 @@ impl Node {
         };
         if self.leaving.is_some() {
             return self.outputs.push_back(refused("this server is about to leave; ask another"));
+        }
+        // A stamp from here could seem old to the others, and what is old and unknown was removed.
+        if !replica.catalog.is_complete() && self.adoption.wanted.servers.len() > 1 {
+            let why = "this server has lost its catalog or begins with none, and has not heard yet what the others \
+                       have; try again when one of them is up, or ask another";
+            return self.outputs.push_back(refused(why));
         }
         if replica.waiting.wishes.len() + replica.pushes.len() >= limits::EDITS_WAITING {
             return self.outputs.push_back(refused("too many edits wait for disks; try again later"));
@@ -220,11 +226,15 @@ impl Replica {
         let waiting = std::mem::take(&mut self.waiting);
         let mut answers = Answers::new();
         let unlooked = self.unlooked && !waiting.partial;
-        if waiting.entries.is_empty() && waiting.file.is_none() && waiting.wishes.is_empty() && !unlooked {
+        let nothing = waiting.entries.is_empty() && waiting.file.is_none() && waiting.wishes.is_empty();
+        if nothing && !unlooked && self.say_again == 0 {
             self.waiting.acks = waiting.acks;
+            if waiting.completes {
+                self.catalog.set_complete(true);
+            }
             return answers;
         }
-        let before = self.catalog.file().clone();
+        let (before, counters) = (self.catalog.file().clone(), self.catalog.counters());
         let mut changes = Changes::default();
         let mut batch = Batch {
             id: self.next,
@@ -233,6 +243,7 @@ impl Replica {
             file: None,
             file_of: None,
             local: None,
+            completes: waiting.completes,
             acks: waiting.acks,
             askers: Vec::new(),
             config: None,
@@ -249,13 +260,14 @@ impl Replica {
             (batch.file, batch.file_of) = (Some(file), Some(of));
         }
         let base = changes.len();
+        self.restamp(&mut changes);
         let mut made = Made { file: None, local: None };
         let (mut accepted, config) =
             self.together(waiting.wishes, &mut changes, &mut made, running, &mut answers);
         if let Some(config) = config {
             batch.former = voters::former(running, &config);
             batch.config = Some(Arc::new(config));
-        } else if !waiting.partial && (base > 0 || batch.file.is_some() || unlooked) {
+        } else if !waiting.partial && (changes.len() > 0 || batch.file.is_some() || unlooked) {
             match catalog::config(&self.catalog, &self.local) {
                 Ok(config) => batch.config = Some(Arc::new(config)),
                 Err(invalid) => batch.invalid = Some(invalid.to_string()),
@@ -269,6 +281,7 @@ impl Replica {
         batch.own = changes.entries_since(&self.catalog, base);
         changes.back_to(&mut self.catalog, 0);
         self.catalog.exchange_file(before);
+        self.catalog.set_counters(counters);
         batch.askers.append(&mut accepted);
         if batch.entries.is_empty()
             && batch.file.is_none()
@@ -278,6 +291,9 @@ impl Replica {
         {
             // All of it was here before.
             self.waiting.acks = batch.acks;
+            if batch.completes {
+                self.catalog.set_complete(true);
+            }
             return answers;
         }
         // A config that was made looks at everything that is here.
@@ -285,6 +301,21 @@ impl Replica {
         self.next += 1;
         self.storing = Some(batch);
         answers
+    }
+
+    /// Gives what was said here in ignorance of others stamps that come after all that they know.
+    fn restamp(&mut self, changes: &mut Changes) {
+        let floor = std::mem::take(&mut self.say_again);
+        if floor == 0 {
+            return;
+        }
+        let old: Vec<Entry> =
+            self.catalog.records().map(|(key, record)| (key.clone(), record.clone())).collect();
+        for (key, record) in old.into_iter().filter(|(_, record)| record.stamp.count <= floor) {
+            let next = self.stamp(changes);
+            let stamp = Stamp { count: next.count.max(floor + 1 + changes.len() as u64), ..next };
+            changes.merge(&mut self.catalog, &key, &Record { stamp, ..record });
+        }
     }
 
     /// Makes all wishes, and looks once at what comes of them. Where that can't be used, each is looked at alone.

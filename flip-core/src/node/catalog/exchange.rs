@@ -12,6 +12,7 @@ use crate::id::ShortId;
 use crate::io::Output;
 use crate::limits;
 use crate::node::Node;
+use crate::quorum;
 use crate::time::Time;
 use crate::wire::message::{Entries, Exchange, Kept, Message};
 
@@ -72,21 +73,34 @@ impl Node {
         } else {
             replica.conflicts.remove(&short);
         }
+        let catalog = &mut replica.catalog;
+        if catalog.is_complete() && brief.floor > catalog.count() {
+            // Everybody knew everything up to there, and this server does not: it lost its disk, and compared itself
+            // with others that had lost theirs. What was said here since is said again, as something new.
+            catalog.set_complete(false);
+            replica.say_again = brief.floor;
+        }
+        if own.records == brief.records {
+            replica.alike.insert(short);
+            let alike = replica.alike.len() + 1;
+            if brief.complete || alike >= quorum::majority(self.adoption.wanted.servers.len()) {
+                replica.catalog.set_complete(true);
+            }
+        } else {
+            replica.alike.remove(&short);
+        }
+        if brief.floor > own.floor && replica.catalog.is_complete() {
+            // Its sender has seen that everybody knows everything up to there.
+            replica.catalog.raise_floor(brief.floor);
+        }
         if own.records == brief.records && ranks.0 == ranks.1 {
             replica.differing.remove(&short);
             replica.pulls.next.remove(&short);
             if own.file == brief.file {
                 replica.same.insert(short);
             }
-            if brief.floor > own.floor {
-                // Its sender has seen that everybody knows everything up to there.
-                replica.catalog.raise_floor(brief.floor);
-            }
             self.forget_what_all_know();
         } else if own.records != brief.records || ranks.1 > ranks.0 {
-            if brief.floor > own.floor {
-                replica.catalog.raise_floor(brief.floor);
-            }
             replica.differing.insert(short);
             // What differs may be on its way already.
             replica.pulls.next.entry(short).or_insert(now + PULL_DELAY);
@@ -214,6 +228,7 @@ impl Node {
         let new = exchange.entries.into_iter().filter(|(key, record)| catalog.wants(key, record));
         replica.waiting.entries.extend(new);
         replica.waiting.partial = exchange.after.is_some();
+        replica.waiting.completes |= exchange.after.is_none() && exchange.brief.complete;
         match exchange.after {
             Some(after) => self.pull(server, Some(after), now),
             // What differs still is seen by the next brief.

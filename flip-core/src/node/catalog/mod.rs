@@ -59,6 +59,10 @@ pub(super) struct Replica {
     brief_at: Option<Time>,
     /// Pages were stored, and what they come to was not looked at yet.
     unlooked: bool,
+    /// What was said here with a counter up to this one is said again, with a later one; zero where there is nothing.
+    say_again: u64,
+    /// Who said last that it has the records that were here then: while this one may have lost its own.
+    alike: BTreeSet<ShortId>,
     /// How often a file was met that has the version of this one's and another content.
     conflicts_met: u64,
     voters: voters::Voters,
@@ -71,6 +75,8 @@ struct Waiting {
     file: Option<(File, ShortId)>,
     /// A page that more pages follow: what it means is looked at when the last is here.
     partial: bool,
+    /// With this, all is here that somebody has who misses nothing.
+    completes: bool,
     acks: Vec<(ShortId, u64)>,
     wishes: VecDeque<Wish>,
 }
@@ -101,6 +107,7 @@ struct Batch {
     /// Whose file that is; none for an own one.
     file_of: Option<ShortId>,
     local: Option<Local>,
+    completes: bool,
     acks: Vec<(ShortId, u64)>,
     /// Who waits: whether for this disk only, until when, and what was done.
     askers: Vec<(u64, bool, Time, String)>,
@@ -149,6 +156,8 @@ impl Node {
             differing: BTreeSet::new(),
             brief_at: None,
             unlooked: false,
+            say_again: 0,
+            alike: BTreeSet::new(),
             conflicts_met: 0,
             voters: voters::Voters::default(),
         });
@@ -213,6 +222,7 @@ impl Node {
         replica.whole = false;
         if !batch.entries.is_empty() || batch.file.is_some() {
             replica.same.clear();
+            replica.alike.clear();
             replica.brief_at.get_or_insert(now + BRIEF_PAUSE);
         }
         let adopted = batch.file.as_ref().map(|file| (file.version, replica.catalog.ended_by(file.version)));
@@ -225,6 +235,9 @@ impl Node {
         }
         if let Some(local) = batch.local {
             replica.local = local;
+        }
+        if batch.completes {
+            replica.catalog.set_complete(true);
         }
         let invalid = batch.invalid;
         let news = invalid.is_some() && replica.invalid != invalid;
@@ -311,7 +324,7 @@ impl Replica {
     /// What goes to the disk for the batch that was begun: its number, the bytes, and whether they are the whole file.
     fn to_store(&mut self) -> Option<(u64, Vec<u8>, bool)> {
         let batch = self.storing.as_ref()?;
-        let bytes = catalog::disk::frame(batch.file.as_ref(), self.catalog.floor(), batch.entries.clone());
+        let bytes = catalog::disk::frame(batch.file.as_ref(), &self.catalog, batch.entries.clone());
         // A file that is mostly history is written anew.
         let live = self.catalog.len() * 64 + self.catalog.file().text.len();
         if !self.whole && self.appended < (1 << 20) + 4 * live {

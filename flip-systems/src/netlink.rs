@@ -7,7 +7,7 @@
 //! connection dies before the acknowledgement came.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use rtnetlink::packet_core::{
@@ -21,7 +21,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
@@ -239,6 +239,22 @@ impl Netlink {
             .into_iter()
             .filter_map(|m| if let RouteNetlinkMessage::NewRoute(r) = m { Some(r) } else { None })
             .collect())
+    }
+
+    /// The route by which a packet to `ip` would go that came by a link.
+    ///
+    /// # Errors
+    /// The kernel's; ENETUNREACH when there is none.
+    pub(crate) fn route_in(&mut self, ip: Ipv6Addr, index: u32) -> io::Result<Option<RouteMessage>> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        message.header.destination_prefix_length = 128;
+        message.attributes =
+            vec![RouteAttribute::Destination(RouteAddress::Inet6(ip)), RouteAttribute::Iif(index)];
+        let answers = self.ask(&RouteNetlinkMessage::GetRoute(message), NLM_F_REQUEST | NLM_F_ACK)?;
+        Ok(answers
+            .into_iter()
+            .find_map(|m| if let RouteNetlinkMessage::NewRoute(r) = m { Some(r) } else { None }))
     }
 
     /// Adds a rule.

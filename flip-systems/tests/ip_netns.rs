@@ -7,7 +7,7 @@
 mod net;
 
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -406,6 +406,34 @@ fn loopback_has_nobody_to_tell() {
         }
         assert_eq!(bound("lo", V4)[0]["label"], "lo:flip");
         timeout(Duration::from_millis(150), wire.announcement()).await.expect_err("an announcement on lo");
+    });
+}
+
+/// The kernel acknowledges an IPv6 address before it takes in what is sent there, and whoever is told that it came
+/// sends something at once.
+#[test]
+fn what_is_sent_to_an_address_that_came_arrives() {
+    in_namespace(|| async {
+        let systems = Systems::open(&config("v0", &[V4, V6])).unwrap();
+        for (item, address) in [V4, V6].into_iter().enumerate() {
+            let address: IpAddr = address.parse().unwrap();
+            let any: IpAddr = if item == 0 { [0; 4].into() } else { [0; 16].into() };
+            let server = UdpSocket::bind((any, 0)).unwrap();
+            server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let client = UdpSocket::bind((any, 0)).unwrap();
+            for round in 0..100u8 {
+                alive(&systems, item).await.unwrap();
+                let to = (address, server.local_addr().unwrap().port());
+                let sent = client.send_to(&[round], to);
+                assert_eq!(sent.map_err(|error| format!("{address}, round {round}: {error}")), Ok(1));
+                let mut buffer = [0];
+                server.recv(&mut buffer).unwrap();
+                assert_eq!(buffer, [round]);
+                // It is there already, and so is its route.
+                alive(&systems, item).await.unwrap();
+                down(&systems, item).await.unwrap();
+            }
+        }
     });
 }
 

@@ -10,6 +10,7 @@ use flip_core::id::ItemRef;
 use ipnet::IpNet;
 
 use super::announcer::{Outside, Voice};
+use super::arrival::LIMIT;
 use super::item::{Held, Holdings, Part};
 use super::{State, World, address, raw_socket};
 use crate::netlink::Netlink;
@@ -41,9 +42,18 @@ impl Loose {
         })
     }
 
-    /// Puts the address on the interface and announces it. Within a runtime.
+    /// Puts the address on the interface and announces it, or has it announced as soon as it works. Within a
+    /// runtime.
     pub(crate) fn add(&self, net: IpNet, interface: &str) -> Result<(), String> {
-        self.world.alive(self.place(net, interface)?, Lifetime::ENDLESS)
+        if let Some(arrival) = self.world.bring(self.place(net, interface)?, Lifetime::ENDLESS)? {
+            let world = Arc::clone(&self.world);
+            tokio::spawn(async move {
+                if let Err(error) = world.arrive(arrival, LIMIT).await {
+                    tracing::debug!("not announced: {error}");
+                }
+            });
+        }
+        Ok(())
     }
 
     /// Takes the address away.

@@ -15,7 +15,8 @@
 //!
 //! **Takeover** is one exchange with the kernel and one or two frames, on sockets that are open and
 //! with a link table that notices keep up to date: some tens of microseconds. All of it is
-//! synchronous, because the kernel answers within the system call.
+//! synchronous, because the kernel answers within the system call; but for the announcement of an IPv6 address
+//! that the kernel is not through with, see the module `arrival`.
 //!
 //! **Lifetimes.** The kernel itself takes an address away whose lifetime ends, whether this process
 //! lives or not; see the module `lifetime`.
@@ -35,6 +36,7 @@ pub mod announce;
 mod address;
 mod adopt;
 mod announcer;
+mod arrival;
 mod conflict;
 mod connections;
 mod ground;
@@ -61,7 +63,7 @@ mod state;
 mod system;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use flip_core::{Lifetime, lease};
@@ -168,20 +170,37 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn alive(self: &Arc<Self>, item: usize, lifetime: Lifetime) -> Result<(), String> {
+    /// Brings an item up, and announces it. Gives back the addresses for which the kernel takes nothing in yet:
+    /// then it is still to be announced, with [`Self::came_late`].
+    fn alive(self: &Arc<Self>, item: usize, lifetime: Lifetime) -> Result<Vec<(Ipv6Addr, u32)>, String> {
         let mut state = self.lock();
         self.drift.forget(state.items[item].at);
         state.clear_failed(item)?;
         // The hook has asked who has it, and many others had their turn.
         state.install(item, lease::later(lifetime, clock::now()))?;
-        self.start_announcing(&mut state, item);
+        let late = state.late(item);
+        if late.is_empty() {
+            self.came(&mut state, item);
+        }
+        Ok(late)
+    }
+
+    /// Announces an item that was brought up a moment ago, if it is still here.
+    fn came_late(self: &Arc<Self>, item: usize) -> Result<(), String> {
+        let mut state = self.lock();
+        state.check_here(item)?;
+        self.came(&mut state, item);
+        Ok(())
+    }
+
+    fn came(self: &Arc<Self>, state: &mut State, item: usize) {
+        self.start_announcing(state, item);
         if let Some(connections) = self.connections.get() {
             // After the announcement, so that answers come here.
             for part in &state.parts[state.items[item].parts.clone()] {
                 connections.took(part.net.addr(), state.link_of(part).map_or(0, |link| link.index));
             }
         }
-        Ok(())
     }
 
     /// The item is about to go: nobody is told any more that it came.
@@ -224,10 +243,7 @@ impl World {
 
     fn announce(self: &Arc<Self>, item: usize) -> Result<(), String> {
         let mut state = self.lock();
-        let here = |part: &Part| part.present && !part.is_over();
-        if let Some(part) = state.items[item].parts.clone().find(|part| !here(&state.parts[*part])) {
-            return Err(format!("{} is not on {}", state.parts[part].net, state.interface_of(part)));
-        }
+        state.check_here(item)?;
         self.start_announcing(&mut state, item);
         Ok(())
     }

@@ -89,6 +89,15 @@ impl State {
         self.parts[self.items[item].parts.clone()].iter().all(|part| part.present)
     }
 
+    /// Why an item cannot be announced: an address of it is not here, or its time is over.
+    pub(super) fn check_here(&self, item: usize) -> Result<(), String> {
+        let here = |part: &Part| part.present && !part.is_over();
+        match self.items[item].parts.clone().find(|part| !here(&self.parts[*part])) {
+            Some(part) => Err(format!("{} is not on {}", self.parts[part].net, self.interface_of(part))),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn set_present(&mut self, item: usize, present: bool) {
         self.items[item].present = present;
         if !present {

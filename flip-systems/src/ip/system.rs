@@ -9,6 +9,7 @@ use flip_core::config::{Config, HANDLERS, Item, Notify};
 use flip_core::event::Reason;
 
 use super::announcer::{Outside, Voice};
+use super::arrival::LIMIT;
 use super::connections;
 use super::item::Holdings;
 use super::{World, address};
@@ -123,13 +124,16 @@ fn no_item(item: usize) -> HookFuture {
 
 impl System for IpSystem {
     fn alive(&self, item: usize, context: &Context) -> HookFuture {
-        let (lifetime, reason) = (context.lifetime, context.reason);
+        let (lifetime, reason, timeout) = (context.lifetime, context.reason, context.timeout);
         let Some((world, item)) = self.find(item) else { return no_item(item) };
         Box::pin(async move {
             // It may be coming back while its link is still going.
             world.unlinked(item).await;
             world.ask_first(item, reason).await?;
-            let result = world.alive(item, lifetime);
+            let result = match world.bring(item, lifetime) {
+                Ok(Some(arrival)) => world.arrive(arrival, LIMIT.min(timeout / 2)).await,
+                brought => brought.map(drop),
+            };
             if result.is_err() {
                 world.unlinked(item).await;
             } else {

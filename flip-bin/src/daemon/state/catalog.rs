@@ -140,12 +140,12 @@ mod tests {
         let state = State::open(dir.path()).unwrap();
         assert!(state.catalog().unwrap().is_none());
         let writer = state.writer().unwrap();
-        store(&writer, disk::frame(None, 0, vec![entry(1)]), false)
+        store(&writer, disk::frame(None, &Catalog::default(), vec![entry(1)]), false)
             .expect_err("there is nothing to append to");
         let mut catalog = Catalog::default();
         catalog.merge(entry(1).0, entry(1).1);
         store(&writer, disk::whole(&catalog), true).unwrap();
-        store(&writer, disk::frame(None, 0, vec![entry(2)]), false).unwrap();
+        store(&writer, disk::frame(None, &Catalog::default(), vec![entry(2)]), false).unwrap();
         catalog.merge(entry(2).0, entry(2).1);
         assert_eq!(state.catalog().unwrap().unwrap().brief(), catalog.brief());
         let mode = std::fs::metadata(dir.path().join(NAME)).unwrap().permissions().mode();

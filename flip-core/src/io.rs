@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalog::Edit;
+use crate::catalog::{Edit, Known};
 use crate::config::{ClusterKey, Config};
 use crate::event::{Event, Reason};
 use crate::id::{CheckRef, ItemRef};
@@ -225,6 +225,8 @@ pub enum Command {
     File {
         /// Its text.
         text: String,
+        /// What is found now under the names that it gives.
+        scripts: Vec<Known>,
     },
 }
 

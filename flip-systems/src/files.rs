@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use flip_core::catalog::{self, File, Local};
+use flip_core::catalog::{self, File, Known, Local};
 use flip_core::config::{
     self, Config, Overrides, Problem, Script, ScriptFound, ScriptNames, Severity, Source,
 };
@@ -28,6 +28,8 @@ pub struct Read {
     pub warnings: Vec<Problem>,
     /// The scripts that it names, compiled.
     pub scripts: Scripts,
+    /// What was found under the names that it gives.
+    pub known: Vec<Known>,
     /// What it says to the whole cluster.
     pub file: File,
     /// What it says to this server alone.
@@ -100,7 +102,7 @@ pub fn read(path: &Path, id: Option<&str>, registry: &Registry) -> Result<Read, 
         None => None,
     };
     let key = key_file.as_ref().map(|(content, _)| content.as_slice());
-    let (loaded, scripts, (file, local)) = files.load(key).map_err(ReadError::Config)?;
+    let (loaded, scripts, known, (file, local)) = files.load(key).map_err(ReadError::Config)?;
     let mut warnings = loaded.warnings;
     if let Some((_, Some(message))) = &key_file {
         let help = "chmod 600 the file: whoever reads it can forge messages of this cluster";
@@ -108,7 +110,7 @@ pub fn read(path: &Path, id: Option<&str>, registry: &Registry) -> Result<Read, 
         let source = files.source(&source);
         warnings.push(Problem::at(&source, Severity::Warning, &["key_file"], message, Some(help)));
     }
-    Ok(Read { config: loaded.config, warnings, scripts, file, local, files })
+    Ok(Read { config: loaded.config, warnings, scripts, known, file, local, files })
 }
 
 /// The scripts that a config names, but for those that are native.
@@ -131,34 +133,19 @@ impl Files {
         Source { file, text: &self.text }
     }
 
-    /// Reads the scripts again that the config named when it was read, compiles them, and looks whether they fit
-    /// it.
+    /// Reads the config and its scripts again, compiles them, and looks whether they fit together.
     ///
     /// # Errors
     /// All that is wrong with them: one line for each, with file and line.
-    pub fn scripts(&self) -> Result<Scripts, Vec<String>> {
-        self.load(Some(SOME_KEY)).map(|(_, scripts, _)| scripts).map_err(|problems| {
-            let mut lines = Vec::new();
-            for problem in problems.into_iter().filter(|problem| problem.severity == Severity::Error) {
-                let line = match problem.help {
-                    Some(help) => format!("{} ({help})", problem.message),
-                    None => problem.message,
-                };
-                // A script that stands in several places is named once.
-                if !lines.contains(&line) {
-                    lines.push(line);
-                }
-            }
-            lines
-        })
-    }
-
-    /// What the config's file says now.
-    ///
-    /// # Errors
-    /// When it cannot be read: one line for people.
-    pub fn text_now(&self) -> Result<String, String> {
-        read_text(&self.path)
+    pub fn again(&self) -> Result<Again, Vec<String>> {
+        let text = read_text(&self.path).map_err(|why| vec![why])?;
+        let names = names(&Source { file: "", text: &text }, &self.native);
+        let files = Self { text, names, ..self.clone() };
+        let (scripts, known) = match files.load(Some(SOME_KEY)) {
+            Ok((_, scripts, known, _)) => (scripts, known),
+            Err(problems) => return Err(lines(problems)),
+        };
+        Ok(Again { text: files.text, scripts, known })
     }
 
     /// What the config's file said when it was read.
@@ -175,7 +162,7 @@ impl Files {
     fn load(
         &self,
         key_file: Option<&[u8]>,
-    ) -> Result<(config::Loaded, Scripts, (File, Local)), Vec<Problem>> {
+    ) -> Result<(config::Loaded, Scripts, Vec<Known>, (File, Local)), Vec<Problem>> {
         let file = self.file();
         let dir = self.beside(self.names.dir.as_deref().unwrap_or(DIR));
         let mut scripts = Scripts::default();
@@ -194,8 +181,37 @@ impl Files {
         };
         let loaded = config::load(&source, &overrides)?;
         let parts = catalog::open(source.text, &loaded.config, &told);
-        Ok((loaded, scripts, parts))
+        let known = told.iter().map(Known::of).collect();
+        Ok((loaded, scripts, known, parts))
     }
+}
+
+/// What files say when they are read again.
+#[derive(Debug)]
+pub struct Again {
+    /// The config's text.
+    pub text: String,
+    /// The scripts that it names, compiled.
+    pub scripts: Scripts,
+    /// What was found under those names.
+    pub known: Vec<Known>,
+}
+
+/// Errors as one line each.
+fn lines(problems: Vec<Problem>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut messages = Vec::new();
+    for problem in problems.into_iter().filter(|problem| problem.severity == Severity::Error) {
+        // A script that stands in several places is named once.
+        if messages.contains(&problem.message) {
+            continue;
+        }
+        let Problem { file, line, column, message, help, .. } = problem;
+        let help = help.map(|help| format!(" ({help})")).unwrap_or_default();
+        lines.push(format!("{file}:{line}:{column}: {message}{help}"));
+        messages.push(message);
+    }
+    lines
 }
 
 /// What was found under the name of a script.
@@ -312,24 +328,27 @@ mod tests {
         let script = dir.path().join("scripts/s.lua");
         std::fs::write(&script, "return {alive = print, down = print}").unwrap();
         let read = super::read(&path, Some("a"), &registry()).unwrap();
-        let again = read.files.scripts().unwrap();
+        let again = read.files.again().unwrap().scripts;
         assert!(read.scripts.changed_in(&again).is_empty());
         std::fs::write(&script, "return {alive = print, down = function() end}").unwrap();
-        assert_eq!(read.scripts.changed_in(&read.files.scripts().unwrap()), ["s"]);
+        assert_eq!(read.scripts.changed_in(&read.files.again().unwrap().scripts), ["s"]);
         std::fs::write(&script, "return {\nalive = print, down =").unwrap();
-        let why = read.files.scripts().unwrap_err();
+        let why = read.files.again().unwrap_err();
         assert!(why.len() == 1 && why[0].contains("scripts/s.lua:2: "), "{why:?}");
         std::fs::write(&script, "return {alive = print}").unwrap();
-        let why = read.files.scripts().unwrap_err();
+        let why = read.files.again().unwrap_err();
         assert!(why.len() == 1 && why[0].contains("has no function `down`"), "{why:?}");
         std::fs::remove_file(&script).unwrap();
-        let why = read.files.scripts().unwrap_err();
+        let why = read.files.again().unwrap_err();
         assert!(why.iter().any(|why| why.contains("scripts/s.lua")), "{why:?}");
 
-        assert_eq!(read.files.text_now().as_deref(), Ok(read.files.text()));
+        std::fs::write(&script, "return {alive = print, down = print}").unwrap();
+        assert_eq!(read.files.again().unwrap().text, read.files.text());
         std::fs::write(&path, text + "\n").unwrap();
-        assert_ne!(read.files.text_now().as_deref(), Ok(read.files.text()));
+        assert_ne!(read.files.again().unwrap().text, read.files.text());
+        std::fs::write(&path, "{").unwrap();
+        assert!(read.files.again().unwrap_err()[0].contains("cluster.json:1:"));
         std::fs::remove_file(&path).unwrap();
-        assert!(read.files.text_now().unwrap_err().contains("cannot read the config"));
+        assert!(read.files.again().unwrap_err()[0].contains("cannot read the config"));
     }
 }

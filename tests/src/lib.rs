@@ -2,6 +2,7 @@
 //! counts what it loses, and the benchmarks.
 
 pub mod busy;
+pub mod catalog_bench;
 pub mod cluster;
 pub mod failover;
 pub mod flood;

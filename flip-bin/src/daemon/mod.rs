@@ -49,7 +49,7 @@ const REFUSED: u8 = 3;
 
 pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
     let from = ConfigArgs { config, id: args.id.clone() };
-    let Read { config, warnings, scripts, file, local, files } = match config::read(&from) {
+    let Read { config, warnings, scripts, known, file, local, files } = match config::read(&from) {
         Ok(read) => read,
         Err(Refused(text)) => {
             writeln!(std::io::stderr(), "{text}")?;
@@ -75,7 +75,7 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
     });
     let beside = from.config.parent().unwrap_or(Path::new("")).to_owned();
     let host = Host { dir, beside, privileges, service };
-    let result = runtime.block_on(start(args, (file, local), scripts, files, host));
+    let result = runtime.block_on(start(args, (file, local), scripts, (files, known), host));
     // Tasks that still run are dropped, and the last lines of the log written.
     runtime.shutdown_background();
     drop(log);
@@ -96,7 +96,7 @@ async fn start(
     args: DaemonArgs,
     (file, local): (catalog::File, catalog::Local),
     scripts: Scripts,
-    files: Files,
+    files: (Files, Vec<catalog::Known>),
     host: Host,
 ) -> Outcome {
     let Host { dir, beside, privileges, service } = host;

@@ -5,10 +5,11 @@
 use std::sync::{Arc, Mutex};
 
 use flip_core::Command;
+use flip_core::catalog::Known;
 use flip_systems::Handle;
-use flip_systems::files::Files;
+use flip_systems::files::{Again, Files};
 use flip_systems::flip::Refusal;
-use flip_systems::lua::{Engine, Plugins};
+use flip_systems::lua::{Engine, Plugins, Scripts};
 
 use super::api::Access;
 
@@ -19,33 +20,52 @@ pub struct Reload {
     plugins: Option<Arc<Mutex<Plugins>>>,
     access: Option<Arc<Access>>,
     node: Handle,
-    /// The text of the config that counts. One at a time.
-    turn: tokio::sync::Mutex<String>,
+    /// One at a time.
+    turn: tokio::sync::Mutex<Applied>,
+}
+
+/// What of the files the node works with.
+struct Applied {
+    text: String,
+    known: Vec<Known>,
 }
 
 impl Reload {
     pub fn new(
-        files: Files,
+        (files, known): (Files, Vec<Known>),
         engine: Option<Arc<Engine>>,
         plugins: Option<Arc<Mutex<Plugins>>>,
         access: Option<Arc<Access>>,
         node: Handle,
     ) -> Self {
-        let turn = tokio::sync::Mutex::new(files.text().to_owned());
+        let turn = tokio::sync::Mutex::new(Applied { text: files.text().to_owned(), known });
         Self { files, engine, plugins, access, node, turn }
     }
 
     /// Reads them, and tells what came of it: whoever asked, the log, and all who listen to events.
     pub async fn run(&self) -> Result<String, Refusal> {
-        let mut text = self.turn.lock().await;
-        let result = match self.access().await {
-            Ok(()) => match self.scripts().await {
-                Ok(what) => self.config(&mut text).await.map(|config| format!("{what}; {config}")),
-                Err(why) => Err(why),
-            },
-            Err(why) => Err(format!("nothing was changed: {why}")),
-        };
+        let mut applied = self.turn.lock().await;
+        let result = self.all(&mut applied).await;
         self.node.reloaded(result).await
+    }
+
+    /// Everything is read and checked before anything is changed.
+    async fn all(&self, applied: &mut Applied) -> Result<String, String> {
+        let refused = |why: &str| format!("nothing was changed: {why}");
+        let files = self.files.clone();
+        // Reading and compiling take time that the loop does not have.
+        let read = tokio::task::spawn_blocking(move || files.again());
+        let read = read.await.map_err(|error| format!("a fault in flip: {error}"))?;
+        let Again { text, scripts, known } = read.map_err(|problems| refused(&problems.join("; ")))?;
+        self.access().await.map_err(|why| refused(&why))?;
+        let what = self.scripts(scripts).await.map_err(|why| refused(&why))?;
+        if (&text, &known) == (&applied.text, &applied.known) {
+            return Ok(format!("{what}; the config did not change"));
+        }
+        let command = Command::File { text: text.clone(), scripts: known.clone() };
+        let done = self.node.command(command).await.map_err(|why| format!("{what}; the config: {why}"))?;
+        *applied = Applied { text, known };
+        Ok(format!("{what}; {done}"))
     }
 
     async fn access(&self) -> Result<(), String> {
@@ -54,36 +74,19 @@ impl Reload {
         read.map_err(|error| format!("a fault in flip: {error}"))?.map_err(|error| format!("{error:#}"))
     }
 
-    /// Applies what differs in the config's file.
-    async fn config(&self, applied: &mut String) -> Result<String, String> {
-        let files = self.files.clone();
-        let read = tokio::task::spawn_blocking(move || files.text_now()).await;
-        let text = read.map_err(|error| format!("a fault in flip: {error}"))??;
-        if text == *applied {
-            return Ok("the config did not change".into());
-        }
-        let done = self.node.command(Command::File { text: text.clone() }).await;
-        let done = done.map_err(|why| format!("the config: {why}"))?;
-        *applied = text;
-        Ok(done)
-    }
-
-    async fn scripts(&self) -> Result<String, String> {
-        let files = self.files.clone();
-        // Reading and compiling take time that the loop does not have.
-        let read = tokio::task::spawn_blocking(move || files.scripts());
-        let scripts = read.await.map_err(|error| format!("a fault in flip: {error}"))?;
-        let refused = |why: &str| format!("nothing was changed: {why}");
-        let scripts = scripts.map_err(|problems| refused(&problems.join("; ")))?;
+    async fn scripts(&self, scripts: Scripts) -> Result<String, String> {
         let Some(engine) = &self.engine else {
-            return Ok("the config names no scripts".to_owned());
+            return match scripts.is_empty() {
+                true => Ok("the config names no scripts".to_owned()),
+                false => Err("the first scripts of a config need a restart".to_owned()),
+            };
         };
         let changed = engine.scripts().changed_in(&scripts);
         if changed.is_empty() {
             return Ok("no script changed".to_owned());
         }
         let restarted = match &self.plugins {
-            Some(plugins) => Plugins::reload(plugins, engine, &scripts).await.map_err(|why| refused(&why))?,
+            Some(plugins) => Plugins::reload(plugins, engine, &scripts).await?,
             None => Vec::new(),
         };
         let all = scripts.len();

@@ -95,7 +95,9 @@ enum Found {
 }
 
 impl Known {
-    fn of(script: &config::Script<'_>) -> Self {
+    /// What was found under a name.
+    #[must_use]
+    pub fn of(script: &config::Script<'_>) -> Self {
         let found = match script.found {
             config::ScriptFound::Body => Found::Body,
             config::ScriptFound::Functions(names) => Found::Functions(names.to_vec()),
@@ -125,9 +127,15 @@ impl Local {
 
     /// What this server finds under the names that a config may give.
     #[must_use]
-    pub fn with_scripts(mut self, scripts: &[config::Script<'_>]) -> Self {
-        self.scripts = scripts.iter().map(Known::of).collect();
+    pub fn with_scripts(mut self, scripts: Vec<Known>) -> Self {
+        self.scripts = scripts;
         self
+    }
+
+    /// Keys that say something else to this server than another file did. They are read when a daemon starts.
+    pub(crate) fn differs(&self, other: &Self) -> Vec<&'static str> {
+        let differs = |name: &&str| self.top.get(*name) != other.top.get(*name);
+        LOCAL_KEYS.into_iter().filter(differs).collect()
     }
 
     pub(super) fn scripts(&self) -> Vec<config::Script<'_>> {

@@ -14,6 +14,7 @@ use super::world::World;
 use crate::config::Config;
 use crate::id::ItemRef;
 use crate::lease::quarantine;
+use crate::node::Node;
 use crate::quorum;
 use crate::time::Time;
 
@@ -76,6 +77,11 @@ pub(super) fn draw(case: &mut Case) {
         }
     }
     case.faults.sort_by_key(|timed| timed.at_ms);
+}
+
+/// Whether a node sees a server up: one that its config does not name any more is none.
+pub(super) fn sees(node: &Node, server: usize) -> bool {
+    server < node.config().servers.len() && node.view().is_up(server)
 }
 
 /// One change, for a schedule of one family.

@@ -173,8 +173,9 @@ impl World {
                 }
             }
             Event::BallotCast { server, .. } => {
-                let about =
-                    self.hosts[host].node.as_ref().map_or(0, |node| node.view().get(*server).generation);
+                let node = self.hosts[host].node.as_ref();
+                let about = node.filter(|node| *server < node.config().servers.len());
+                let about = about.map_or(0, |node| node.view().get(*server).generation);
                 let cast = Cast { about, back: None, abstained: false, former_to: None };
                 let before = self.checker.cast.insert((host, *server), cast);
                 // One that stands is said anew of a life of which another voter knew.

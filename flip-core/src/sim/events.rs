@@ -49,10 +49,11 @@ impl World {
             Event::Reannounced { .. } => mark!("reannounced"),
             // Nobody looks who answers in the simulator.
             Event::Confirmed { .. } | Event::AnsweredByOther { .. } => {}
-            Event::CatalogFile { .. } => mark!("catalog: a file of a higher version"),
-            Event::CatalogConflict { .. } => mark!("catalog: files of one version differ"),
-            Event::CatalogInvalid { .. } => mark!("catalog: makes no config"),
-            Event::CatalogNotStored { .. } => mark!("catalog: not stored"),
+            // Configs change here by themselves, without a catalog.
+            Event::CatalogFile { .. }
+            | Event::CatalogConflict { .. }
+            | Event::CatalogInvalid { .. }
+            | Event::CatalogNotStored { .. } => {}
             Event::Drift { .. } => mark!("item: drift repaired"),
             Event::Usable { trouble: Some(_), .. } => mark!("ground: lost"),
             Event::Usable { trouble: None, .. } => mark!("ground: usable again"),

@@ -8,6 +8,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use super::adopt::sees;
 use super::fault::{CheckMode, Fault, Timed};
 use super::happening::{Happening, Mail};
 use super::plan::{Case, Plan};
@@ -258,8 +259,8 @@ impl World {
                 && host.check_sound.is_some_and(|at| self.now.since(at) >= bound)
                 && self.is_sound(*other, bound)
                 && me.has_quorum()
-                && me.view().is_up(*other)
-                && host.node.as_ref().is_some_and(|node| node.has_quorum() && node.view().is_up(index))
+                && sees(me, *other)
+                && host.node.as_ref().is_some_and(|node| node.has_quorum() && sees(node, index))
                 && self.network.was_good(index, *other, self.now - bound)
                 && !self.book.unhealthy.keys().any(|(host, _)| host == other)
         })

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::adopt::sees;
 use super::happening::Mail;
 use super::world::World;
 use crate::config::{ClusterKey, Config};
@@ -47,11 +48,11 @@ impl World {
             return;
         }
         self.rotation.next = Some(self.now + PAUSE);
-        let sees = |host: &usize| {
+        let asks = |host: &usize| {
             self.hosts[*host].runs(self.now)
                 && self.hosts[*host].node.as_ref().is_some_and(|node| node.has_quorum())
         };
-        let Some(asked) = std::iter::once(at).chain(0..self.hosts.len()).find(sees) else { return };
+        let Some(asked) = std::iter::once(at).chain(0..self.hosts.len()).find(asks) else { return };
         let Some(node) = self.hosts[asked].node.as_ref() else { return };
         let new = ClusterKey([FIRST + self.rotation.begun; 32]);
         let id = key_id(&new);
@@ -62,7 +63,7 @@ impl World {
         let command = if let Some(id) = spare {
             // Who is away could not come back with a key that is gone; and whoever loses what it learned
             // has only its file.
-            let all = (0..self.hosts.len()).all(|host| node.view().is_up(host) && node.has_keys(host));
+            let all = (0..self.hosts.len()).all(|host| sees(node, host) && node.has_keys(host));
             if !all {
                 return;
             }

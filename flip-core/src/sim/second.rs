@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
+use super::adopt::sees;
 use super::happening::Happening;
 use super::world::World;
 use crate::config::Config;
@@ -196,7 +197,7 @@ impl World {
                 && self.network.was_good(*other, server, before)
                 && self.network.was_good(*other, host, since)
                 && self.network.is_lossless(*other, host)
-                && self.hosts[*other].node.as_ref().is_some_and(|node| node.view().is_up(server))
+                && self.hosts[*other].node.as_ref().is_some_and(|node| sees(node, server))
         };
         if sound(server, before)
             && let Some(other) = (0..self.hosts.len()).find(knows)

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::adopt::sees;
 use super::happening::Happening;
 use super::world::World;
 use crate::config::Isolated;
@@ -36,7 +37,7 @@ impl World {
         let probes = self.hosts[by].config.timing.probe_interval * 2;
         for to in (0..self.hosts.len()).filter(|to| *to != by) {
             // Who comes back a moment later hears of it with the next digest.
-            let in_sight = self.hosts[by].node.as_ref().is_some_and(|node| node.view().is_up(to));
+            let in_sight = self.hosts[by].node.as_ref().is_some_and(|node| sees(node, to));
             if to != about && !in_sight {
                 continue;
             }
@@ -68,11 +69,13 @@ impl World {
         let knows = if to == about {
             node.generation() > generation
         } else {
-            let record = node.view().get(about);
-            record.generation > generation || record.life != Life::Up
+            // Who is in no config any more is gone for good.
+            let named = about < node.config().servers.len();
+            let record = node.view().get(if named { about } else { to });
+            !named || record.generation > generation || record.life != Life::Up
         };
         // Whoever lost one of the two from sight has no reason to talk to it.
-        let in_sight = to == about || teller.view().is_up(to) && node.view().is_up(by);
+        let in_sight = to == about || sees(teller, to) && sees(node, by);
         if in_sight && !knows {
             let what =
                 format!("n{by} took n{about}@{generation} for down at {since}, and n{to} has not heard it");

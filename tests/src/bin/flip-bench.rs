@@ -1,9 +1,11 @@
-//! The benchmarks: `scripts/dev/bench failover`, `matrix`, `membership`, `flood`, `hooks` and `vip`.
+//! The benchmarks: `scripts/dev/bench failover`, `matrix`, `membership`, `flood`, `hooks`, `vip` and
+//! `catalog`.
 
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use flip_core::config::Isolated;
+use flip_tests::catalog_bench;
 use flip_tests::cluster::flip_binary;
 use flip_tests::failover::{self, Kind, What};
 use flip_tests::flood;
@@ -34,6 +36,28 @@ enum Command {
     /// How fast many addresses are answered again, what their renewal costs, and what a planned move loses, in
     /// the same lab.
     Vip(Vip),
+    /// Edits a second that a majority has on disk, the status of many items, a new server that gets a large catalog,
+    /// and placement by itself; on loopback.
+    Catalog(Catalog),
+}
+
+#[derive(Args)]
+struct Catalog {
+    /// How often everything is done.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Seconds that edits are made.
+    #[arg(long, default_value_t = 10)]
+    span: u64,
+    /// Who makes edits at a time.
+    #[arg(long, default_value_t = 48)]
+    clients: usize,
+    /// Items in the catalog that a new server gets.
+    #[arg(long, default_value_t = 100_000)]
+    items: usize,
+    /// Items in the status.
+    #[arg(long, default_value_t = 10_000)]
+    shown: usize,
 }
 
 #[derive(Args)]
@@ -219,6 +243,11 @@ fn main() -> anyhow::Result<()> {
                 senders: args.senders.max(1),
             },
         ),
+        Command::Catalog(Catalog { runs, span, clients, items, shown }) => {
+            let span = Duration::from_secs(span);
+            let options = catalog_bench::Options { runs, span, clients, items, shown };
+            catalog_bench::run(&options, &flip_binary()?)
+        }
         Command::Vip(args) => vip_bench::run(
             &vip_bench::Options {
                 runs: args.runs.max(1),

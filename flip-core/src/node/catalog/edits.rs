@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Batch, PUSH_PAUSE, PUSHES, Push, Replica, What, Wish, voters};
-use crate::catalog::{self, Changes, Entry, File, Local, Record, Stamp, homes};
+use crate::catalog::{self, Changes, Entry, File, Known, Local, Record, Stamp, homes};
 use crate::config::{Config, Source};
 use crate::id::ShortId;
 use crate::io::{Command, Output};
@@ -55,8 +55,9 @@ impl Node {
                 until: now + *timeout,
                 granted: false,
             },
-            Command::File { text } => {
-                let (what, until) = (What::File(text.clone()), now + limits::PROPOSAL_LIFE);
+            Command::File { text, scripts } => {
+                let what = What::File(text.clone(), scripts.clone());
+                let until = now + limits::PROPOSAL_LIFE;
                 Wish { asker, what, local: true, force: false, until, granted: false }
             }
             _ => return,
@@ -329,7 +330,7 @@ impl Replica {
     ) -> (Vec<(u64, bool, Time, String)>, Option<Config>) {
         let wishes: Vec<_> = wishes.into_iter().collect();
         let (base, file, mut config) = (changes.len(), self.catalog.file().clone(), None);
-        let alone = wishes.len() <= 1 || wishes.iter().any(|wish| matches!(wish.what, What::File(_)));
+        let alone = wishes.len() <= 1 || wishes.iter().any(|wish| matches!(wish.what, What::File(..)));
         let mut accepted = Vec::new();
         if !alone {
             let mut refused = Answers::new();
@@ -401,12 +402,12 @@ impl Replica {
                     more => format!("{more} edits are made"),
                 })
             }
-            What::File(text) => self.make_file(text, made),
+            What::File(text, scripts) => self.make_file(text, scripts, made),
         }
     }
 
-    fn make_file(&mut self, text: &str, made: &mut Made) -> Result<String, String> {
-        let local = made.local.as_ref().unwrap_or(&self.local);
+    fn make_file(&mut self, text: &str, scripts: &[Known], made: &mut Made) -> Result<String, String> {
+        let local = made.local.as_ref().unwrap_or(&self.local).clone().with_scripts(scripts.to_vec());
         let source = Source { file: "the config file", text };
         let (file, own) = local.read(&source).map_err(|problems| {
             let errors = problems.iter().filter(|problem| problem.severity == crate::config::Severity::Error);
@@ -424,17 +425,21 @@ impl Replica {
                 file.version, here.version
             ));
         }
+        let later = match own.differs(&local).as_slice() {
+            [] => String::new(),
+            keys => format!("; a restart is needed for: {}", keys.join(", ")),
+        };
         made.local = Some(own);
         if file.hash == here.hash && file.text == here.text {
-            return Ok("the config file says what the cluster runs".into());
+            return Ok(format!("the config file says what the cluster runs{later}"));
         }
         let (version, before) = (file.version, here.version);
         self.catalog.exchange_file(file.clone());
         made.file = Some(file);
         Ok(if version > before {
-            format!("version {version} of the config file is taken, for the whole cluster")
+            format!("version {version} of the config file is taken, for the whole cluster{later}")
         } else {
-            format!("the config file is taken, on this server: its version is {version} as before")
+            format!("the config file is taken, on this server: its version is {version} as before{later}")
         })
     }
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Node, Timer};
-use crate::catalog::{self, Brief, Catalog, Edit, Entry, File, Local};
+use crate::catalog::{self, Brief, Catalog, Edit, Entry, File, Known, Local};
 use crate::config::Config;
 use crate::event::Event;
 use crate::id::ShortId;
@@ -94,7 +94,7 @@ struct Wish {
 
 enum What {
     Edits(Vec<Edit>),
-    File(String),
+    File(String, Vec<Known>),
 }
 
 /// What is on its way to the disk.

@@ -335,7 +335,7 @@ fn the_higher_file_counts_everywhere_and_equal_ones_are_named() {
         .expect("acknowledged");
     let reload = |world: &mut World, at: usize, version: u64, items: &str| {
         let text = file(["a", "b", "c"][at], version, items);
-        let asker = world.ask(at, Command::File { text });
+        let asker = world.ask(at, Command::File { text, scripts: Vec::new() });
         world.run(SECOND * 3);
         world.answers[&asker].clone()
     };

@@ -221,6 +221,8 @@ impl Node {
             case.translate(to);
             if other_voters {
                 case.ballot = None;
+                // Who votes no more is no witness of this node's own senses.
+                case.contacts.retain(|server, _| self.config.voters.contains(server));
             }
         }
         if other_voters {

@@ -99,7 +99,9 @@ impl Node {
         match ping.purpose {
             Purpose::Probe | Purpose::Case => {}
             Purpose::Contact(subject) => {
-                if let Some(case) = self.cases.get_mut(&subject) {
+                // It may vote no more since it was asked.
+                let votes = self.config.voters.contains(&server);
+                if let Some(case) = self.cases.get_mut(&subject).filter(|_| votes) {
                     case.contact_answered(server, ping.sent);
                 }
             }

@@ -47,6 +47,8 @@ pub(super) struct Changes {
     known: Vec<u64>,
     /// The last change of the servers: its number, the voters before it, and how many of them were a quorum.
     servers: Option<(u64, Vec<usize>, usize)>,
+    /// Who voted before each of them, and how many were a quorum.
+    electorates: Vec<(Vec<usize>, usize)>,
     /// Items were redefined so often.
     redefined: u64,
 }
@@ -137,6 +139,13 @@ impl World {
         (config.voters.clone(), config.quorum)
     }
 
+    /// How many of these voters are a quorum, now or before: a verdict of before still counts.
+    pub(super) fn quorum_of(&self, index: usize, voters: &[usize]) -> usize {
+        let former = self.changes.electorates.iter();
+        let former = former.filter(|(all, _)| voters.iter().all(|voter| all.contains(voter)));
+        former.map(|(_, quorum)| *quorum).chain([self.electorate(index).1]).min().unwrap_or_default()
+    }
+
     /// Whether a change is so recent that nothing is promised of who holds what.
     pub(super) fn is_changing(&self) -> bool {
         let unrest = UNREST + quarantine(self.lease);
@@ -206,6 +215,7 @@ impl World {
         let changed = new[0].servers.len() != named.servers.len();
         if changed {
             self.changes.servers = Some((count, named.voters.clone(), named.quorum));
+            self.changes.electorates.push((named.voters.clone(), named.quorum));
         }
         self.edited = Some(new);
         for host in 0..all {
@@ -281,12 +291,13 @@ impl World {
     }
 
     /// What of an earlier config is still somewhere.
-    pub(super) fn left_of_before(&self) -> Option<String> {
+    pub(super) fn left_of_before(&self, core: &[usize]) -> Option<String> {
         if !self.has_changed() {
             return None;
         }
-        for (index, host) in self.hosts.iter().enumerate() {
-            let Some(node) = &host.node else { continue };
+        // Who was not healed does not know whether others have let go.
+        for index in core {
+            let Some(node) = &self.hosts[*index].node else { continue };
             let config = node.config();
             let items = config.systems.iter().flat_map(|system| &system.items);
             if let Some(item) = items.into_iter().find(|item| item.retired) {
@@ -296,8 +307,9 @@ impl World {
                 return Some(format!("n{index} still counts with {}, which no config names", server.id));
             }
         }
-        let named = |item: usize| (0..self.hosts.len()).any(|host| self.names(host, item));
-        let left = (0..self.things.len()).find(|item| !named(*item) && !self.truth.holders(*item).is_empty());
+        let named = |item: usize| core.iter().any(|host| self.names(*host, item));
+        let held = |item: usize| self.truth.holders(item).iter().any(|host| core.contains(host));
+        let left = (0..self.things.len()).find(|item| !named(*item) && held(*item));
         left.map(|item| format!("item {item} is on {:?}, and no config names it", self.truth.holders(item)))
     }
 }

@@ -221,7 +221,7 @@ impl World {
         let mut distinct = voters.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
-        if distinct.len() < self.electorate(host).1 || distinct.contains(&server) {
+        if distinct.len() < self.quorum_of(host, &distinct) || distinct.contains(&server) {
             let what = format!("n{host} took n{server} for down by the ballots of {voters:?}");
             self.broken("P1", what);
         }
@@ -310,7 +310,8 @@ impl World {
         if !sound(server) {
             return;
         }
-        let (voters, quorum) = self.electorate(host);
+        let voters = self.electorate(host).0;
+        let quorum = self.quorum_of(host, &[]);
         let voters = voters.into_iter().filter(|voter| *voter != server);
         let (able, all) = voters.fold((0, 0), |(able, all), voter| {
             let reaches = sound(voter) && self.network.was_good(voter, server, since);

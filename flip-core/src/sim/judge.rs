@@ -180,7 +180,7 @@ impl World {
             return Some(format!("n{host} sees no quorum"));
         }
         let (any_host, any) = nodes().next()?;
-        if let Some(left) = self.left_of_before() {
+        if let Some(left) = self.left_of_before(core) {
             return Some(left);
         }
         let config = any.config();

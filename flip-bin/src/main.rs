@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod daemon;
 mod demo;
+mod edit;
 mod hook;
 mod key;
 mod operate;
@@ -54,6 +55,10 @@ fn main() -> ExitCode {
         Some(Command::Metrics(args)) => see::metrics(&args),
         Some(Command::Top(args)) => top::run(args),
         Some(Command::Evict(args)) => see::evict(&args),
+        Some(Command::Item { command }) => edit::item(command),
+        Some(Command::Server { command }) => edit::server(command),
+        Some(Command::System { command }) => edit::system(command),
+        Some(Command::Move(args)) => edit::move_item(&args),
         Some(Command::Drain(args)) => operate::drain(args),
         Some(Command::Undrain(args)) => operate::undrain(args),
         Some(Command::Retry(args)) => operate::retry(args),

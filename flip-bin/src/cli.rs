@@ -186,6 +186,7 @@ pub enum Command {
     Announce(AnnounceArgs),
     /// Shows and changes the keys of a running cluster: add a new one, use it, remove the old one.
     ///
+    /// `flip keygen` makes one without telling any daemon.
     /// Each step waits until every server that is up has confirmed it, and nothing is refused meanwhile.
     /// Exit code: 0 done, 1 refused, 2 no daemon.
     Key {
@@ -203,7 +204,7 @@ pub enum Command {
     /// outage; otherwise they run on loopback with items in memory. Everything is cleaned up.
     Demo(DemoArgs),
     /// Prints a new random key for `key` or the file that `key_file` names.
-    Keygen,
+    Keygen(KeygenArgs),
     /// Prints the manual page: `flip man | man -l -`.
     Man,
     /// Prints a completion script.
@@ -211,6 +212,13 @@ pub enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct KeygenArgs {
+    /// Writes it to this file instead, which only its owner may read. Refused when there is such a file already.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         Some(Command::Key { command }) => key::run(command),
         Some(Command::Hook { command: HookCommand::Run(args) }) => hook::run(&args),
         Some(Command::Demo(args)) => demo::run(&args),
-        Some(Command::Keygen) => keygen(),
+        Some(Command::Keygen(args)) => key::generate(&args),
         Some(Command::Man) => man(),
         Some(Command::Completions { shell }) => completions(shell),
         None => match cli.config {
@@ -91,14 +91,6 @@ fn main() -> ExitCode {
 /// `flip status | head` is no failure.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
-fn keygen() -> Outcome {
-    let mut key = [0; 32];
-    flip_systems::entropy(&mut key)?;
-    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    writeln!(io::stdout(), "{digits}")?;
-    Ok(ExitCode::SUCCESS)
 }
 
 fn man() -> Outcome {

@@ -99,13 +99,14 @@ fn scripts_are_read_again_all_or_none() {
     // A hook of the old version runs meanwhile, and ends with it.
     one.job("2");
     one.plugin("2");
-    let done = "2 of 2 scripts changed: job, watch; plugins started again: watch\n";
+    let done =
+        "2 of 2 scripts changed: job, watch; plugins started again: watch; the config did not change\n";
     assert_eq!(one.flip("reload"), (Some(0), done.to_owned()));
     assert_eq!(one.notes("plugin"), "start 1\nstop 1\nstart 2\n");
     one.write("go", "");
     watch.until(LIMIT, state(ItemState::Active)).unwrap();
     assert_eq!(one.notes("notes"), "alive 1\n");
-    assert_eq!(one.flip("reload"), (Some(0), "no script changed\n".to_owned()));
+    assert_eq!(one.flip("reload"), (Some(0), "no script changed; the config did not change\n".to_owned()));
 
     // One that does not compile keeps all as they are, the good ones too.
     one.plugin("3");

@@ -1,8 +1,10 @@
 //! The command line as written.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
 
 use crate::key::KeyId;
 
@@ -121,6 +123,36 @@ pub enum Command {
     /// member and votes. Waits until it holds nothing that another server may hold. Exit code: 0 done, 1 refused,
     /// 2 no daemon.
     Drain(DrainArgs),
+    /// Adds, changes and removes items of the running cluster.
+    ///
+    /// Every server takes the change, and keeps it over restarts. Exit code: 0 on the disks of a majority of the voters
+    /// (with --local on that of the server that was asked), 1 refused, 2 no daemon, 3 in effect, but not on the disks of
+    /// a majority within --timeout; it spreads on then, and is not to be asked for again.
+    Item {
+        #[command(subcommand)]
+        command: ItemCommand,
+    },
+    /// Adds, changes and removes servers of the running cluster.
+    ///
+    /// One that votes is added or removed alone, and only while a majority of the voters agrees; a server that has just
+    /// started agrees to nothing for ten seconds. Exit code: as of flip item.
+    Server {
+        #[command(subcommand)]
+        command: ServerCommand,
+    },
+    /// Adds, changes and removes systems of the running cluster.
+    ///
+    /// Exit code: as of flip item.
+    System {
+        #[command(subcommand)]
+        command: SystemCommand,
+    },
+    /// Gives an item another home, and waits until it is active there.
+    ///
+    /// It stays there until it is moved again: also after that server was down and came back. Exit code: 0 done, 1
+    /// refused, 2 no daemon, 3 the home is another one, but not on the disks of a majority within --timeout, or the
+    /// server may not have the item now.
+    Move(MoveArgs),
     /// Lets a server have items again.
     ///
     /// Exit code: 0 done, 1 refused, 2 no daemon.
@@ -143,8 +175,8 @@ pub enum Command {
     /// Reads the scripts again, and stops and starts the plugins that changed.
     ///
     /// All are compiled and checked first: if one cannot be used, everything stays as it is, and it is named
-    /// with file and line. Hooks that run end with the version that they began with. Other changes of the config
-    /// need a restart. SIGHUP does the same. Exit code: 0 done, 1 refused, 2 no daemon.
+    /// with file and line. Hooks that run end with the version that they began with. A config file that changed is
+    /// taken: for the whole cluster when its `version` is higher, else on this server. SIGHUP does the same. Exit code: 0 done, 1 refused, 2 no daemon.
     Reload(AskArgs),
     /// Tells the neighbours again where an item of this server is, from the first announcement on.
     ///
@@ -154,6 +186,7 @@ pub enum Command {
     Announce(AnnounceArgs),
     /// Shows and changes the keys of a running cluster: add a new one, use it, remove the old one.
     ///
+    /// `flip keygen` makes one without telling any daemon.
     /// Each step waits until every server that is up has confirmed it, and nothing is refused meanwhile.
     /// Exit code: 0 done, 1 refused, 2 no daemon.
     Key {
@@ -171,7 +204,7 @@ pub enum Command {
     /// outage; otherwise they run on loopback with items in memory. Everything is cleaned up.
     Demo(DemoArgs),
     /// Prints a new random key for `key` or the file that `key_file` names.
-    Keygen,
+    Keygen(KeygenArgs),
     /// Prints the manual page: `flip man | man -l -`.
     Man,
     /// Prints a completion script.
@@ -179,6 +212,13 @@ pub enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct KeygenArgs {
+    /// Writes it to this file instead, which only its owner may read. Refused when there is such a file already.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -397,6 +437,213 @@ pub enum HookAction {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum ItemCommand {
+    /// Adds an item to the end of its system's list.
+    Add(ItemAddArgs),
+    /// Changes some of what is said of an item; the rest stays.
+    Set(ItemSetArgs),
+    /// Removes an item: whoever holds it lets it go.
+    Remove(ItemRemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ItemAddArgs {
+    /// The system's name.
+    #[arg(value_name = "SYSTEM")]
+    pub system: String,
+    /// The item as a text such as 10.0.0.9/24@eth0; or what begins with { or [ as JSON, as in `data` of a config.
+    #[arg(value_name = "VALUE", value_parser = item_value)]
+    pub value: Value,
+    #[command(flatten)]
+    pub edit: EditArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ItemSetArgs {
+    /// The system's name.
+    #[arg(value_name = "SYSTEM")]
+    pub system: String,
+    /// The item's name, or one of its addresses.
+    #[arg(value_name = "ITEM")]
+    pub item: String,
+    /// What changes: isolated=drop, checks='[…]'. The value is JSON, or else a text; null takes the key away.
+    #[arg(value_name = "KEY=VALUE", required = true)]
+    pub settings: Vec<Setting>,
+    #[command(flatten)]
+    pub edit: EditArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub struct ItemRemoveArgs {
+    /// The system's name. It may be left out where no other system has such an item.
+    #[arg(value_name = "SYSTEM")]
+    pub system: Option<String>,
+    /// The item's name, one of its addresses, or SYSTEM/NAME.
+    #[arg(value_name = "ITEM", required = true)]
+    pub item: String,
+    #[command(flatten)]
+    pub edit: EditArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct MoveArgs {
+    /// The item's name, one of its addresses, or SYSTEM/NAME.
+    #[arg(value_name = "ITEM")]
+    pub item: String,
+    /// Id of the server that becomes its home.
+    #[arg(value_name = "SERVER")]
+    pub server: String,
+    /// Does not wait for the item to move.
+    #[arg(long)]
+    pub no_wait: bool,
+    #[command(flatten)]
+    pub edit: EditArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Adds a server to the end of the list. Start its daemon with the key and a config file that names it, or
+    /// with those of the others.
+    Add(ServerAddArgs),
+    /// Changes some of what is said of a server; the rest stays.
+    Set(SetArgs),
+    /// Removes a server: it lets go of what it holds, votes no more, and its daemon ends.
+    Remove(RemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ServerAddArgs {
+    /// Its id.
+    #[arg(value_name = "ID")]
+    pub server: String,
+    /// IP or IP:PORT, as in 10.0.0.4, 10.0.0.4:2201 or [fd00::4]:2201.
+    #[arg(value_name = "ADDRESS")]
+    pub address: Address,
+    /// The systems in which it takes part. Without any, it votes and holds nothing.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub systems: Vec<String>,
+    /// The lower, the earlier its turn when items are dealt.
+    #[arg(long, value_name = "N")]
+    pub priority: Option<u64>,
+    /// Other keys of an entry of `servers`, as in config='{"interface":"eth1"}'.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<Setting>,
+    #[command(flatten)]
+    pub edit: EditArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SystemCommand {
+    /// Adds a system without items. Servers take part in it that have it among their `systems`.
+    Add(SystemAddArgs),
+    /// Changes some of what is said of a system; the rest stays, and so do its items.
+    Set(SetArgs),
+    /// Removes a system with all its items.
+    Remove(RemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SystemAddArgs {
+    /// Its name.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// What runs for its items: ip, memory, or the name of a script. It is `alive` and `down` in one.
+    #[arg(long, value_name = "HANDLER")]
+    pub handler: Option<String>,
+    /// Other keys of an entry of `cluster.system`: type=replicate, isolated=drop, config='{"interface":"eth1"}'.
+    #[arg(value_name = "KEY=VALUE")]
+    pub settings: Vec<Setting>,
+    #[command(flatten)]
+    pub edit: EditArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct SetArgs {
+    /// Its id or name.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// What changes: priority=2, systems='["ip"]'. The value is JSON, or else a text; null takes the key away,
+    /// and of an object only what it names changes.
+    #[arg(value_name = "KEY=VALUE", required = true)]
+    pub settings: Vec<Setting>,
+    #[command(flatten)]
+    pub edit: EditArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// Its id or name.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    #[command(flatten)]
+    pub edit: EditArgs,
+}
+
+/// How a change is made, and when it is done.
+#[derive(Debug, Args)]
+pub struct EditArgs {
+    /// Done when it is on the disk of the server that is asked; it spreads on from there.
+    #[arg(long)]
+    pub local: bool,
+    /// Also what changes more than one vote at once: two sides of a split network may then both have a majority.
+    #[arg(long)]
+    pub force: bool,
+    /// How long to wait for the disks of a majority: 1 to 60.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub timeout: u64,
+    /// Prints JSON: {"done": …} or {"error": …}.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub daemon: AskArgs,
+}
+
+/// A key of an entry and its value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setting(pub String, pub Value);
+
+impl std::str::FromStr for Setting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => {
+                let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+                Ok(Self(key.to_owned(), value))
+            }
+            _ => Err("expected KEY=VALUE, as in priority=2 or isolated=drop".to_owned()),
+        }
+    }
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub IpAddr, pub Option<u16>);
+
+impl std::str::FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let with_port = || text.parse().map(|at: SocketAddr| Self(at.ip(), Some(at.port())));
+        let bare = text.trim_start_matches('[').trim_end_matches(']');
+        bare.parse()
+            .map(|ip| Self(ip, None))
+            .or_else(|_| with_port())
+            .map_err(|_| "expected IP or IP:PORT, as in 10.0.0.4 or [fd00::4]:2201".to_owned())
+    }
+}
+
+/// An item as it is given on the command line.
+fn item_value(text: &str) -> Result<Value, String> {
+    if !text.starts_with(['{', '[']) {
+        return Ok(text.into());
+    }
+    serde_json::from_str(text)
+        .map_err(|error| format!("{error}: what begins with {{ or [ is JSON, as an entry of `data`"))
+}
+
+#[derive(Debug, Subcommand)]
 pub enum KeyCommand {
     /// Adds a key. It opens what others seal with it, and seals nothing yet.
     Add(AddArgs),
@@ -509,8 +756,55 @@ impl From<Level> for flip_core::config::LogLevel {
 mod tests {
     use clap::CommandFactory;
 
+    use super::*;
+
     #[test]
     fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn values_are_json_where_they_are_and_else_a_text() {
+        let setting =
+            |text: &str| text.parse::<Setting>().map(|Setting(key, value)| (key, value.to_string()));
+        for (text, key, value) in [
+            ("priority=2", "priority", "2"),
+            ("isolated=drop", "isolated", "\"drop\""),
+            ("isolated=null", "isolated", "null"),
+            ("ip=10.0.0.9/24@eth0", "ip", "\"10.0.0.9/24@eth0\""),
+            ("data=[1, \"a=b\"]", "data", "[1,\"a=b\"]"),
+            ("alive=", "alive", "\"\""),
+        ] {
+            assert_eq!(setting(text), Ok((key.to_owned(), value.to_owned())), "{text}");
+        }
+        assert!(setting("isolated").is_err() && setting("=drop").is_err());
+        assert_eq!(item_value("10.0.0.9/24@eth0"), Ok("10.0.0.9/24@eth0".into()));
+        assert_eq!(item_value("true"), Ok("true".into()), "a name like any other");
+        assert_eq!(item_value("[\"a\"]"), Ok(serde_json::json!(["a"])));
+        assert!(item_value("{name").is_err_and(|why| why.contains("is JSON")));
+        let ip = |text: &str| text.parse().expect("an address");
+        for (text, address) in [
+            ("10.0.0.4", Address(ip("10.0.0.4"), None)),
+            ("10.0.0.4:2201", Address(ip("10.0.0.4"), Some(2201))),
+            ("fd00::4", Address(ip("fd00::4"), None)),
+            ("[fd00::4]:2201", Address(ip("fd00::4"), Some(2201))),
+        ] {
+            assert_eq!(text.parse(), Ok(address), "{text}");
+        }
+        assert!("host:2201".parse::<Address>().is_err() && "10.0.0.4:x".parse::<Address>().is_err());
+    }
+
+    #[test]
+    fn the_system_of_an_item_to_be_removed_may_be_left_out() {
+        let names = |words: &[&str]| {
+            let cli = Cli::try_parse_from([&["flip", "item", "remove"], words].concat()).expect("words");
+            match cli.command {
+                Some(Command::Item { command: ItemCommand::Remove(args) }) => (args.system, args.item),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(names(&["x"]), (None, "x".to_owned()));
+        assert_eq!(names(&["job", "x", "--local"]), (Some("job".to_owned()), "x".to_owned()));
+        assert!(Cli::try_parse_from(["flip", "item", "remove"]).is_err());
     }
 }

@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::cli::AskArgs;
-use crate::daemon::api::{ErrorBody, certificates};
+use crate::daemon::api::{ErrorBody, ErrorDetail, UNACKNOWLEDGED, certificates};
 use crate::{Failure, paths};
 
 /// How long a daemon may take to answer: longer than it waits for its own loop, so that it is the daemon who says so.
@@ -36,6 +36,8 @@ pub const LIMIT: Duration = Duration::from_secs(10);
 pub const REFUSED: u8 = 1;
 /// The exit code when there is no daemon.
 pub const NO_DAEMON: u8 = 2;
+/// The exit code when something was done, and part of what was wished for is open.
+pub const OPEN: u8 = 3;
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -45,7 +47,7 @@ pub enum Error {
     /// Nobody answers, or not in words of this version.
     NoDaemon(anyhow::Error),
     /// The daemon says no.
-    Refused { message: String, hint: String },
+    Refused(ErrorDetail),
 }
 
 impl Error {
@@ -53,8 +55,10 @@ impl Error {
     fn into_parts(self) -> (u8, anyhow::Error) {
         match self {
             Self::NoDaemon(error) => (NO_DAEMON, error),
-            Self::Refused { message, hint } if hint.is_empty() => (REFUSED, anyhow!(message)),
-            Self::Refused { message, hint } => (REFUSED, anyhow!("{message}; {hint}")),
+            Self::Refused(ErrorDetail { code, message, hint }) => {
+                let code = if code == UNACKNOWLEDGED { OPEN } else { REFUSED };
+                (code, if hint.is_empty() { anyhow!(message) } else { anyhow!("{message}; {hint}") })
+            }
         }
     }
 }
@@ -264,7 +268,7 @@ async fn refused(response: Response<Incoming>) -> Error {
         Err(error) => return Error::NoDaemon(anyhow!(error).context("the answer broke off")),
     };
     match serde_json::from_slice::<ErrorBody>(&body) {
-        Ok(ErrorBody { error }) => Error::Refused { message: error.message, hint: error.hint },
+        Ok(ErrorBody { error }) => Error::Refused(error),
         // Not in the words of flip: somebody else listens there.
         Err(_) => Error::NoDaemon(anyhow!("it answered {status}, and not as flip does")),
     }

@@ -1,20 +1,22 @@
 //! `flip key`: the keys of the cluster, changed while it runs.
 
 use std::fmt;
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use flip_core::config::ClusterKey;
 use flip_core::status::{KeyStatus, Status};
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::Outcome;
-use crate::cli::{AddArgs, IdArgs, KeyCommand, ListArgs};
+use crate::cli::{AddArgs, IdArgs, KeyCommand, KeygenArgs, ListArgs};
 use crate::client::Client;
 use crate::operate::wish;
 
@@ -105,14 +107,37 @@ pub fn run(command: KeyCommand) -> Outcome {
     }
 }
 
+fn random() -> anyhow::Result<HexKey> {
+    let mut key = ClusterKey([0; 32]);
+    flip_systems::entropy(&mut key.0)?;
+    Ok(HexKey(key))
+}
+
+/// `flip keygen`.
+pub fn generate(args: &KeygenArgs) -> Outcome {
+    let digits = Zeroizing::new(String::from(random()?));
+    let Some(file) = &args.out else {
+        writeln!(io::stdout(), "{}", *digits)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let shown = file.display();
+    let open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    let mut open = open.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            anyhow!("{shown} is there already; a key that is in use would be lost: remove it first, or name another")
+        }
+        _ => anyhow!(error).context(format!("cannot write {shown}")),
+    })?;
+    writeln!(open, "{}", *digits)
+        .and_then(|()| open.sync_all())
+        .with_context(|| format!("cannot write {shown}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn add(args: AddArgs) -> Outcome {
     let key = match &args.file {
         Some(file) => read(file)?,
-        None => {
-            let mut key = ClusterKey([0; 32]);
-            flip_systems::entropy(&mut key.0)?;
-            HexKey(key)
-        }
+        None => random()?,
     };
     let body = json!({ "key": String::from(key.clone()) });
     let code = wish(&Client::of(&args.daemon)?, Method::POST, "/v1/keys", Some(&body))?;

@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod daemon;
 mod demo;
+mod edit;
 mod hook;
 mod key;
 mod operate;
@@ -54,6 +55,10 @@ fn main() -> ExitCode {
         Some(Command::Metrics(args)) => see::metrics(&args),
         Some(Command::Top(args)) => top::run(args),
         Some(Command::Evict(args)) => see::evict(&args),
+        Some(Command::Item { command }) => edit::item(command),
+        Some(Command::Server { command }) => edit::server(command),
+        Some(Command::System { command }) => edit::system(command),
+        Some(Command::Move(args)) => edit::move_item(&args),
         Some(Command::Drain(args)) => operate::drain(args),
         Some(Command::Undrain(args)) => operate::undrain(args),
         Some(Command::Retry(args)) => operate::retry(args),
@@ -64,7 +69,7 @@ fn main() -> ExitCode {
         Some(Command::Key { command }) => key::run(command),
         Some(Command::Hook { command: HookCommand::Run(args) }) => hook::run(&args),
         Some(Command::Demo(args)) => demo::run(&args),
-        Some(Command::Keygen) => keygen(),
+        Some(Command::Keygen(args)) => key::generate(&args),
         Some(Command::Man) => man(),
         Some(Command::Completions { shell }) => completions(shell),
         None => match cli.config {
@@ -86,14 +91,6 @@ fn main() -> ExitCode {
 /// `flip status | head` is no failure.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
-fn keygen() -> Outcome {
-    let mut key = [0; 32];
-    flip_systems::entropy(&mut key)?;
-    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    writeln!(io::stdout(), "{digits}")?;
-    Ok(ExitCode::SUCCESS)
 }
 
 fn man() -> Outcome {

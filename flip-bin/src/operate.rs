@@ -20,7 +20,7 @@ use crate::daemon::api::Done;
 /// Longer than the daemon gives its plugins to stop and to start.
 const RELOAD: Duration = Duration::from_secs(90);
 /// What takes longer shows how far it is.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub const PATIENCE: Duration = Duration::from_secs(1);
 
 pub fn drain(args: DrainArgs) -> Outcome {
     let client = Client::of(&args.server.daemon)?;

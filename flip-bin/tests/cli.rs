@@ -149,6 +149,17 @@ fn keys_are_random_and_accepted_from_a_file() {
     assert_eq!(one.trim().len(), 64);
     assert_ne!(one, two);
     let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("new");
+    let write = || run(&["keygen", "--out", file.to_str().unwrap()]);
+    let out = write();
+    assert_eq!((out.status.code(), text(&out.stdout).as_str()), (Some(0), ""), "{}", text(&out.stderr));
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(written.len() == 65 && written.trim_end().bytes().all(|b| b.is_ascii_hexdigit()), "{written:?}");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let out = write();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("is there already"), "{}", text(&out.stderr));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), written, "it is kept");
     let (config, key) = (dir.path().join("c.json"), dir.path().join("key"));
     let servers = r#"{"a": {"ip": "10.0.0.1"}, "b": {"ip": "10.0.0.2"}, "c": {"ip": "10.0.0.3"}}"#;
     std::fs::write(&config, format!(r#"{{"key_file": "key", "servers": {servers}}}"#)).unwrap();

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use flip_core::event::ItemState;
 use flip_core::status::Status;
 use flip_tests::local::Local;
 use flip_tests::needs::command_or_skip;
@@ -69,7 +70,8 @@ fn the_cluster_is_seen_and_steered_on_a_terminal() {
     let flip = Path::new(env!("CARGO_BIN_EXE_flip"));
     let mut local = Local::prepare(flip, 3, 0, &["web", "mail", "db"], Map::new()).unwrap();
     (0..3).for_each(|n| local.start(n).unwrap());
-    (0..3).for_each(|n| drop(local.watch(n).unwrap().until(LIMIT, Status::healthy).unwrap()));
+    let ready = |status: &Status| status.healthy() && status.catalog.as_ref().is_some_and(|c| c.complete);
+    (0..3).for_each(|n| drop(local.watch(n).unwrap().until(LIMIT, ready).unwrap()));
     let command = format!("{} top --state-dir {} --id a", flip.display(), local.state_dir().display());
     let terminal = Terminal::start(&local, &command);
     terminal
@@ -81,6 +83,21 @@ fn the_cluster_is_seen_and_steered_on_a_terminal() {
     terminal.until("the reasons", &["why mail", "b holds it", "Home"]);
     terminal.keys(&["Escape"]);
     terminal.until("the list again", &["SYSTEM", "? keys"]);
+
+    // To the first of those that do not hold it, by choice; then back.
+    for (key, to) in [(&["m", "Enter"][..], "a"), (&["m", "Enter"], "b")] {
+        terminal.keys(&key[..1]);
+        terminal.until("the choice", &["mail"]);
+        terminal.keys(&key[1..]);
+        terminal.until("what the daemon says", &["a majority"]);
+        let there = |line: &str| {
+            let words: Vec<_> = line.split_whitespace().take(4).collect();
+            words == ["items", "mail", to, "active"]
+        };
+        until(&format!("mail on {to}"), LIMIT, || terminal.shows(), || terminal.shows().lines().any(there));
+        let holds = |status: &Status| matches!(&status.items[1].holders[..], [one] if one.server == to && one.state == ItemState::Active);
+        local.watch(0).unwrap().until(LIMIT, holds).unwrap();
+    }
 
     // The third server.
     terminal.keys(&["Tab", "Tab", "Down", "Down", "d"]);

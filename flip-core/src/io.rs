@@ -125,7 +125,7 @@ pub enum Input<'a> {
         /// `Err` carries one line for people: nothing, or a part of it, is there.
         result: Result<(), String>,
     },
-    /// Somebody who may says what to do; answered by `Output::Done`.
+    /// Somebody who may says what to do; answered by `Output::Done`, or `Output::Late`.
     Command {
         /// The driver's name for who asked.
         asker: u64,
@@ -327,6 +327,14 @@ pub enum Output {
         asker: u64,
         /// What was done, or why not and what to do.
         result: Result<String, String>,
+    },
+    /// The answer to a `Command::Edit` that is in effect and on this node's disk, but not on the disks of a majority
+    /// in time.
+    Late {
+        /// From the input.
+        asker: u64,
+        /// How far it has come: one line for people.
+        how_far: String,
     },
     /// This node must not run: another daemon has its id. Nothing was taken; the driver exits.
     Refused {

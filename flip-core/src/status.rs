@@ -32,6 +32,9 @@ pub struct Status {
     /// The keys of the cluster, in the order in which they were added.
     #[serde(default)]
     pub keys: Vec<KeyStatus>,
+    /// What the answering node knows the cluster to consist of, in brief; none where it has no state dir for it.
+    #[serde(default)]
+    pub catalog: Option<CatalogStatus>,
     /// As whom the answering daemon runs, and what it may do; none where a program embeds the node.
     #[serde(default)]
     pub privileges: Option<PrivilegeStatus>,
@@ -39,6 +42,28 @@ pub struct Status {
     pub sent_datagrams: u64,
     /// Payload bytes sent since the start.
     pub sent_bytes: u64,
+}
+
+/// The catalog of the answering node in brief.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct CatalogStatus {
+    /// Version of the config file below all edits.
+    pub version: u64,
+    /// Its hash, as hex, which files of all servers have in common; none without a file.
+    pub hash: Option<String>,
+    /// Records of edits, those of what was removed among them until every server knows it.
+    pub edits: usize,
+    /// Edits of this node that some server has not on its disk yet, as far as this node knows.
+    pub pushes: usize,
+    /// False for a server that begins without a catalog until it has heard what the others have: it refuses edits.
+    pub complete: bool,
+    /// Ids of the servers whose config file has the same version and another content.
+    pub conflicts: Vec<String>,
+    /// Why edits are refused, because the disk takes nothing; none while it does.
+    pub refuses: Option<String>,
+    /// Why what is on the disk is not what the node runs; none where it is.
+    pub invalid: Option<String>,
 }
 
 /// One key of the ring.

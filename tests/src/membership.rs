@@ -242,6 +242,7 @@ impl Driver {
             | Output::Refresh(_)
             | Output::PingWitness { .. }
             | Output::Done { .. }
+            | Output::Late { .. }
             | Output::Heard { .. }
             | Output::StoreKeys(_)
             | Output::StoreCatalog { .. }

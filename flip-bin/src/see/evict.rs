@@ -11,12 +11,9 @@ use flip_core::status::{MemberState, Status};
 use hyper::Method;
 
 use crate::cli::EvictArgs;
-use crate::client::{Client, LIMIT, encoded};
+use crate::client::{Client, LIMIT, OPEN, encoded};
 use crate::daemon::api::Done;
 use crate::{Failure, Outcome};
-
-/// The exit code when it is open whether the server lives.
-const UNDECIDED: u8 = 3;
 
 pub fn evict(args: &EvictArgs) -> Outcome {
     let client = Client::of(&args.daemon)?;
@@ -30,7 +27,7 @@ pub fn evict(args: &EvictArgs) -> Outcome {
             writeln!(io::stdout(), "{text}")?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(why) => Err(Failure { code: UNDECIDED, error: anyhow!(why) }),
+        Err(why) => Err(Failure { code: OPEN, error: anyhow!(why) }),
     }
 }
 

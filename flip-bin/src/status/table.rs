@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use flip_core::event::ItemState;
 use flip_core::status::{
-    AnnouncedStatus, CheckHealth, ItemStatus, MemberState, MemberStatus, PrivilegeStatus, Status,
+    AnnouncedStatus, CatalogStatus, CheckHealth, ItemStatus, MemberState, MemberStatus, PrivilegeStatus,
+    Status,
 };
 
 const GREEN: &str = "32";
@@ -57,10 +58,33 @@ pub fn render(status: &Status, older: Duration, colour: bool) -> String {
             let _ = writeln!(out, "{} {hint}", painted("hint:", Some(YELLOW), colour));
         }
     }
+    if let Some(catalog) = &status.catalog {
+        let _ = writeln!(out, "\n{}", consists_of(catalog));
+    }
     if let Some(privileges) = &status.privileges {
         let _ = writeln!(out, "\n{}", runs_as(privileges));
     }
     out
+}
+
+/// What the cluster consists of, in brief. What is wrong with it is among the hints.
+fn consists_of(catalog: &CatalogStatus) -> String {
+    let file = match &catalog.hash {
+        Some(hash) => format!("config file of version {} ({hash})", catalog.version),
+        None => "no config file".to_owned(),
+    };
+    let edits = match catalog.edits {
+        0 => "no edits".to_owned(),
+        1 => "1 edit".to_owned(),
+        many => format!("{many} edits"),
+    };
+    let pushes = match catalog.pushes {
+        0 => String::new(),
+        many => format!(", {many} on their way to other disks"),
+    };
+    let complete =
+        if catalog.complete { "" } else { ", not compared with other servers yet: it refuses edits" };
+    format!("catalog: {file}, {edits}{pushes}{complete}")
 }
 
 /// As whom the daemon runs, and what it may do.
@@ -431,6 +455,14 @@ mod tests {
             hints: vec!["datagrams from 192.0.2.9 do not open".to_owned()],
             keys: Vec::new(),
             sent_datagrams: 0,
+            catalog: Some(CatalogStatus {
+                version: 3,
+                hash: Some("00c0ffee00c0ffee".to_owned()),
+                edits: 1,
+                pushes: 2,
+                complete: true,
+                ..CatalogStatus::default()
+            }),
             privileges: None,
             sent_bytes: 0,
         };
@@ -451,6 +483,8 @@ ip      fd00::8    keep      a       failed     -        2 times: no such device
 nfs     export     drop      bee     unclean    -        may still be there: make sure that it is released, then run flip confirm-released export
 
 hint: datagrams from 192.0.2.9 do not open
+
+catalog: config file of version 3 (00c0ffee00c0ffee), 1 edit, 2 on their way to other disks
 ";
         assert_eq!(render(&status, Duration::ZERO, false), expected);
         let other = AnnouncedStatus {

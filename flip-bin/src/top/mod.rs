@@ -231,7 +231,9 @@ fn carry_out(client: &Client, wish: &Wish) -> Result<Message, Error> {
         }
         _ => None,
     };
-    let answer: Value = client.send(Method::POST, &path, body.as_ref(), LIMIT)?;
+    // An edit waits for the disks of others first.
+    let limit = if body.is_some() { LIMIT * 2 } else { LIMIT };
+    let answer: Value = client.send(Method::POST, &path, body.as_ref(), limit)?;
     let text = answer.get("done").and_then(Value::as_str).unwrap_or("done");
     Ok(Message::Said(text.to_owned(), false))
 }

@@ -86,6 +86,7 @@ const ALL: &[(&str, &str)] = &[
     ("GET", "/v1/plan"),
     ("POST", "/v1/plan"),
     ("POST", "/v1/edit"),
+    ("GET", "/v1/catalog"),
     ("GET", "/v1/keys"),
     ("POST", "/v1/keys"),
     ("POST", "/v1/keys/{key}/use"),
@@ -182,6 +183,39 @@ fn what_is_asked_for_is_shown() {
     // A head alone.
     let head = one.ask("HEAD", "/v1/status", None);
     assert_eq!((head.code, head.body.as_str()), (200, ""));
+}
+
+#[test]
+fn the_catalog_is_listed_for_those_who_may_change_it() {
+    let one = One::with_tokens();
+    let edits = r#"{"edits": [{"set_item": {"system": "items", "value": {"name": "two"}, "new": true}},
+        {"change_item": {"system": "items", "item": "one", "change": {"isolated": "take"}}}]}"#;
+    let answer = one.ask("POST", "/v1/edit", Some(edits));
+    assert_eq!(answer.code, 200, "{answer:?}");
+    let catalog = one.ask("GET", "/v1/catalog", None).json();
+    assert_eq!((&catalog["version"], &catalog["servers"][0]["id"]), (&json!(0), &json!("a")));
+    assert_eq!(catalog["servers"][0]["from"], json!({"file": 0}));
+    let system = &catalog["systems"][0];
+    assert_eq!((&system["name"], &system["value"]["alive"]), (&json!("items"), &json!("memory_up")));
+    let items = system["items"].as_array().unwrap();
+    let values: Vec<_> = items.iter().map(|item| item["value"].clone()).collect();
+    assert_eq!(
+        values,
+        [json!({"name": "one", "isolated": "take"}), json!("10.0.0.1/24"), json!({"name": "two"})]
+    );
+    assert_eq!(items[1]["from"], json!({"file": 0}));
+    assert_eq!(
+        (&items[0]["from"]["edit"]["by"], &items[0]["from"]["edit"]["until"]),
+        (&json!("a"), &json!(0))
+    );
+    assert_eq!(items[2]["from"]["edit"]["until"], json!(null));
+    assert!(!catalog.to_string().contains("0123456789abcdef0123456789abcdef"), "no key is shown");
+    // Checks and scripts may have secrets in it.
+    for (token, code) in [(READ, 403), (ADMIN, 200)] {
+        let by = format!("Bearer {token}");
+        assert_eq!(one.tcp("GET", "/v1/catalog", &[("Authorization", &by)]).code, code, "{token}");
+    }
+    assert_eq!(one.tcp("GET", "/v1/catalog", &[]).code, 401);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::edit::Edit;
 use super::entry::{Entry, Key, Record, Stamp};
 use super::file;
 use super::store::Catalog;
+use crate::config::nearest;
 use crate::limits;
 
 /// Changes of a catalog that can be taken back.
@@ -98,14 +99,23 @@ impl Changes {
     /// be used is not looked at here.
     pub fn apply(&mut self, catalog: &mut Catalog, edit: &Edit, stamp: Stamp) -> Result<(), String> {
         match edit {
-            Edit::SetServer { id, value } => self.set_entry(catalog, Key::Server(id.clone()), value, stamp),
-            Edit::SetSystem { name, value } => {
-                if value.contains_key("data") {
-                    return Err(format!(
-                        "system {name}: found `data`, expected a system without its items; add those one by one"
-                    ));
-                }
-                self.set_entry(catalog, Key::System(name.clone()), value, stamp)
+            Edit::SetServer { id, value, new } => {
+                self.set_entry(catalog, Key::Server(id.clone()), Value::Object(value.clone()), *new, stamp)
+            }
+            Edit::ChangeServer { id, change } => {
+                let key = Key::Server(id.clone());
+                let value = merged(parsed(&known(catalog, &key)?), change);
+                self.set_entry(catalog, key, value, false, stamp)
+            }
+            Edit::SetSystem { name, value, new } => {
+                without_items(name, value)?;
+                self.set_entry(catalog, Key::System(name.clone()), Value::Object(value.clone()), *new, stamp)
+            }
+            Edit::ChangeSystem { name, change } => {
+                without_items(name, change)?;
+                let key = Key::System(name.clone());
+                let value = merged(parsed(&known(catalog, &key)?), change);
+                self.set_entry(catalog, key, value, false, stamp)
             }
             Edit::RemoveServer { id } => {
                 known(catalog, &Key::Server(id.clone()))?;
@@ -114,12 +124,13 @@ impl Changes {
                 Ok(())
             }
             Edit::RemoveSystem { name } => self.remove_system(catalog, name, stamp),
-            Edit::SetItem { system, value } => {
+            Edit::SetItem { system, value, new } => {
                 let key = item_key(catalog, system, value)?;
-                let text = file::canonical(value);
-                check_length(&key, &text)?;
-                self.set(catalog, key, text.into(), stamp);
-                Ok(())
+                self.set_entry(catalog, key, value.clone(), *new, stamp)
+            }
+            Edit::ChangeItem { system, item, change } => {
+                let (key, value) = changed_item(catalog, system, item, change)?;
+                self.set_entry(catalog, key, value, false, stamp)
             }
             Edit::RemoveItem { system, item } => {
                 let key = Key::Item(system.clone(), item.clone());
@@ -131,6 +142,12 @@ impl Changes {
             Edit::MoveItem { system, item, to } => {
                 known(catalog, &Key::Item(system.clone(), item.clone()))?;
                 let server = known(catalog, &Key::Server(to.clone()))?;
+                let kind = catalog.value(&Key::System(system.clone())).map(|said| parsed(&said));
+                if kind.is_some_and(|said| is_replicated(&said)) {
+                    return Err(format!(
+                        "system {system} is replicated: its items are on all of its servers, and none has a home"
+                    ));
+                }
                 if !takes_part(&server, system) {
                     return Err(format!(
                         "server {to} takes no part in system {system}; add \"{system}\" to its `systems`"
@@ -146,10 +163,16 @@ impl Changes {
         &mut self,
         catalog: &mut Catalog,
         key: Key,
-        value: &Map<String, Value>,
+        value: Value,
+        new: bool,
         stamp: Stamp,
     ) -> Result<(), String> {
-        let text = file::canonical(&Value::Object(value.clone()));
+        if new && catalog.value(&key).is_some() {
+            let kind = key.to_string();
+            let kind = kind.split(' ').next().unwrap_or_default();
+            return Err(format!("there is {key} already; `flip {kind} set` changes it"));
+        }
+        let text = file::canonical(&value);
         check_length(&key, &text)?;
         self.set(catalog, key, text.into(), stamp);
         Ok(())
@@ -231,7 +254,106 @@ impl Catalog {
 
 /// What a key has, which must be there.
 fn known(catalog: &Catalog, key: &Key) -> Result<Arc<str>, String> {
-    catalog.value(key).ok_or_else(|| format!("there is no {key}; `flip status` lists what there is"))
+    catalog.value(key).ok_or_else(|| {
+        let help = match near(catalog, key) {
+            Some(near) => format!("did you mean {near}?"),
+            None => "`flip status` lists what there is".to_owned(),
+        };
+        format!("there is no {key}; {help}")
+    })
+}
+
+/// What was probably meant by a key that is not there.
+fn near(catalog: &Catalog, key: &Key) -> Option<Key> {
+    let effective = catalog.effective();
+    let systems = || effective.systems.iter().map(|system| system.name.as_str());
+    match key {
+        Key::Server(id) => {
+            let ids = effective.servers.iter().map(|(id, _)| id.as_str());
+            nearest(id, ids).map(|near| Key::Server(near.to_owned()))
+        }
+        Key::System(name) => nearest(name, systems()).map(|near| Key::System(near.to_owned())),
+        Key::Item(name, item) => {
+            let Some(system) = effective.systems.iter().find(|system| system.name == *name) else {
+                return nearest(name, systems()).map(|near| Key::System(near.to_owned()));
+            };
+            let near = nearest(item, system.items.iter().map(|(item, _)| item.as_str()));
+            let elsewhere = || {
+                let others = effective.systems.iter();
+                let mut others = others.filter(|other| other.items.iter().any(|(name, _)| name == item));
+                Some(Key::Item(others.next()?.name.clone(), item.clone()))
+            };
+            near.map(|near| Key::Item(name.clone(), near.to_owned())).or_else(elsewhere)
+        }
+        Key::Cluster | Key::Home(..) => None,
+    }
+}
+
+fn without_items(name: &str, value: &Map<String, Value>) -> Result<(), String> {
+    if value.contains_key("data") {
+        return Err(format!(
+            "system {name}: found `data`, expected a system without its items; add those one by one"
+        ));
+    }
+    Ok(())
+}
+
+/// What an entry says: it was written by this program, or read as JSON before.
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or(Value::Null)
+}
+
+/// A value with what a merge patch changes (RFC 7396).
+fn merged(value: Value, change: &Map<String, Value>) -> Value {
+    let mut whole = match value {
+        Value::Object(whole) => whole,
+        _ => Map::new(),
+    };
+    for (key, new) in change {
+        match new {
+            Value::Null => drop(whole.shift_remove(key)),
+            Value::Object(inner) => {
+                let before = whole.shift_remove(key).unwrap_or(Value::Null);
+                whole.insert(key.clone(), merged(before, inner));
+            }
+            new => drop(whole.insert(key.clone(), new.clone())),
+        }
+    }
+    Value::Object(whole)
+}
+
+fn is_replicated(system: &Value) -> bool {
+    matches!(system.get("type").and_then(Value::as_str), Some("replicate" | "replicated"))
+}
+
+/// An item with some of its keys changed; the name stays, because it is what the item is.
+fn changed_item(
+    catalog: &Catalog,
+    system: &str,
+    item: &str,
+    change: &Map<String, Value>,
+) -> Result<(Key, Value), String> {
+    let key = Key::Item(system.to_owned(), item.to_owned());
+    let said = parsed(&known(catalog, &key)?);
+    let settings = parsed(&known(catalog, &Key::System(system.to_owned()))?);
+    let is_ip = file::is_ip(system, &settings);
+    let whole = match said {
+        Value::String(text) => Value::Object(Map::from_iter([(
+            if is_ip { "ip" } else { "name" }.to_owned(),
+            Value::String(text),
+        )])),
+        Value::Array(_) if !change.contains_key("ip") => {
+            return Err(format!(
+                "{key} is written as a list, which has no keys; give its addresses as `ip` as well"
+            ));
+        }
+        other => other,
+    };
+    let value = merged(whole, change);
+    match item_key(catalog, system, &value)? {
+        new if new == key => Ok((key, value)),
+        new => Err(format!("{key} would become {new}; remove the one and add the other")),
+    }
 }
 
 fn check_length(key: &Key, text: &str) -> Result<(), String> {
@@ -254,8 +376,7 @@ fn takes_part(server: &str, system: &str) -> bool {
 
 /// The key of an item that is to be set.
 fn item_key(catalog: &Catalog, system: &str, value: &Value) -> Result<Key, String> {
-    let said = known(catalog, &Key::System(system.to_owned()))?;
-    let settings = serde_json::from_str(&said).unwrap_or(Value::Null);
+    let settings = parsed(&known(catalog, &Key::System(system.to_owned()))?);
     let is_ip = file::is_ip(system, &settings);
     let name = file::item_name(value, is_ip).ok_or_else(|| {
         let expected = if is_ip {
@@ -266,4 +387,128 @@ fn item_key(catalog: &Catalog, system: &str, value: &Value) -> Result<Key, Strin
         format!("system {system}: found {value} as an item, expected {expected}")
     })?;
     Ok(Key::Item(system.to_owned(), name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::file::File;
+
+    const FILE: &str = r#"{"profile": "fast",
+        "servers": {"a": {"ip": "10.0.0.1", "systems": ["ip", "job", "all"]}, "b": {"ip": "10.0.0.2", "config": {"x": 1, "y": 2}}},
+        "cluster": {"system": {
+            "ip": {"data": ["10.0.1.1", "10.0.1.2/24@eth0", ["a", "10.0.1.3", "10.0.1.4"], {"name": "web", "ip": "10.0.1.5"}]},
+            "job": {"alive": "memory_up", "down": "memory_down", "data": ["x", {"name": "y", "isolated": "drop"}]},
+            "all": {"type": "replicate", "data": ["every"]}
+        }}}"#;
+
+    /// What an edit makes of the entry that it is about, or why it is refused.
+    fn apply(edit: &str, key: &Key) -> Result<Value, String> {
+        let root = serde_json::from_str(FILE).expect("JSON");
+        let mut catalog = Catalog::new(File::new(1, &root).expect("a file"));
+        let edit = serde_json::from_str(edit).expect("an edit");
+        let stamp = catalog.next_stamp(1);
+        Changes::default().apply(&mut catalog, &edit, stamp)?;
+        Ok(parsed(&catalog.value(key).expect("it is there")))
+    }
+
+    fn item(system: &str, item: &str) -> Key {
+        Key::Item(system.into(), item.into())
+    }
+
+    #[test]
+    fn changes_keep_what_they_do_not_name() {
+        for (edit, key, expected) in [
+            (
+                r#"{"change_item": {"system": "ip", "item": "10.0.1.2/24", "change": {"isolated": "drop"}}}"#,
+                item("ip", "10.0.1.2/24"),
+                r#"{"ip": "10.0.1.2/24@eth0", "isolated": "drop"}"#,
+            ),
+            (
+                r#"{"change_item": {"system": "ip", "item": "web", "change": {"ip": "10.0.1.6"}}}"#,
+                item("ip", "web"),
+                r#"{"name": "web", "ip": "10.0.1.6"}"#,
+            ),
+            (
+                r#"{"change_item": {"system": "ip", "item": "10.0.1.3", "change": {"ip": ["10.0.1.3"], "prefer": "a"}}}"#,
+                item("ip", "10.0.1.3"),
+                r#"{"ip": ["10.0.1.3"], "prefer": "a"}"#,
+            ),
+            (
+                r#"{"change_item": {"system": "job", "item": "x", "change": {"size": {"big": true, "no": null}}}}"#,
+                item("job", "x"),
+                r#"{"name": "x", "size": {"big": true}}"#,
+            ),
+            (
+                r#"{"change_item": {"system": "job", "item": "y", "change": {"isolated": null}}}"#,
+                item("job", "y"),
+                r#"{"name": "y"}"#,
+            ),
+            (
+                r#"{"change_server": {"id": "b", "change": {"priority": 2, "config": {"x": null, "z": 3}}}}"#,
+                Key::Server("b".into()),
+                r#"{"ip": "10.0.0.2", "priority": 2, "config": {"y": 2, "z": 3}}"#,
+            ),
+            (
+                r#"{"change_system": {"name": "job", "change": {"isolated": "drop"}}}"#,
+                Key::System("job".into()),
+                r#"{"alive": "memory_up", "down": "memory_down", "isolated": "drop"}"#,
+            ),
+        ] {
+            let expected: Value = serde_json::from_str(expected).expect("JSON");
+            assert_eq!(apply(edit, &key), Ok(expected), "{edit}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_what_was_probably_meant() {
+        for (edit, expected) in [
+            (
+                r#"{"set_item": {"system": "job", "value": {"name": "x"}, "new": true}}"#,
+                "there is item job/x already; `flip item set` changes it",
+            ),
+            (
+                r#"{"set_server": {"id": "a", "value": {"ip": "10.0.0.9"}, "new": true}}"#,
+                "there is server a already; `flip server set` changes it",
+            ),
+            (
+                r#"{"set_system": {"name": "job", "value": {}, "new": true}}"#,
+                "there is system job already; `flip system set` changes it",
+            ),
+            (
+                r#"{"remove_item": {"system": "ip", "item": "10.0.1.9"}}"#,
+                "there is no item ip/10.0.1.9; did you mean item ip/10.0.1.1?",
+            ),
+            (
+                r#"{"remove_item": {"system": "ip", "item": "every"}}"#,
+                "there is no item ip/every; did you mean item all/every?",
+            ),
+            (
+                r#"{"remove_item": {"system": "jobs", "item": "x"}}"#,
+                "there is no item jobs/x; did you mean system job?",
+            ),
+            (r#"{"remove_system": {"name": "jb"}}"#, "there is no system jb; did you mean system job?"),
+            (r#"{"remove_server": {"id": "zebra"}}"#, "there is no server zebra; `flip status` lists"),
+            (
+                r#"{"change_item": {"system": "ip", "item": "10.0.1.1", "change": {"ip": "10.0.1.7"}}}"#,
+                "item ip/10.0.1.1 would become item ip/10.0.1.7; remove the one and add the other",
+            ),
+            (
+                r#"{"change_item": {"system": "ip", "item": "10.0.1.3", "change": {"isolated": "drop"}}}"#,
+                "item ip/10.0.1.3 is written as a list, which has no keys; give its addresses as `ip`",
+            ),
+            (
+                r#"{"change_system": {"name": "job", "change": {"data": ["q"]}}}"#,
+                "system job: found `data`, expected",
+            ),
+            (r#"{"move_item": {"system": "all", "item": "every", "to": "a"}}"#, "system all is replicated"),
+            (
+                r#"{"change_item": {"system": "job", "item": "z", "change": {}}}"#,
+                "there is no item job/z; `flip status` lists",
+            ),
+        ] {
+            let refused = apply(edit, &Key::Cluster).expect_err(edit);
+            assert!(refused.contains(expected), "{edit}: {refused}");
+        }
+    }
 }

@@ -19,6 +19,7 @@ mod edit;
 mod entry;
 mod file;
 pub mod homes;
+mod list;
 mod store;
 
 #[cfg(test)]
@@ -30,4 +31,5 @@ pub use compose::{Invalid, config};
 pub use edit::Edit;
 pub use entry::{COUNT_MAX, Entry, Key, Record, Stamp};
 pub use file::{File, Known, LOCAL_KEYS, Local, open};
+pub use list::{Listed, ListedItem, ListedServer, ListedSystem, Listing, Origin};
 pub use store::{BUCKETS, Brief, Catalog, FileMerge};

@@ -48,6 +48,7 @@ pub(crate) use handlers::alive_of;
 pub use hooks::{Hooks, OnExit};
 pub use ip::{AUTO, Interface, IpItem, IpPart, IpRoute, IpRule, Scope, parse_vip};
 pub(crate) use merge::{Needs, merge};
+pub(crate) use nearest::nearest;
 pub use privileges::{Capability, Keep, Privileges};
 pub use problem::{Problem, Severity};
 pub use read::{Loaded, Overrides, has_key, key_file_path, load};

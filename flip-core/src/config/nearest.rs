@@ -1,7 +1,7 @@
 //! "Did you mean": the nearest of some names to one that is unknown.
 
 /// The nearest of `known` to `word`, unless none is near enough to be a typing error.
-pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let folded = word.to_ascii_lowercase();
     let length = folded.chars().count();
     let mut best: Option<(usize, &str)> = None;

@@ -28,6 +28,7 @@ impl Node {
             refused: self.refused.counts(),
             hints: self.hints(now),
             keys: self.key_status(),
+            catalog: self.catalog_status(),
             privileges: None,
             sent_datagrams: self.sent.0,
             sent_bytes: self.sent.1,

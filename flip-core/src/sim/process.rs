@@ -480,6 +480,7 @@ impl World {
             Output::Check(call) => self.begin_check(index, call),
             Output::Config(config) => self.hosts[index].config = config,
             Output::Done { result, .. } => self.note(Some(index), || format!("answers {result:?}")),
+            Output::Late { how_far, .. } => self.note(Some(index), || format!("answers late: {how_far}")),
             Output::Refused { other } => {
                 self.note(Some(index), || format!("is refused: {other} has its id"));
                 self.broken("A4", format!("n{index}, which was there first, is refused"));

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::alarm::Alarm;
-use super::handle::{Ask, Asker, Happened, Inbox, Wish};
+use super::handle::{Ask, Asker, Happened, Inbox, Refusal, Wish};
 use super::metrics::{Metrics, Waiting};
 use super::{End, Error, Program};
 use crate::clock::{self, Sleep};
@@ -107,8 +107,8 @@ pub(super) struct Drive {
     frames: (mpsc::Sender<Frame>, mpsc::Receiver<Frame>),
     replies: HashMap<u64, oneshot::Sender<Vec<u8>>>,
     connections: u64,
-    /// Who waits for `Output::Done`.
-    askers: HashMap<u64, oneshot::Sender<Result<String, String>>>,
+    /// Who waits for `Output::Done` or `Output::Late`.
+    askers: HashMap<u64, oneshot::Sender<Result<String, Refusal>>>,
     asked: u64,
     /// The last picture that was made for a script.
     picture: Option<(Time, Arc<Status>)>,
@@ -340,6 +340,7 @@ impl Drive {
             Ask::Do(asker, command, reply) => self.command(asker, command, reply),
             Ask::Why(item, reply) => drop(reply.send(self.node.explain(&item, clock::now()))),
             Ask::Plan(what_if, reply) => drop(reply.send(self.node.plan(&what_if, clock::now()))),
+            Ask::Catalog(reply) => drop(reply.send(self.node.catalog().cloned())),
             Ask::Moves(reply) => drop(reply.send(self.node.moves(clock::now()))),
             Ask::Metrics(reply) => {
                 let waiting =
@@ -369,7 +370,7 @@ impl Drive {
         }
     }
 
-    fn command(&mut self, asker: Asker, command: Command, reply: oneshot::Sender<Result<String, String>>) {
+    fn command(&mut self, asker: Asker, command: Command, reply: oneshot::Sender<Result<String, Refusal>>) {
         match asker {
             // A file may hold the cluster's key.
             Asker::Person if matches!(command, Command::File { .. }) => {
@@ -501,12 +502,8 @@ impl Drive {
                     }
                 });
             }
-            Output::Done { asker, result } => {
-                if let Some(reply) = self.askers.remove(&asker) {
-                    // The tool may be gone.
-                    let _ = reply.send(result);
-                }
-            }
+            Output::Done { asker, result } => self.answered(asker, result.map_err(Refusal::Refused)),
+            Output::Late { asker, how_far } => self.answered(asker, Err(Refusal::Late(how_far))),
             Output::Left => self.left = true,
             Output::Refresh(call) => {
                 let gone = self.systems.refresh(&call);
@@ -519,6 +516,13 @@ impl Drive {
             }
             Output::Heard { from, topic, data } => self.systems.heard(from, topic, &data),
             Output::Refused { other } => self.refused = Some(other),
+        }
+    }
+
+    fn answered(&mut self, asker: u64, result: Result<String, Refusal>) {
+        if let Some(reply) = self.askers.remove(&asker) {
+            // The tool may be gone.
+            let _ = reply.send(result);
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use flip_core::Command;
+use flip_core::catalog::Catalog;
 use flip_core::config::Config;
 use flip_core::event::Event;
 use flip_core::plan::{Plan, WhatIf};
@@ -32,7 +33,8 @@ pub(super) enum Asker {
 pub(super) enum Ask {
     Status(Asker, oneshot::Sender<Arc<Status>>),
     Answer(oneshot::Sender<()>),
-    Do(Asker, Command, oneshot::Sender<Result<String, String>>),
+    Do(Asker, Command, oneshot::Sender<Result<String, Refusal>>),
+    Catalog(oneshot::Sender<Option<Catalog>>),
     Why(String, oneshot::Sender<Result<Why, String>>),
     Plan(Vec<WhatIf>, oneshot::Sender<Result<Plan, String>>),
     Moves(oneshot::Sender<Vec<ItemMoved>>),
@@ -142,13 +144,16 @@ pub enum Refusal {
     Ended,
     /// The rules refuse it: why, and what to do, in one line for people.
     Refused(String),
+    /// It is in effect and on this server's disk, but not on the disks of a majority in time: how far it has come. It
+    /// spreads on.
+    Late(String),
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ended => f.write_str("the daemon is ending"),
-            Self::Refused(why) => f.write_str(why),
+            Self::Refused(why) | Self::Late(why) => f.write_str(why),
         }
     }
 }
@@ -173,7 +178,7 @@ impl Handle {
     /// When the rules refuse it, or the node runs no more.
     pub async fn command(&self, command: Command) -> Result<String, Refusal> {
         let answer = self.ask(|reply| Ask::Do(Asker::Person, command, reply)).await;
-        answer.ok_or(Refusal::Ended)?.map_err(Refusal::Refused)
+        answer.ok_or(Refusal::Ended)?
     }
 
     /// Takes all items from a server, in planned moves, until [`Handle::undrain`].
@@ -207,7 +212,7 @@ impl Handle {
     pub async fn reloaded(&self, result: Result<String, String>) -> Result<String, Refusal> {
         let command = Command::Reloaded { result };
         let answer = self.ask(|reply| Ask::Do(Asker::Script, command, reply)).await;
-        answer.ok_or(Refusal::Ended)?.map_err(Refusal::Refused)
+        answer.ok_or(Refusal::Ended)?
     }
 
     /// Tells all who listen to events that somebody asked the program around the node for a change, and what came
@@ -263,6 +268,15 @@ impl Handle {
     pub async fn plan(&self, what_if: Vec<WhatIf>) -> Result<Plan, Refusal> {
         let answer = self.ask(|reply| Ask::Plan(what_if, reply)).await;
         answer.ok_or(Refusal::Ended)?.map_err(Refusal::Refused)
+    }
+
+    /// The catalog that is on this node's disk, as of now.
+    ///
+    /// # Errors
+    /// When the node has none, or runs no more.
+    pub async fn catalog(&self) -> Result<Catalog, Refusal> {
+        let answer = self.ask(Ask::Catalog).await.ok_or(Refusal::Ended)?;
+        answer.ok_or_else(|| Refusal::Refused("this server has no catalog, only its config file".to_owned()))
     }
 
     /// Events as records, from number `from` on as far as they are kept, and then those that come. Zero is the
@@ -333,7 +347,7 @@ impl Handle {
 
     fn tell(&self, command: Command) -> Answer<()> {
         let answer = self.ask_for_script(|reply| Ask::Do(Asker::Script, command, reply));
-        Box::pin(async move { answer.await?.map(drop) })
+        Box::pin(async move { answer.await?.map(drop).map_err(|refusal| refusal.to_string()) })
     }
 }
 

@@ -90,6 +90,11 @@ pub(super) struct Metrics {
     diverged: Seconds,
     queues: Gauges,
     config: Gauges,
+    catalog_version: Gauge,
+    catalog_edits: Gauge,
+    catalog_conflicts: Gauge,
+    catalog_met: Counter,
+    catalog_pushes: Gauge,
     up_seconds: Seconds,
     started: Time,
 }
@@ -205,6 +210,20 @@ impl Metrics {
                 &mut r,
                 "config_info",
                 "1, with the hash of all that has to be alike on all servers",
+            ),
+            catalog_version: gauge(&mut r, "catalog_version", "Version of the config file below all edits"),
+            catalog_edits: gauge(&mut r, "catalog_edits", "Records of edits of the catalog"),
+            catalog_conflicts: gauge(
+                &mut r,
+                "catalog_conflicts",
+                "Servers whose config file has the version of this node's and another content",
+            ),
+            // The format knows no two families of one name, so it is not called after the gauge.
+            catalog_met: one(&mut r, "catalog_conflicts_met", "Times when such a config file was met"),
+            catalog_pushes: gauge(
+                &mut r,
+                "catalog_pushes",
+                "Edits of this node that wait for the disks of other servers",
             ),
             registry: r,
             hooks,
@@ -419,6 +438,12 @@ impl Metrics {
         set_one(&self.held_leases, census.leases);
         self.diverged.set(node.diverged_for(now).as_secs_f64());
         set(&self.config, &[("hash", &format!("{:016x}", node.content_hash()))], 1);
+        let catalog = node.catalog_status().unwrap_or_default();
+        self.catalog_version.set(i64::try_from(catalog.version).unwrap_or(i64::MAX));
+        set_one(&self.catalog_edits, catalog.edits);
+        set_one(&self.catalog_conflicts, catalog.conflicts.len());
+        set_one(&self.catalog_pushes, catalog.pushes);
+        self.catalog_met.inner().store(node.catalog_conflicts(), Ordering::Relaxed);
     }
 }
 

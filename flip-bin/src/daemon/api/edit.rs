@@ -5,15 +5,17 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Response;
 use flip_core::Command;
-use flip_core::catalog::Edit;
+use flip_core::catalog::{Edit, Listing};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::Api;
 use super::error::{ApiError, Refusals};
-use super::json::Json;
+use super::json::{self, Json};
 use super::wish::done;
 
+/// How long the loop may take to hand out its catalog.
+const SHOWN: Duration = Duration::from_secs(5);
 /// The default of `timeout_ms`.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest `timeout_ms`.
@@ -57,4 +59,14 @@ pub async fn edit(State(api): State<Api>, Json(wanted): Json<Edits>) -> Result<R
     }
     let command = Command::Edit { edits, local, force, timeout };
     done(timeout + MORE, api.node.command(command)).await
+}
+
+/// What the cluster consists of: servers, systems and items as a config file writes them, and where each is from.
+#[utoipa::path(get, path = "/v1/catalog", tag = "edit", responses((status = 200, body = Listing), Refusals))]
+pub async fn catalog(State(api): State<Api>) -> Result<Response, ApiError> {
+    match tokio::time::timeout(SHOWN, api.node.catalog()).await {
+        Ok(Ok(catalog)) => json::written(move || Ok(json::response(&catalog.list()))).await,
+        Ok(Err(refusal)) => Err(refusal.into()),
+        Err(_) => Err(ApiError::late(SHOWN)),
+    }
 }

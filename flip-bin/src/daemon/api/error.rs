@@ -10,6 +10,9 @@ use utoipa::{IntoResponses, ToSchema};
 use super::guard::Audited;
 use super::json;
 
+/// The code of an edit that is in effect, but not on the disks of a majority in time.
+pub const UNACKNOWLEDGED: &str = "unacknowledged";
+
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
@@ -88,6 +91,8 @@ impl From<flip::Refusal> for ApiError {
         match refusal {
             flip::Refusal::Ended => Self::ending(),
             flip::Refusal::Refused(why) => Self::new(StatusCode::CONFLICT, "refused", why),
+            flip::Refusal::Late(how_far) => Self::new(StatusCode::GATEWAY_TIMEOUT, UNACKNOWLEDGED, how_far)
+                .hint("do not ask for it again: it was made"),
         }
     }
 }

@@ -36,7 +36,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use access::{Access, certificates};
-pub use error::ErrorBody;
+pub use error::{ErrorBody, ErrorDetail, UNACKNOWLEDGED};
 pub use events::Lost;
 pub use listen::{Socket, Tcp};
 pub use wish::Done;
@@ -121,6 +121,7 @@ fn paths() -> OpenApiRouter<Api> {
         .routes(routes!(see::metrics))
         .routes(routes!(look::keys, wish::key_add))
         .routes(routes!(edit::edit))
+        .routes(routes!(edit::catalog))
         .routes(routes!(link::list, link::add))
         .routes(routes!(link::get, link::remove, link::patch))
         .routes(routes!(link::failover))

@@ -195,10 +195,10 @@ impl Node {
             return;
         };
         for (asker, _, what) in push.askers.extract_if(.., |(_, until, _)| *until <= now) {
-            let result = Err(format!(
+            let how_far = format!(
                 "{what}, but on the disks of {kept} of {of} voters only, {needed} are needed; it is in effect where it is, and spreads on"
-            ));
-            self.outputs.push_back(Output::Done { asker, result });
+            );
+            self.outputs.push_back(Output::Late { asker, how_far });
         }
     }
 

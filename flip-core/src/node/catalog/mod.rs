@@ -13,6 +13,7 @@
 
 mod edits;
 mod exchange;
+mod report;
 #[cfg(test)]
 mod tests;
 mod voters;

@@ -146,6 +146,10 @@ impl World {
                 Output::Done { asker, result } => {
                     assert!(self.answers.insert(asker, result).is_none(), "answered once");
                 }
+                Output::Late { asker, how_far } => {
+                    assert!(how_far.contains("spreads on"), "{how_far}");
+                    assert!(self.answers.insert(asker, Err(how_far)).is_none(), "answered once");
+                }
                 Output::Event(event) => self.events.push((at, event)),
                 _ => {}
             }
@@ -280,6 +284,9 @@ fn an_edit_is_everywhere_and_survives_the_power_cut_of_all() {
     // What was removed is forgotten when all know it.
     world.run(SECOND * 8);
     assert_eq!(world.node(0).catalog().map(catalog::Catalog::tombstones), Some(0));
+    for at in 0..3 {
+        assert_eq!(world.items(at), ["y", "z", "r"], "n{at}: what hides an item of the file is not");
+    }
     assert!(world.is_one());
 }
 

@@ -141,7 +141,7 @@ pub async fn add(
         return Err(Refused::bad("IP already assigned"));
     }
     let id = ip::new_id();
-    let edit = Edit::SetItem { system: config.systems[system].name.clone(), value: new.item(&id) };
+    let edit = Edit::SetItem { system: config.systems[system].name.clone(), value: new.item(&id), new: true };
     let done = edited(&api, edit).await?;
     Ok(audited(StatusCode::CREATED, Some(json::response(&new.added(&id))), done))
 }
@@ -261,7 +261,8 @@ pub async fn patch(
         let msg = "this IP is not of this API's making: change its checks where it was made";
         return Err(Refused::Msg(StatusCode::UNPROCESSABLE_ENTITY, msg.to_owned()));
     };
-    let done = edited(&api, Edit::SetItem { system: config.systems[at].name.clone(), value }).await?;
+    let done =
+        edited(&api, Edit::SetItem { system: config.systems[at].name.clone(), value, new: false }).await?;
     let status = picture(&api).await?;
     let shown = Ip { checks: checks.checks, ..Ip::of(&config, at, item, &status) };
     Ok(audited(StatusCode::OK, Some(json::response(&shown)), done))

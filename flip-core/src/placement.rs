@@ -90,7 +90,7 @@ pub fn place(config: &Config, system: usize, eligible: impl Fn(usize, usize) -> 
     let mut fewest = Fewest::new(config, &members, &load);
     for (item, holders) in placed.iter_mut().enumerate() {
         if holders.is_empty()
-            && let Some(server) = fewest.take(spec, item, &eligible)
+            && let Some(server) = fewest.take(spec, item, eligible)
         {
             holders.push(server);
         }

@@ -159,10 +159,7 @@ impl Files {
         self.path.parent().unwrap_or(Path::new("")).join(path)
     }
 
-    fn load(
-        &self,
-        key_file: Option<&[u8]>,
-    ) -> Result<(config::Loaded, Scripts, Vec<Known>, (File, Local)), Vec<Problem>> {
+    fn load(&self, key_file: Option<&[u8]>) -> Result<Loaded, Vec<Problem>> {
         let file = self.file();
         let dir = self.beside(self.names.dir.as_deref().unwrap_or(DIR));
         let mut scripts = Scripts::default();
@@ -185,6 +182,9 @@ impl Files {
         Ok((loaded, scripts, known, parts))
     }
 }
+
+/// A config, its scripts, what was found under their names, and what the file says to the cluster and to this server.
+type Loaded = (config::Loaded, Scripts, Vec<Known>, (File, Local));
 
 /// What files say when they are read again.
 #[derive(Debug)]

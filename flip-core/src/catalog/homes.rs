@@ -34,11 +34,10 @@ pub fn rehome(change: &Change) -> Vec<usize> {
         return Vec::new();
     }
     let mut loads = Loads::new(change);
-    let mut homes: Vec<Option<usize>> = vec![None; change.before.len()];
     let at = |server: Option<usize>| server.and_then(|server| loads.position.get(&server).copied());
-    for item in 0..homes.len() {
-        homes[item] = at(change.fixed[item]).or_else(|| at(change.before[item]));
-    }
+    let homes = change.fixed.iter().zip(&change.before);
+    let mut homes: Vec<Option<usize>> =
+        homes.map(|(fixed, before)| at(*fixed).or_else(|| at(*before))).collect();
     for (item, home) in homes.iter().enumerate() {
         if let Some(home) = home {
             loads.add(*home, change.fixed[item].is_none().then_some(item));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Batch, PUSH_PAUSE, PUSHES, Push, Replica, What, Wish, voters};
+use super::{Asked, Batch, PUSH_PAUSE, PUSHES, Push, Replica, What, Wish, voters};
 use crate::catalog::{self, Changes, Entry, File, Known, Local, Record, Stamp, homes};
 use crate::config::{Config, Source};
 use crate::id::ShortId;
@@ -268,7 +268,7 @@ impl Replica {
         if let Some(config) = config {
             batch.former = voters::former(running, &config);
             batch.config = Some(Arc::new(config));
-        } else if !waiting.partial && (changes.len() > 0 || batch.file.is_some() || unlooked) {
+        } else if !waiting.partial && (!changes.is_empty() || batch.file.is_some() || unlooked) {
             match catalog::config(&self.catalog, &self.local) {
                 Ok(config) => batch.config = Some(Arc::new(config)),
                 Err(invalid) => batch.invalid = Some(invalid.to_string()),
@@ -327,7 +327,7 @@ impl Replica {
         made: &mut Made,
         running: &Config,
         answers: &mut Answers,
-    ) -> (Vec<(u64, bool, Time, String)>, Option<Config>) {
+    ) -> (Vec<Asked>, Option<Config>) {
         let wishes: Vec<_> = wishes.into_iter().collect();
         let (base, file, mut config) = (changes.len(), self.catalog.file().clone(), None);
         let alone = wishes.len() <= 1 || wishes.iter().any(|wish| matches!(wish.what, What::File(..)));

@@ -23,11 +23,14 @@ const PULL_DELAY: Duration = Duration::from_millis(30);
 /// Least pause between two comparisons that begin.
 const PULL_PAUSE: Duration = Duration::from_millis(20);
 
+/// After which bucket and key a page begins; none for the first.
+type After = Option<(u16, Option<Key>)>;
+
 /// The comparison that is under way.
 #[derive(Default)]
 pub(super) struct Pulls {
     /// Who was asked, for what comes after what, and when.
-    asked: Option<(ShortId, Option<(u16, Option<Key>)>, Time)>,
+    asked: Option<(ShortId, After, Time)>,
     /// When one began last.
     last: Option<Time>,
     /// Who is to be asked next.
@@ -155,7 +158,7 @@ impl Node {
         }
     }
 
-    fn pull(&mut self, server: usize, after: Option<(u16, Option<Key>)>, now: Time) {
+    fn pull(&mut self, server: usize, after: After, now: Time) {
         let short = self.config.servers[server].short;
         let Some(replica) = &mut self.replica else { return };
         replica.pulls.asked = Some((short, after.clone(), now));

@@ -98,6 +98,9 @@ enum What {
     File(String, Vec<Known>),
 }
 
+/// Who waits: its number, whether for this disk only, until when, and what was done.
+type Asked = (u64, bool, Time, String);
+
 /// What is on its way to the disk.
 struct Batch {
     id: u64,
@@ -110,8 +113,7 @@ struct Batch {
     local: Option<Local>,
     completes: bool,
     acks: Vec<(ShortId, u64)>,
-    /// Who waits: whether for this disk only, until when, and what was done.
-    askers: Vec<(u64, bool, Time, String)>,
+    askers: Vec<Asked>,
     config: Option<Arc<Config>>,
     invalid: Option<String>,
     /// Who voted before.
@@ -194,7 +196,7 @@ impl Node {
             for (asker, result) in answers {
                 self.outputs.push_back(Output::Done { asker, result });
             }
-            if let Some((id, bytes, whole)) = replica.to_store() {
+            if let Some((id, bytes, whole)) = replica.next_write() {
                 self.outputs.push_back(Output::StoreCatalog { id, bytes, whole });
             }
         }
@@ -323,7 +325,7 @@ impl Node {
 
 impl Replica {
     /// What goes to the disk for the batch that was begun: its number, the bytes, and whether they are the whole file.
-    fn to_store(&mut self) -> Option<(u64, Vec<u8>, bool)> {
+    fn next_write(&mut self) -> Option<(u64, Vec<u8>, bool)> {
         let batch = self.storing.as_ref()?;
         let bytes = catalog::disk::frame(batch.file.as_ref(), &self.catalog, batch.entries.clone());
         // A file that is mostly history is written anew.

@@ -54,6 +54,9 @@ pub struct Home {
     pub server: String,
     /// True when the config wishes so (`prefer`).
     pub preferred: bool,
+    /// True when the catalog keeps it there: it was moved, or was there when servers or items came and went.
+    #[serde(default)]
+    pub kept: bool,
     /// The item's place in the list of its system, from 1.
     pub place: usize,
     /// The servers over which items are dealt, in their order: by priority, then as listed.

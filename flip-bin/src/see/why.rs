@@ -70,6 +70,10 @@ fn home(why: &Why) -> Vec<String> {
             vec!["none: everybody who may have it has it (\"type\": \"replicate\")".to_owned()]
         }
         None => vec!["none: no server takes part in its system".to_owned()],
+        Some(home) if home.kept => vec![format!(
+            "{}, where the catalog keeps it: it was moved there, or was there when servers or items changed",
+            home.server
+        )],
         Some(home) if home.preferred => vec![format!("{}, because the config prefers it", home.server)],
         Some(home) => vec![format!(
             "{}: it is number {} of its system, and items are dealt in this order over {}",

@@ -124,6 +124,7 @@ impl Node {
             home: home.map(|home| Home {
                 server: self.name(home),
                 preferred: spec.prefer == Some(home),
+                kept: spec.prefer != Some(home) && spec.home == Some(home),
                 place: at.item + 1,
                 dealt_over: placement::members(&self.config, at.system)
                     .into_iter()

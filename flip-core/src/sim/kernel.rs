@@ -153,10 +153,10 @@ impl World {
         let runs = self.hosts[index].node.is_some() && self.hosts[index].frozen.is_none();
         if runs && !sleep.hidden {
             // Exception X2: until the daemon is scheduled and its down hook is done. One that fails or is slow
-            // leaves it to the kernel.
+            // leaves it to the kernel, and what the kernel does not end waits for some turns of a slow loop.
             let host = &self.hosts[index];
             let bad = host.hook_trouble.is_some() || !host.each.is_zero();
-            let span = late + Duration::from_millis(5);
+            let span = late + Duration::from_millis(5) + host.each * 4;
             self.excuse(index, if bad { span.max(latest.since(now)) } else { span }, "X2");
         } else if !runs {
             super::mark!("world: woke while frozen or dead");

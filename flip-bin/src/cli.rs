@@ -517,7 +517,7 @@ pub struct ServerAddArgs {
     /// Its id.
     #[arg(value_name = "ID")]
     pub server: String,
-    /// IP or IP:PORT, as in 10.0.0.4, 10.0.0.4:2201 or [fd00::4]:2201.
+    /// IP or IP:PORT, as in 10.0.0.4 or 10.0.0.4:2201; an IPv6 address with a port stands in brackets.
     #[arg(value_name = "ADDRESS")]
     pub address: Address,
     /// The systems in which it takes part. Without any, it votes and holds nothing.

@@ -1,6 +1,7 @@
 //! `flip-bench catalog`: edits a second that a majority has on disk, the status of many items, a new server that gets
 //! a large catalog, and placement by itself.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use flip_core::config::{self, Config, Item, Overrides, Source};
+use flip_core::id::ShortId;
 use flip_core::placement::place;
 use flip_core::status::Status;
 use serde_json::{Map, Value, json};
@@ -76,10 +78,13 @@ pub fn run(options: &Options, binary: &Path) -> anyhow::Result<()> {
 
 /// A config of so many plain items and servers.
 fn placed(items: usize, servers: usize) -> anyhow::Result<Config> {
-    let list: Map<_, _> = (0..servers)
-        .map(|n| {
-            (format!("s{n}"), json!({ "ip": format!("10.{}.{}.1", n / 250, n % 250), "systems": ["job"] }))
-        })
+    // Short ids must differ, and two of a thousand names may have the same.
+    let mut known = BTreeSet::new();
+    let ids = (0..).map(|n| format!("s{n}")).filter(|id| known.insert(ShortId::of(id)));
+    let list: Map<_, _> = ids
+        .take(servers)
+        .enumerate()
+        .map(|(n, id)| (id, json!({ "ip": format!("10.{}.{}.1", n / 250, n % 250), "systems": ["job"] })))
         .collect();
     let system = json!({ "alive": "memory_up", "down": "memory_down", "data": ["x"] });
     let text = json!({

@@ -193,7 +193,7 @@ pub struct SystemInfo {
 /// All systems.
 #[utoipa::path(get, path = "/v1/systems", tag = "look", responses((status = 200, body = Systems), Refusals))]
 pub async fn systems(State(api): State<Api>) -> Result<Response, ApiError> {
-    let config = api.node.config().clone();
+    let config = api.node.config();
     json::written(move || {
         let systems = config.systems.iter().enumerate().map(|(at, system)| SystemInfo {
             name: system.name.clone(),

@@ -248,9 +248,14 @@ impl Node {
             return;
         }
         let (catalog, push) = (&replica.catalog, entries.push);
-        let beaten = entries.entries.iter().any(|(key, record)| {
+        let is_beaten = |(key, record): &&Entry| {
             !catalog.wants(key, record) && catalog.get(key).is_none_or(|known| known != record)
-        });
+        };
+        // Homes follow from what is edited: that another edit made others at the same time takes nothing from this one,
+        // unless it says nothing else.
+        let mut lost = entries.entries.iter().filter(is_beaten);
+        let beaten = lost.clone().any(|(key, _)| !matches!(key, Key::Home(..)))
+            || lost.next().is_some() && entries.entries.iter().all(|entry| is_beaten(&entry));
         let new: Vec<_> =
             entries.entries.into_iter().filter(|(key, record)| catalog.wants(key, record)).collect();
         if beaten || new.is_empty() {

@@ -5,6 +5,7 @@
 
 mod ip;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -115,7 +116,7 @@ fn system(config: &Config, asked: &In) -> Result<usize, ApiError> {
 /// All IPs, as they are on this server.
 #[utoipa::path(get, path = "/ips", tag = "link", params(In), responses((status = 200, body = Ips), Refusals))]
 pub async fn list(State(api): State<Api>, Asked(asked): Asked<In>) -> Result<Response, Refused> {
-    let config = api.node.config().clone();
+    let config = api.node.config();
     let system = system(&config, &asked)?;
     let status = picture(&api).await?;
     Ok(json::written(move || Ok(json::response(&Ips::of(&config, system, &status)))).await?)
@@ -130,7 +131,7 @@ pub async fn add(
     request: Request,
 ) -> Result<Response, Refused> {
     let new = NewIp::read(&json::body(request).await?)?;
-    let config = api.node.config().clone();
+    let config = api.node.config();
     let system = system(&config, &asked)?;
     let address = new.net.addr();
     let here = tokio::task::spawn_blocking(move || {
@@ -154,7 +155,7 @@ pub async fn remove(
     Name(id): Name,
     Asked(asked): Asked<In>,
 ) -> Result<Response, Refused> {
-    let config = api.node.config().clone();
+    let config = api.node.config();
     let system = system(&config, &asked)?;
     let Some(item) = ip::find(&config, system, &id) else {
         return Err(Refused::Text("Not found".to_owned()));
@@ -203,18 +204,21 @@ pub async fn get(
     Name(id): Name,
     Asked(asked): Asked<In>,
 ) -> Result<Response, Refused> {
-    let config = api.node.config().clone();
-    let system = system(&config, &asked)?;
-    let item = found(&config, system, &id)?;
+    let (config, system, item) = meant(&api, &asked, &id)?;
     let status = picture(&api).await?;
     Ok(json::response(&Ip::of(&config, system, item, &status)))
 }
 
-fn found(config: &Config, system: usize, id: &str) -> Result<usize, Refused> {
+/// The config, and positions of the system and the item that are meant.
+fn meant(api: &Api, asked: &In, id: &str) -> Result<(Arc<Config>, usize, usize), Refused> {
+    let config = api.node.config();
+    let system = system(&config, asked)?;
     if !ip::is_id(id) {
         return Err(Refused::bad("invalid ID"));
     }
-    ip::find(config, system, id).ok_or_else(|| Refused::Msg(StatusCode::NOT_FOUND, "not found".to_owned()))
+    let unknown = || Refused::Msg(StatusCode::NOT_FOUND, "not found".to_owned());
+    let item = ip::find(&config, system, id).ok_or_else(unknown)?;
+    Ok((config, system, item))
 }
 
 /// Hands an IP that is here to another server, where it stays.
@@ -225,9 +229,7 @@ pub async fn failover(
     Name(id): Name,
     Asked(asked): Asked<In>,
 ) -> Result<Response, Refused> {
-    let config = api.node.config().clone();
-    let system = system(&config, &asked)?;
-    let item = found(&config, system, &id)?;
+    let (config, system, item) = meant(&api, &asked, &id)?;
     let (system, item) =
         (config.systems[system].name.clone(), config.systems[system].items[item].name.clone());
     let me = config.my().id.clone();
@@ -254,9 +256,7 @@ pub async fn patch(
     request: Request,
 ) -> Result<Response, Refused> {
     let checks = Checks::read(&json::body(request).await?)?;
-    let config = api.node.config().clone();
-    let at = system(&config, &asked)?;
-    let item = found(&config, at, &id)?;
+    let (config, at, item) = meant(&api, &asked, &id)?;
     let Some(value) = checks.item(&config.systems[at].items[item]) else {
         let msg = "this IP is not of this API's making: change its checks where it was made";
         return Err(Refused::Msg(StatusCode::UNPROCESSABLE_ENTITY, msg.to_owned()));

@@ -52,8 +52,8 @@ struct Catalog {
     /// Who makes edits at a time.
     #[arg(long, default_value_t = 48)]
     clients: usize,
-    /// Items in the catalog that a new server gets.
-    #[arg(long, default_value_t = 100_000)]
+    /// Items in the catalog that a new server gets; with two that are there before, a system may have 100,000.
+    #[arg(long, default_value_t = 99_998)]
     items: usize,
     /// Items in the status.
     #[arg(long, default_value_t = 10_000)]

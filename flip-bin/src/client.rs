@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -132,6 +133,14 @@ impl Client {
         limit: Duration,
     ) -> Result<T, Error> {
         parse(&self.ask(method, path, body, limit)?)
+    }
+
+    /// Every status from now on, and as another kind the reason of an end; closed when the daemon ends.
+    pub fn statuses(self) -> Result<Receiver<Event>, Error> {
+        let mut stream = self.stream("/v1/status/watch")?;
+        let (events, inbox) = channel();
+        std::thread::spawn(move || stream.all(|event| events.send(event).is_ok()));
+        Ok(inbox)
     }
 
     /// Server-sent events of a path, until the daemon ends.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -20,7 +20,7 @@ use crate::cli::{
 };
 use crate::client::{Client, Error, OPEN, REFUSED, encoded, parse};
 use crate::daemon::api::{Done, ErrorBody, UNACKNOWLEDGED};
-use crate::operate::PATIENCE;
+use crate::operate::{PATIENCE, holds};
 
 /// How much longer than its own time an edit may take to be answered: longer than the daemon waits for its loop.
 const MORE: Duration = Duration::from_secs(10);
@@ -202,7 +202,6 @@ impl Way {
         else {
             return Self::Gone;
         };
-        let holds = |state| matches!(state, ItemState::Acquiring | ItemState::Active | ItemState::Releasing);
         let holders: Vec<_> = item.holders.iter().filter(|holder| holds(holder.state)).collect();
         if let [one] = holders[..]
             && one.server == to
@@ -223,12 +222,14 @@ impl Way {
 /// Waits until an item is active on a server and nowhere else. False when that may not have it now.
 fn wait(client: Client, system: &str, item: &str, to: &str) -> Result<bool, crate::Failure> {
     let began = Instant::now();
-    let inbox = follow(client)?;
+    let inbox = client.statuses()?;
     let (mut way, mut since, mut told) = (None, began, None);
     loop {
         match inbox.recv_timeout(PATIENCE) {
-            Ok(line) => {
-                let now = Way::of(&parse(&line)?, system, item, to);
+            // The reason of an end, after which there is nothing.
+            Ok(event) if !event.kind.is_empty() => {}
+            Ok(event) => {
+                let now = Way::of(&parse(&event.data)?, system, item, to);
                 if way.as_ref() != Some(&now) {
                     (way, since) = (Some(now), Instant::now());
                 }
@@ -278,17 +279,6 @@ fn wait(client: Client, system: &str, item: &str, to: &str) -> Result<bool, crat
             _ => {}
         }
     }
-}
-
-/// Every status from now on, as it was said; closed when the daemon ends.
-fn follow(client: Client) -> Result<Receiver<String>, Error> {
-    let stream = client.stream("/v1/status/watch")?;
-    let (events, inbox) = channel();
-    std::thread::spawn(move || {
-        let mut statuses = stream.filter(|event| event.kind.is_empty());
-        statuses.all(|event| events.send(event.data).is_ok())
-    });
-    Ok(inbox)
 }
 
 #[cfg(test)]

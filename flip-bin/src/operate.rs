@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -36,16 +36,12 @@ pub fn drain(args: DrainArgs) -> Outcome {
 /// Waits until a server holds nothing that another may hold.
 fn wait_empty(client: Client, server: &str) -> Outcome {
     let began = Instant::now();
-    let stream = client.stream("/v1/status/watch")?;
-    let (events, inbox) = channel();
-    std::thread::spawn(move || {
-        stream.take_while(|event| events.send(event.data.clone()).is_ok()).for_each(drop)
-    });
+    let inbox = client.statuses()?;
     let mut left = None;
     let mut told = None;
     loop {
         match inbox.recv_timeout(PATIENCE) {
-            Ok(line) => left = Some(Left::of(&parse(&line)?, server)),
+            Ok(event) => left = Some(Left::of(&parse(&event.data)?, server)),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 let why = anyhow!("the daemon ended before {server} was empty");
@@ -83,6 +79,11 @@ fn count(items: usize, what: &str) -> String {
     }
 }
 
+/// Whether a server that says this of an item has it, or has some of it.
+pub const fn holds(state: ItemState) -> bool {
+    matches!(state, ItemState::Acquiring | ItemState::Active | ItemState::Releasing)
+}
+
 /// What a server holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Left {
@@ -96,8 +97,6 @@ impl Left {
     fn of(status: &Status, server: &str) -> Self {
         let mut left = Self { moving: 0, staying: 0 };
         for item in &status.items {
-            let holds =
-                |state| matches!(state, ItemState::Acquiring | ItemState::Active | ItemState::Releasing);
             if item.holders.iter().any(|holder| holder.server == server && holds(holder.state)) {
                 let stays = item.wanted.iter().all(|wanted| wanted == server);
                 *(if stays { &mut left.staying } else { &mut left.moving }) += 1;

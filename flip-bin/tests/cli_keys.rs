@@ -12,9 +12,7 @@ use serde_json::Map;
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn key(local: &Local, n: usize, args: &[&str]) -> Output {
-    let mut command = local.command();
-    command.arg("key").args(args).args(["--id", &name(n), "--state-dir"]).arg(local.state_dir());
-    command.output().unwrap()
+    local.command_about(n, &[&["key"], args].concat()).output().unwrap()
 }
 
 fn done(out: Output) -> String {

@@ -1,7 +1,7 @@
 //! Changing what a cluster consists of while it runs, by the command line, on real daemons of loopback.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use flip_core::event::ItemState;
@@ -33,14 +33,8 @@ fn everywhere(local: &Local, wanted: impl Fn(&Status) -> bool) {
     }
 }
 
-fn command(local: &Local, n: usize, words: &[&str]) -> Command {
-    let mut command = local.command();
-    command.args(words).args(["--id", &name(n), "--state-dir"]).arg(local.state_dir());
-    command
-}
-
 fn ask(local: &Local, n: usize, words: &[&str]) -> Output {
-    command(local, n, words).output().unwrap()
+    local.command_about(n, words).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {

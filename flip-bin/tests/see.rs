@@ -38,15 +38,8 @@ fn five() -> Local {
     local
 }
 
-/// A command about the daemon of a server.
-fn command(local: &Local, n: usize, words: &[&str]) -> Command {
-    let mut command = local.command();
-    command.args(words).args(["--id", &name(n), "--state-dir"]).arg(local.state_dir());
-    command
-}
-
 fn ask(local: &Local, n: usize, words: &[&str]) -> Output {
-    command(local, n, words).output().unwrap()
+    local.command_about(n, words).output().unwrap()
 }
 
 /// What a command prints that succeeds.
@@ -157,7 +150,7 @@ fn lists_reasons_plans_events_and_metrics_for_people_and_programs() {
     assert!(records.windows(2).all(|two| two[1].seq == two[0].seq + 1), "without a gap");
     let last = records.last().unwrap().seq;
     let from = (last + 1).to_string();
-    let mut follow = command(&local, 0, &["events", "--follow", "--json", "--from", &from]);
+    let mut follow = local.command_about(0, &["events", "--follow", "--json", "--from", &from]);
     let mut follow = follow.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let (sender, inbox) = channel();
     let out = BufReader::new(follow.stdout.take().unwrap());

@@ -100,12 +100,18 @@ impl Local {
         Command::new(&self.binary)
     }
 
+    /// A command about one daemon, with more arguments to come.
+    #[must_use]
+    pub fn command_about(&self, n: usize, words: &[&str]) -> Command {
+        let mut command = self.command();
+        command.args(words).args(["--id", &name(n), "--state-dir"]).arg(self.scratch.path());
+        command
+    }
+
     /// `flip status` of one daemon, with more arguments to come.
     #[must_use]
     pub fn status_command(&self, n: usize) -> Command {
-        let mut command = self.command();
-        command.args(["status", "--id", &name(n), "--state-dir"]).arg(self.scratch.path());
-        command
+        self.command_about(n, &["status"])
     }
 
     /// The config file.

@@ -4,7 +4,7 @@ mod table;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -41,9 +41,7 @@ fn once(client: &Client, args: &StatusArgs) -> Outcome {
 
 /// Shows every change. On a terminal the table is redrawn in place, each second too because ages grow.
 fn watch(client: Client, args: &StatusArgs) -> Outcome {
-    let stream = client.stream("/v1/status/watch")?;
-    let (events, inbox) = channel();
-    std::thread::spawn(move || stream.take_while(|event| events.send(event.clone()).is_ok()).for_each(drop));
+    let inbox = client.statuses()?;
     let redraw = io::stdout().is_terminal() && !args.json;
     let mut shown: Option<(Status, Instant)> = None;
     loop {

@@ -32,4 +32,5 @@ pub use edit::Edit;
 pub use entry::{COUNT_MAX, Entry, Key, Record, Stamp};
 pub use file::{File, Known, LOCAL_KEYS, Local, open};
 pub use list::{Listed, ListedItem, ListedServer, ListedSystem, Listing, Origin};
+pub(crate) use store::bucket;
 pub use store::{BUCKETS, Brief, Catalog, FileMerge};

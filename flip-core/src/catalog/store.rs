@@ -339,6 +339,6 @@ impl Catalog {
 }
 
 /// The bucket of a key with this hash.
-pub(super) fn bucket(hash: u64) -> u16 {
+pub(crate) fn bucket(hash: u64) -> u16 {
     u16::try_from(hash % BUCKETS as u64).unwrap_or_default()
 }

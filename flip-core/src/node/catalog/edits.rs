@@ -18,6 +18,7 @@ use crate::wire::message::{Entries, Kept, Message};
 type Answers = Vec<(u64, Result<String, String>)>;
 
 /// What a wish came to while a batch is made.
+#[derive(Clone, Default)]
 pub(super) struct Made {
     file: Option<File>,
     local: Option<Local>,
@@ -78,7 +79,7 @@ impl Node {
     pub(super) fn push_own(
         &mut self,
         own: Vec<Entry>,
-        askers: Vec<(u64, bool, Time, String)>,
+        askers: Vec<Asked>,
         former: Option<BTreeSet<ShortId>>,
         now: Time,
     ) {
@@ -115,8 +116,7 @@ impl Node {
         let Some(replica) = &mut self.replica else { return };
         let (mut due, mut late) = (Vec::new(), Vec::new());
         for (id, push) in &mut replica.pushes {
-            let over = push.askers.iter().position(|(_, until, _)| *until <= now);
-            if over.is_some() {
+            if push.askers.iter().any(|(_, until, _)| *until <= now) {
                 late.push(*id);
             }
             if push.said < PUSHES && push.again <= now {
@@ -262,8 +262,8 @@ impl Replica {
         }
         let base = changes.len();
         self.restamp(&mut changes);
-        let mut made = Made { file: None, local: None };
-        let (mut accepted, config) =
+        let mut made = Made::default();
+        let (accepted, config) =
             self.together(waiting.wishes, &mut changes, &mut made, running, &mut answers);
         if let Some(config) = config {
             batch.former = voters::former(running, &config);
@@ -283,7 +283,7 @@ impl Replica {
         changes.back_to(&mut self.catalog, 0);
         self.catalog.exchange_file(before);
         self.catalog.set_counters(counters);
-        batch.askers.append(&mut accepted);
+        batch.askers = accepted;
         if batch.entries.is_empty()
             && batch.file.is_none()
             && batch.local.is_none()
@@ -329,7 +329,7 @@ impl Replica {
         answers: &mut Answers,
     ) -> (Vec<Asked>, Option<Config>) {
         let wishes: Vec<_> = wishes.into_iter().collect();
-        let (base, file, mut config) = (changes.len(), self.catalog.file().clone(), None);
+        let (base, mut config) = (changes.len(), None);
         let alone = wishes.len() <= 1 || wishes.iter().any(|wish| matches!(wish.what, What::File(..)));
         let mut accepted = Vec::new();
         if !alone {
@@ -355,36 +355,26 @@ impl Replica {
             accepted.clear();
         }
         for wish in wishes {
-            let (mark, was) = (changes.len(), (made.file.take(), made.local.take()));
-            let file_before = self.catalog.file().clone();
-            (made.file, made.local) = was.clone();
+            let (mark, was, file_before) = (changes.len(), made.clone(), self.catalog.file().clone());
             let result = self.make(&wish, changes, made).and_then(|what| {
                 let present = config.as_ref().unwrap_or(running);
                 let good = self.settle(changes, made, present)?;
                 let ask = self.may_change_voters(running, &good, &wish)?;
                 Ok((what, good, ask))
             });
+            if !matches!(result, Ok((_, _, false))) {
+                changes.back_to(&mut self.catalog, mark);
+                self.catalog.exchange_file(file_before);
+                *made = was;
+            }
             match result {
-                Ok((_, _, true)) => {
-                    changes.back_to(&mut self.catalog, mark);
-                    self.catalog.exchange_file(file_before);
-                    (made.file, made.local) = was;
-                    self.voters.park(wish);
-                }
+                Ok((_, _, true)) => self.voters.park(wish),
                 Ok((what, good, false)) => {
                     config = Some(good);
                     accepted.push((wish.asker, wish.local, wish.until, what));
                 }
-                Err(why) => {
-                    changes.back_to(&mut self.catalog, mark);
-                    self.catalog.exchange_file(file_before);
-                    (made.file, made.local) = was;
-                    answers.push((wish.asker, Err(why)));
-                }
+                Err(why) => answers.push((wish.asker, Err(why))),
             }
-        }
-        if accepted.is_empty() {
-            self.catalog.exchange_file(file);
         }
         (accepted, config)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Replica;
 use crate::catalog::disk::size_of_entry;
-use crate::catalog::{BUCKETS, Brief, Catalog, Entry, File, Key};
+use crate::catalog::{BUCKETS, Brief, Catalog, Entry, File, Key, bucket};
 use crate::event::Event;
 use crate::id::ShortId;
 use crate::io::Output;
@@ -253,9 +253,9 @@ impl Node {
         };
         // Homes follow from what is edited: that another edit made others at the same time takes nothing from this one,
         // unless it says nothing else.
-        let mut lost = entries.entries.iter().filter(is_beaten);
-        let beaten = lost.clone().any(|(key, _)| !matches!(key, Key::Home(..)))
-            || lost.next().is_some() && entries.entries.iter().all(|entry| is_beaten(&entry));
+        let lost: Vec<_> = entries.entries.iter().filter(is_beaten).collect();
+        let is_home = |(key, _): &&Entry| matches!(key, Key::Home(..));
+        let beaten = !lost.is_empty() && (lost.len() == entries.entries.len() || !lost.iter().all(is_home));
         let new: Vec<_> =
             entries.entries.into_iter().filter(|(key, record)| catalog.wants(key, record)).collect();
         if beaten || new.is_empty() {
@@ -297,14 +297,14 @@ impl Replica {
             let at = usize::from(*bucket);
             self.catalog.sums()[at] != question.sums[at] || *bucket == first && question.after.is_some()
         });
-        for bucket in differs {
-            for (key, record) in self.catalog.bucket_from(bucket, after.take().as_ref()) {
+        for number in differs {
+            for (key, record) in self.catalog.bucket_from(number, after.take().as_ref()) {
                 let entry = (key.clone(), record.clone());
                 size += size_of_entry(&entry);
                 if size > limits::CATALOG_PAGE
                     && let Some((last, _)) = answer.entries.last()
                 {
-                    answer.after = Some((bucket_of(last), Some(Key::clone(last))));
+                    answer.after = Some((bucket(last.hash()), Some(Key::clone(last))));
                     return answer;
                 }
                 answer.entries.push(entry);
@@ -312,8 +312,4 @@ impl Replica {
         }
         answer
     }
-}
-
-fn bucket_of(key: &Key) -> u16 {
-    u16::try_from(key.hash() % BUCKETS as u64).unwrap_or_default()
 }

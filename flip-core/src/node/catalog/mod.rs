@@ -257,17 +257,13 @@ impl Node {
             self.event(Event::CatalogInvalid { why });
         }
         if let Some(config) = batch.config {
-            self.adopt_catalog(config, now);
+            // The one place from which a catalog changes what the node runs.
+            self.adopt(config, now);
         }
         self.acknowledge(batch.acks, count);
         self.push_own(batch.own, batch.askers, batch.former, now);
         self.plan_catalog_timer();
         self.catalog_turn();
-    }
-
-    /// The one place from which a catalog changes what the node runs.
-    fn adopt_catalog(&mut self, config: Arc<Config>, now: Time) {
-        self.adopt(config, now);
     }
 
     /// What a person has to look at.

@@ -131,9 +131,8 @@ impl Node {
     /// Asks the voters, when there is something to be asked that was not yet.
     pub(super) fn propose(&mut self) {
         let now = self.now;
-        let unsaid =
-            |replica: &&mut Replica| replica.voters.proposal.as_ref().is_some_and(|p| p.since.is_none());
-        if self.replica.as_mut().filter(unsaid).is_some() {
+        let proposal = self.replica.as_ref().and_then(|replica| replica.voters.proposal.as_ref());
+        if proposal.is_some_and(|proposal| proposal.since.is_none()) {
             self.repeat_proposal(now);
             self.plan_catalog_timer();
         }

@@ -100,55 +100,48 @@ pub fn place(config: &Config, system: usize, eligible: impl Fn(usize, usize) -> 
 
 /// The members of a system by how much they have, so that an orphan finds its place without a look at all of
 /// them.
-struct Fewest<'c> {
-    config: &'c Config,
+struct Fewest {
     /// By load and priority; the rendezvous hash decides among those that are equal.
-    waiting: BTreeMap<(usize, u64), Vec<usize>>,
+    waiting: BTreeMap<(usize, u64), Vec<(usize, ShortId)>>,
 }
 
-impl<'c> Fewest<'c> {
-    fn new(config: &'c Config, members: &[usize], load: &[usize]) -> Self {
+impl Fewest {
+    fn new(config: &Config, members: &[usize], load: &[usize]) -> Self {
         let mut waiting: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for server in members {
-            waiting.entry((load[*server], config.servers[*server].priority)).or_default().push(*server);
+        for index in members {
+            let server = &config.servers[*index];
+            waiting.entry((load[*index], server.priority)).or_default().push((*index, server.short));
         }
-        Self { config, waiting }
+        Self { waiting }
     }
 
     /// The eligible server that has the fewest items, which has one more from now on.
     fn take(&mut self, spec: &System, item: usize, eligible: impl Fn(usize, usize) -> bool) -> Option<usize> {
+        let id = spec.items[item].id;
         let found = self.waiting.iter().find_map(|(key, servers)| {
-            let fit = servers.iter().enumerate().filter(|(_, server)| eligible(**server, item));
-            // A single one needs no hash.
-            let at = if servers.len() == 1 {
-                fit.map(|(at, _)| at).next()
-            } else {
-                fit.min_by_key(|(_, server)| weight(spec, item, self.config.servers[**server].short))
-                    .map(|(at, _)| at)
-            };
-            at.map(|at| (*key, at))
+            let fit = servers.iter().enumerate().filter(|(_, (server, _))| eligible(*server, item));
+            let (at, _) = fit.min_by_key(|(_, (_, short))| weight(id, *short))?;
+            Some((*key, at))
         });
         let ((load, priority), at) = found?;
         let servers = self.waiting.get_mut(&(load, priority))?;
-        let server = servers.swap_remove(at);
+        let taken = servers.swap_remove(at);
         if servers.is_empty() {
             self.waiting.remove(&(load, priority));
         }
-        self.waiting.entry((load + 1, priority)).or_default().push(server);
-        Some(server)
+        self.waiting.entry((load + 1, priority)).or_default().push(taken);
+        Some(taken.0)
     }
 }
 
-/// Rendezvous weight of a server for an item (Thaler and Ravishankar 1998): lowest wins.
-fn weight(system: &System, item: usize, server: ShortId) -> u64 {
-    let ItemId(id) = system.items[item].id;
-    let mut key = [0; 10];
-    key[..8].copy_from_slice(&id.to_be_bytes());
-    key[8..].copy_from_slice(&server.0.to_be_bytes());
-    let hash = blake3::derive_key("flip rendezvous v1", &key);
-    let mut word = [0; 8];
-    word.copy_from_slice(&hash[..8]);
-    u64::from_be_bytes(word)
+/// Rendezvous weight of a server for an item (Thaler and Ravishankar 1998): lowest wins. An item's id is the hash of
+/// its name; the number of the server picks an output of the generator that has it as its seed (SplitMix64: Steele,
+/// Lea and Flood 2014), and no two servers have the same.
+const fn weight(ItemId(item): ItemId, ShortId(server): ShortId) -> u64 {
+    let state = item.wrapping_add((server as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let state = (state ^ state >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let state = (state ^ state >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    state ^ state >> 31
 }
 
 #[cfg(test)]

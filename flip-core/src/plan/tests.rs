@@ -61,8 +61,11 @@ fn a_table_of_what_ifs() {
     // Items 0 and 5 are at home on a, 2 and 7 on c.
     let back = ask("up a", &present).unwrap();
     let home: Vec<_> = back.moves.iter().filter(|m| m.to == ["a"]).map(|m| m.item.item.as_str()).collect();
-    // Whoever is left of c's is dealt anew over those who may have it: a has the fewest then.
-    assert_eq!(home, ["0", "5", "7"], "{:?}", moves(&back));
+    assert!(home.starts_with(&["0", "5"]), "{:?}", moves(&back));
+    // What is left of c's is dealt anew over those who may have it, which have two each.
+    let mut loads: Vec<_> = back.loads.iter().map(|load| load.after).collect();
+    loads.sort_unstable();
+    assert_eq!(loads, [0, 2, 2, 3, 3], "{:?}", moves(&back));
     let both = ask("up a; undrain c", &present).unwrap();
     assert_eq!(both.loads.iter().map(|load| load.after).collect::<Vec<_>>(), [2; 5]);
     let add = ask("add x", &well(&config)).unwrap();

@@ -142,6 +142,7 @@ impl World {
                 && host.node.is_some()
                 && self.checker.runs_since(*index).is_some_and(|at| self.now.since(at) >= bound)
                 && witnessed
+                && host.check_sound.is_some_and(|at| self.now.since(at) >= recovered)
                 && host
                     .healthy_since
                     .is_some_and(|at| self.now.since(at) >= if host.was_ill { recovered } else { bound })

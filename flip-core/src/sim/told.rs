@@ -38,7 +38,7 @@ impl World {
         for to in (0..self.hosts.len()).filter(|to| *to != by) {
             // Who comes back a moment later hears of it with the next digest.
             let in_sight = self.hosts[by].node.as_ref().is_some_and(|node| sees(node, to));
-            if to != about && !in_sight {
+            if to != about && !in_sight || !self.same_electorate(by, to) {
                 continue;
             }
             let mut at = since + TOLD_WITHIN + self.checker.slowest * 2;
@@ -76,11 +76,17 @@ impl World {
         };
         // Whoever lost one of the two from sight has no reason to talk to it.
         let in_sight = to == about || sees(teller, to) && sees(node, by);
-        if in_sight && !knows {
+        if in_sight && !knows && self.same_electorate(by, to) {
             let what =
                 format!("n{by} took n{about}@{generation} for down at {since}, and n{to} has not heard it");
             self.broken("P6", what);
         }
+    }
+
+    /// Whoever has not heard yet of a change of who votes cannot know that those who agreed are a quorum.
+    fn same_electorate(&self, one: usize, other: usize) -> bool {
+        let electorate = |host: usize| self.hosts[host].node.as_ref().map(|node| node.config().voters_hash());
+        electorate(one) == electorate(other)
     }
 
     /// An item under a lease has no holder since now.

@@ -13,12 +13,12 @@ use crate::config::{self, Refused};
 use crate::daemon::api::Access;
 
 pub fn run(args: &CheckArgs) -> Outcome {
-    match config::read(&args.config) {
+    match config::read_any(&args.config) {
         Err(Refused(text)) => {
             writeln!(std::io::stderr(), "{text}")?;
             Ok(ExitCode::from(2))
         }
-        Ok(Read { config, mut warnings, scripts, files, .. }) => {
+        Ok(Read { config, mut warnings, scripts, files, joining, .. }) => {
             let beside = args.config.config.parent().unwrap_or(Path::new(""));
             if let Some(Err(error)) = config.admin.as_ref().map(|admin| Access::read(admin, beside)) {
                 let file = files.file();
@@ -36,12 +36,21 @@ pub fn run(args: &CheckArgs) -> Outcome {
             if !warnings.is_empty() {
                 config::print(&warnings);
             }
+            if joining.is_some() {
+                let (id, addr, file) = (&config.my().id, config.my().addr, args.config.config.display());
+                let state = fine(&warnings);
+                writeln!(
+                    std::io::stdout(),
+                    "{file}: {state} as {id}, which joins a cluster and listens at {addr}"
+                )?;
+                return Ok(ExitCode::from(u8::from(args.strict && !warnings.is_empty())));
+            }
             let items: usize = config.systems.iter().map(|system| system.items.len()).sum();
             let file = args.config.config.display();
             writeln!(
                 std::io::stdout(),
                 "{file}: {} as {}: {}, {}, quorum {}, {}, {}{}",
-                if warnings.is_empty() { "fine".to_owned() } else { count(warnings.len(), "warning") },
+                fine(&warnings),
                 config.my().id,
                 count(config.servers.len(), "server"),
                 count(config.voters.len(), "voter"),
@@ -57,6 +66,10 @@ pub fn run(args: &CheckArgs) -> Outcome {
             Ok(ExitCode::from(u8::from(args.strict && !warnings.is_empty())))
         }
     }
+}
+
+fn fine(warnings: &[Problem]) -> String {
+    if warnings.is_empty() { "fine".to_owned() } else { count(warnings.len(), "warning") }
 }
 
 fn count(number: usize, what: &str) -> String {

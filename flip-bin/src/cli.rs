@@ -39,6 +39,34 @@ pub struct DaemonArgs {
     /// Overrides `log_level` of the config.
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<Level>,
+    /// Joins a running cluster by this member, or one of several; [PORT] is 2200. The config is that of a server that
+    /// joins: `id`, `key` or `key_file`, and `bind`. Who has joined before starts as it is.
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = member)]
+    pub join: Vec<Member>,
+    /// For how long to try, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "join")]
+    pub join_timeout: u64,
+}
+
+/// A member of a cluster as given: host and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member(pub String, pub u16);
+
+fn member(text: &str) -> Result<Member, String> {
+    if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        return Ok(Member(ip.to_string(), 2200));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => {
+            (host, port.parse().map_err(|_| format!("`{port}` is no port, expected HOST or HOST:PORT"))?)
+        }
+        None => (text, 2200),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err("expected HOST or HOST:PORT".to_owned());
+    }
+    Ok(Member(host.to_owned(), port))
 }
 
 #[derive(Debug, Args)]

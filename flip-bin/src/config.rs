@@ -13,8 +13,22 @@ use crate::cli::ConfigArgs;
 /// Why there is no config: one text for people, ready to print.
 pub struct Refused(pub String);
 
-/// Reads the config that the command line names, and looks whether its interfaces are there.
+/// Reads the config of a whole cluster.
 pub fn read(args: &ConfigArgs) -> Result<Read, Refused> {
+    let read = read_any(args)?;
+    if read.joining.is_some() {
+        return Err(Refused(format!(
+            "error: {} is the config of a server that joins a cluster (it has `bind` and no `servers`), expected one \
+             that names the servers",
+            args.config.display()
+        )));
+    }
+    Ok(read)
+}
+
+/// Reads the config that the command line names, also one of a server that joins, and looks whether its interfaces are
+/// there.
+pub fn read_any(args: &ConfigArgs) -> Result<Read, Refused> {
     let mut read = files::read(&args.config, args.id.as_deref(), &Registry::default()).map_err(|error| {
         Refused(match error {
             ReadError::File(why) => format!("error: {why}"),

@@ -24,7 +24,7 @@ pub fn run(args: &ReleaseArgs) -> Outcome {
     let mut siblings = None;
     let mut dirs = None;
     if let Some(file) = &args.config {
-        match config::read(&ConfigArgs { config: file.clone(), id: args.id.clone() }) {
+        match config::read_any(&ConfigArgs { config: file.clone(), id: args.id.clone() }) {
             Ok(read) => {
                 siblings = Some(read.config.siblings());
                 dirs = Some(vec![paths::server_dir(&state_dir, &read.config.my().id)]);

@@ -127,7 +127,7 @@ pub enum Input<'a> {
     },
     /// Somebody who may says what to do; answered by `Output::Done`, or `Output::Late`.
     Command {
-        /// The driver's name for who asked.
+        /// The driver's name for who asked, below 2^63.
         asker: u64,
         /// What.
         command: Command,

@@ -88,6 +88,7 @@ pub mod event;
 pub mod facts;
 pub mod id;
 pub mod io;
+pub mod join;
 pub mod lease;
 pub mod limits;
 pub mod link;

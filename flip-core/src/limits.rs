@@ -144,3 +144,5 @@ pub const PROPOSAL_LIFE: Duration = Duration::from_secs(10);
 pub const EDITS: usize = 20_000;
 /// Edits that wait for a disk or for others.
 pub const EDITS_WAITING: usize = 10_000;
+/// Servers that one member takes in at a time.
+pub const JOINS: usize = 64;

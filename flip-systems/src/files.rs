@@ -3,10 +3,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use flip_core::catalog::{self, File, Known, Local};
+use flip_core::catalog::{self, Catalog, File, Known, Local};
 use flip_core::config::{
     self, Config, Overrides, Problem, Script, ScriptFound, ScriptNames, Severity, Source,
 };
+
+use serde_json::{Map, Value};
 
 use crate::Registry;
 use crate::lua::Scripts;
@@ -36,6 +38,9 @@ pub struct Read {
     pub local: Local,
     /// What it was read from.
     pub files: Files,
+    /// Where the file is that of a server that joins a cluster: its entry there. The config is that of a cluster
+    /// of this server alone then.
+    pub joining: Option<Map<String, Value>>,
 }
 
 /// Why a config could not be read.
@@ -102,15 +107,15 @@ pub fn read(path: &Path, id: Option<&str>, registry: &Registry) -> Result<Read, 
         None => None,
     };
     let key = key_file.as_ref().map(|(content, _)| content.as_slice());
-    let (loaded, scripts, known, (file, local)) = files.load(key).map_err(ReadError::Config)?;
-    let mut warnings = loaded.warnings;
+    let Loaded { config, mut warnings, joining, scripts, known, parts: (file, local) } =
+        files.load(key).map_err(ReadError::Config)?;
     if let Some((_, Some(message))) = &key_file {
         let help = "chmod 600 the file: whoever reads it can forge messages of this cluster";
         let source = files.file();
         let source = files.source(&source);
         warnings.push(Problem::at(&source, Severity::Warning, &["key_file"], message, Some(help)));
     }
-    Ok(Read { config: loaded.config, warnings, scripts, known, file, local, files })
+    Ok(Read { config, warnings, scripts, known, file, local, files, joining })
 }
 
 /// The scripts that a config names, but for those that are native.
@@ -139,13 +144,30 @@ impl Files {
     /// All that is wrong with them: one line for each, with file and line.
     pub fn again(&self) -> Result<Again, Vec<String>> {
         let text = read_text(&self.path).map_err(|why| vec![why])?;
-        let names = names(&Source { file: "", text: &text }, &self.native);
+        let mut names = names(&Source { file: "", text: &text }, &self.native);
+        if config::is_joining(&text) {
+            // The systems are the cluster's.
+            let more = self.names.names.iter().filter(|name| !names.names.contains(name)).cloned();
+            names.names.extend(more.collect::<Vec<_>>());
+        }
         let files = Self { text, names, ..self.clone() };
-        let (scripts, known) = match files.load(Some(SOME_KEY)) {
-            Ok((_, scripts, known, _)) => (scripts, known),
-            Err(problems) => return Err(lines(problems)),
-        };
-        Ok(Again { text: files.text, scripts, known })
+        match files.load(Some(SOME_KEY)) {
+            Ok(Loaded { scripts, known, .. }) => Ok(Again { text: files.text, scripts, known }),
+            Err(problems) => Err(lines(problems)),
+        }
+    }
+
+    /// Of a server that joined: reads the scripts that the cluster's catalog names, and what was found goes into
+    /// `local`.
+    ///
+    /// # Errors
+    /// As [`Files::again`].
+    pub fn with_catalog(&mut self, catalog: &Catalog, local: &mut Local) -> Result<Scripts, Vec<String>> {
+        self.names = catalog::script_names(catalog, local);
+        self.names.names.retain(|name| !self.native.contains(name));
+        let Loaded { scripts, known, .. } = self.load(Some(SOME_KEY)).map_err(lines)?;
+        *local = local.clone().with_scripts(known);
+        Ok(scripts)
     }
 
     /// What the config's file said when it was read.
@@ -176,15 +198,29 @@ impl Files {
             key_file: key_file.filter(|_| config::key_file_path(&source).is_some()),
             scripts: &told,
         };
-        let loaded = config::load(&source, &overrides)?;
-        let parts = catalog::open(source.text, &loaded.config, &told);
+        let (config, warnings, joining) = if config::is_joining(source.text) {
+            let config::Joining { config, entry, warnings } = config::load_joining(&source, &overrides)?;
+            (config, warnings, Some(entry))
+        } else {
+            let config::Loaded { config, warnings } = config::load(&source, &overrides)?;
+            (config, warnings, None)
+        };
+        let parts = catalog::open(source.text, &config, &told);
         let known = told.iter().map(Known::of).collect();
-        Ok((loaded, scripts, known, parts))
+        Ok(Loaded { config, warnings, joining, scripts, known, parts })
     }
 }
 
-/// A config, its scripts, what was found under their names, and what the file says to the cluster and to this server.
-type Loaded = (config::Loaded, Scripts, Vec<Known>, (File, Local));
+/// What a config's file comes to.
+struct Loaded {
+    config: Config,
+    warnings: Vec<Problem>,
+    joining: Option<Map<String, Value>>,
+    scripts: Scripts,
+    known: Vec<Known>,
+    /// What it says to the cluster, and to this server.
+    parts: (File, Local),
+}
 
 /// What files say when they are read again.
 #[derive(Debug)]

@@ -112,6 +112,7 @@ pub mod flip;
 mod group;
 pub mod interfaces;
 pub mod ip;
+pub mod join;
 pub mod lua;
 pub mod memory;
 mod netlink;

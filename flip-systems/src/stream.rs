@@ -71,19 +71,27 @@ async fn answer(mut stream: TcpStream, frames: mpsc::Sender<Frame>) -> io::Resul
 
 /// Sends one frame to a peer and hands in its answer; failures are dropped, the rules ask again.
 pub async fn ask(to: SocketAddr, data: Vec<u8>, frames: mpsc::Sender<Frame>) {
-    let exchange = async {
-        let mut stream = TcpStream::connect(to).await?;
-        write(&mut stream, &data).await?;
-        read(&mut stream).await
-    };
-    match timeout(LIMIT, exchange).await {
-        Ok(Ok(data)) => {
+    match exchange(to, &data).await {
+        Ok(data) => {
             // The loop is gone only when the daemon ends.
             let _ = frames.send(Frame::Reply(data)).await;
         }
-        Ok(Err(error)) => tracing::debug!(%to, %error, "no answer to a stream"),
-        Err(_) => tracing::debug!(%to, "no answer to a stream in time"),
+        Err(error) => tracing::debug!(%to, %error, "no answer to a stream"),
     }
+}
+
+/// Sends one frame and gives its answer.
+///
+/// # Errors
+/// When there is none within [`LIMIT`]. Whoever does not like the frame closes the connection without a word:
+/// [`io::ErrorKind::UnexpectedEof`].
+pub async fn exchange(to: SocketAddr, data: &[u8]) -> io::Result<Vec<u8>> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(to).await?;
+        write(&mut stream, data).await?;
+        read(&mut stream).await
+    };
+    timeout(LIMIT, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 async fn write(stream: &mut TcpStream, data: &[u8]) -> io::Result<()> {

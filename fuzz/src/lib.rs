@@ -9,10 +9,12 @@ use std::sync::{Arc, OnceLock};
 
 use flip_core::catalog::{self, Local};
 use flip_core::config::{self, Config, Overrides, Source};
+use flip_core::join::Joiner;
 use flip_core::stored::{self, StoredKeys};
 use flip_core::wire::message::{self, Hello, Message, Ping};
 use flip_core::wire::ring::Ring;
 use flip_core::wire::seal::{OVERHEAD, Seals, WIRE};
+use flip_core::wire::{codec, join};
 use flip_core::{Input, Node, Output, Start, Time, limits};
 
 /// A function to be fuzzed.
@@ -167,6 +169,15 @@ pub fn frame(data: &[u8]) {
     feed(&mut node, Input::StreamRequest { conn: 2, data: &sealed }, now);
     let sealed = seal(&mut seals, data);
     feed(&mut node, Input::StreamReply { data: &sealed }, now);
+    let Config { key, cluster_id, .. } = &*configs()[0];
+    if let Ok(question) = codec::decode::<join::Question>(data) {
+        let sealed = join::seal(key, cluster_id, join::Way::Question, &question, [1; 24]);
+        feed(&mut node, Input::StreamRequest { conn: 3, data: &sealed }, now);
+    }
+    if let Ok(answer) = codec::decode::<join::Answer>(data) {
+        let sealed = join::seal(key, cluster_id, join::Way::Answer, &answer, [1; 24]);
+        let _ = Joiner::new(&configs()[0], &serde_json::Map::new(), answer.attempt).answer(&sealed);
+    }
     live_on(&mut node, now);
 }
 
@@ -176,6 +187,9 @@ pub fn config(data: &[u8]) {
     let source = Source { file: "fuzz", text };
     let _ = config::key_file_path(&source);
     let overrides = Overrides { host_name: Some("a.example"), ..Overrides::default() };
+    if let Ok(joining) = config::load_joining(&source, &overrides) {
+        assert!(joining.config.my().addr.port() != 0);
+    }
     match config::load(&source, &overrides) {
         Ok(loaded) => run(loaded.config),
         Err(problems) => {

@@ -74,12 +74,24 @@ impl Local {
     /// # Errors
     /// When it runs already or cannot be started.
     pub fn start(&mut self, n: usize) -> anyhow::Result<()> {
+        self.start_with(n, &self.config(), &["--id", &name(n)])
+    }
+
+    /// As [`Local::start`], with a config and arguments of its own. It may be a server that the config of the others
+    /// does not name.
+    ///
+    /// # Errors
+    /// When it runs already or cannot be started.
+    pub fn start_with(&mut self, n: usize, config: &Path, words: &[&str]) -> anyhow::Result<()> {
+        if self.daemons.len() <= n {
+            self.daemons.resize_with(n + 1, || None);
+        }
         if self.daemons[n].is_some() {
             bail!("{} runs already", name(n));
         }
         let log = self.scratch.log(&format!("{}.log", name(n)))?;
         let mut command = self.command();
-        command.arg("--config").arg(self.config()).args(["--id", &name(n)]);
+        command.arg("--config").arg(config).args(words);
         command
             .arg("--state-dir")
             .arg(self.scratch.path())

@@ -9,6 +9,7 @@
 pub mod api;
 mod around;
 mod crowd;
+mod join;
 mod log;
 mod pictures;
 mod privileges;
@@ -49,7 +50,7 @@ const REFUSED: u8 = 3;
 
 pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
     let from = ConfigArgs { config, id: args.id.clone() };
-    let Read { config, warnings, scripts, known, file, local, files } = match config::read(&from) {
+    let mut read = match config::read_any(&from) {
         Ok(read) => read,
         Err(Refused(text)) => {
             writeln!(std::io::stderr(), "{text}")?;
@@ -57,7 +58,9 @@ pub fn run(config: PathBuf, args: DaemonArgs) -> Outcome {
         }
     };
     let state_dir = paths::state_dir(&args.state)?;
-    let dir = paths::server_dir(&state_dir, &config.my().id);
+    let dir = paths::server_dir(&state_dir, &read.config.my().id);
+    join::join(&mut read, &args, [&state_dir, &dir])?;
+    let Read { config, warnings, scripts, known, file, local, files, .. } = read;
     // Before there is another thread, which would keep everything.
     let privileges = privileges::give_up(&config, [&state_dir, &dir])?;
     let level = args.log_level.map_or(config.log_level, LogLevel::from);

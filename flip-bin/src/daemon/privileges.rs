@@ -16,12 +16,18 @@ use rustix::process::geteuid;
 /// the daemon becomes must be able to use.
 pub fn give_up(config: &Config, dirs: [&Path; 2]) -> anyhow::Result<PrivilegeStatus> {
     let plan = config.privilege_plan();
+    let identity = prepare(&plan, dirs)?;
+    privileges::give_up(&plan, identity.as_ref())?;
+    Ok(status(&plan, privileges::held()?))
+}
+
+/// Makes the folders as whoever the daemon becomes needs them.
+pub fn prepare(plan: &Plan, dirs: [&Path; 2]) -> anyhow::Result<Option<Identity>> {
     let identity = plan.user.as_deref().map(privileges::look_up).transpose()?;
     if plan.keep.is_some() && geteuid().is_root() {
         hand_over(dirs, identity.as_ref())?;
     }
-    privileges::give_up(&plan, identity.as_ref())?;
-    Ok(status(&plan, privileges::held()?))
+    Ok(identity)
 }
 
 /// What the daemon has, for people and tools.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::entry::{Key, Stamp};
 use super::file::Local;
 use super::store::Catalog;
-use crate::config::{self, Config, Overrides, Problem, Severity, Source};
+use crate::config::{self, Config, Overrides, Problem, ScriptNames, Severity, Source};
 
 /// The entries that count, in listed order: those of the file, then what was added, the oldest first.
 #[derive(Clone, Debug, Default)]
@@ -190,6 +190,12 @@ impl std::error::Error for Invalid {}
 /// All that is wrong with it, each with the entry in which it is.
 pub fn config(catalog: &Catalog, local: &Local) -> Result<Config, Invalid> {
     of(&catalog.effective(), local)
+}
+
+/// The scripts that a catalog and this server's own file name.
+#[must_use]
+pub fn script_names(catalog: &Catalog, local: &Local) -> ScriptNames {
+    config::names_in(&Document::of(&catalog.effective(), local).text)
 }
 
 pub(super) fn of(effective: &Effective, local: &Local) -> Result<Config, Invalid> {

@@ -132,6 +132,12 @@ impl Local {
         self
     }
 
+    /// What this server finds under those names.
+    #[must_use]
+    pub fn known(&self) -> &[Known] {
+        &self.scripts
+    }
+
     /// Keys that say something else to this server than another file did. They are read when a daemon starts.
     pub(crate) fn differs(&self, other: &Self) -> Vec<&'static str> {
         let differs = |name: &&str| self.top.get(*name) != other.top.get(*name);
@@ -142,19 +148,24 @@ impl Local {
         self.scripts.iter().map(Known::script).collect()
     }
 
-    /// Takes a config file apart, which must be without errors for this server.
+    /// Takes a config file apart, which must be without errors for this server. That of a server that joined says
+    /// nothing to the cluster.
     ///
     /// # Errors
     /// All that is wrong with it.
     pub fn read(&self, source: &Source<'_>) -> Result<(File, Self), Vec<Problem>> {
         let scripts = self.scripts();
         let overrides = Overrides { id: Some(&self.id), scripts: &scripts, ..Overrides::default() };
-        config::load_with_key(source, &overrides, &self.key)?;
+        if config::is_joining(source.text) {
+            config::load_joining_with_key(source, &overrides, &self.key)?;
+        } else {
+            config::load_with_key(source, &overrides, &self.key)?;
+        }
         Ok(split(source.text, &self.id, self.key.clone(), self.scripts.clone()))
     }
 }
 
-/// Takes the text of a config file apart that was loaded without an error, as server `id`.
+/// Takes the text of a config file apart that was loaded without an error.
 #[must_use]
 pub fn open(text: &str, loaded: &config::Config, scripts: &[config::Script<'_>]) -> (File, Local) {
     let scripts = scripts.iter().map(Known::of).collect();
@@ -176,6 +187,10 @@ fn split(text: &str, id: &str, key: ClusterKey, scripts: Vec<Known>) -> (File, L
     }
     let own = root.get("servers").and_then(|servers| servers.get(id));
     let interface = own.and_then(|own| own.get("config")?.get("interface")).cloned();
+    if config::is_joining(text) {
+        let interface = root.remove("interface");
+        return (File::default(), Local { id: id.to_owned(), key, top, interface, scripts });
+    }
     let file = File::new(version, &Value::Object(root)).unwrap_or_default();
     (file, Local { id: id.to_owned(), key, top, interface, scripts })
 }

@@ -27,7 +27,7 @@ mod tests;
 
 pub use begin::{Begun, begin};
 pub use change::Changes;
-pub use compose::{Invalid, config};
+pub use compose::{Invalid, config, script_names};
 pub use edit::Edit;
 pub use entry::{COUNT_MAX, Entry, Key, Record, Stamp};
 pub use file::{File, Known, LOCAL_KEYS, Local, open};

@@ -92,22 +92,42 @@ pub(super) fn load_with(
     overrides: &Overrides,
     secrets: Secrets<'_>,
 ) -> Result<Loaded, Vec<Problem>> {
-    let mut problems = Problems::new(source);
-    let config = read(overrides, secrets, &mut problems);
-    let (problems, failed) = problems.finish();
-    match config {
-        Some(config) if !failed => Ok(Loaded { config, warnings: problems }),
-        Some(_) | None => Err(problems),
-    }
-}
-
-fn read(overrides: &Overrides, secrets: Secrets<'_>, problems: &mut Problems) -> Option<Config> {
-    let text = problems.text.text();
-    let start = At { span: Span::new(0, 1), path: String::new() };
+    let read = |root: &Node, problems: &mut Problems| {
+        let written = written::read(root, problems)?;
+        resolve::resolve(&written, overrides, secrets, problems)
+    };
     let longest = match secrets {
         Secrets::Derive(_) => bounds::FILE,
         Secrets::Known(_) => bounds::DOCUMENT,
     };
+    let (config, warnings) = read_source(source, longest, "servers", read)?;
+    Ok(Loaded { config, warnings })
+}
+
+/// Reads a text as `read` understands its root value, with what there is to warn of.
+pub(super) fn read_source<T>(
+    source: &Source,
+    longest: usize,
+    needs: &str,
+    read: impl FnOnce(&Node, &mut Problems) -> Option<T>,
+) -> Result<(T, Vec<Problem>), Vec<Problem>> {
+    let mut problems = Problems::new(source);
+    let read = read_root(longest, needs, &mut problems, read);
+    let (problems, failed) = problems.finish();
+    match read {
+        Some(read) if !failed => Ok((read, problems)),
+        Some(_) | None => Err(problems),
+    }
+}
+
+fn read_root<T>(
+    longest: usize,
+    needs: &str,
+    problems: &mut Problems,
+    read: impl FnOnce(&Node, &mut Problems) -> Option<T>,
+) -> Option<T> {
+    let text = problems.text.text();
+    let start = At { span: Span::new(0, 1), path: String::new() };
     if text.len() > longest {
         let mib = longest >> 20;
         let message = format!("the file has {} bytes, expected at most {longest} ({mib} MiB)", text.len());
@@ -117,12 +137,12 @@ fn read(overrides: &Overrides, secrets: Secrets<'_>, problems: &mut Problems) ->
     let root = match raw::parse(text) {
         Ok(Some(root)) => root,
         Ok(None) => {
-            let message = "found nothing in the file, expected an object with the key `servers`";
-            problems.error_help(
-                &start,
-                message,
-                "write at least {\"servers\": {\"web1\": {\"ip\": \"10.0.0.1\"}}}",
-            );
+            let message = format!("found nothing in the file, expected an object with the key `{needs}`");
+            let help = match needs {
+                "servers" => "write at least {\"servers\": {\"web1\": {\"ip\": \"10.0.0.1\"}}}",
+                _ => "write at least {\"id\": \"web1\", \"bind\": \"10.0.0.1\"}",
+            };
+            problems.error_help(&start, message, help);
             return None;
         }
         Err(error) => {
@@ -131,6 +151,5 @@ fn read(overrides: &Overrides, secrets: Secrets<'_>, problems: &mut Problems) ->
             return None;
         }
     };
-    let written = written::read(&Node::root(&root), problems)?;
-    resolve::resolve(&written, overrides, secrets, problems)
+    read(&Node::root(&root), problems)
 }

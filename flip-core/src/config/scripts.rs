@@ -59,7 +59,12 @@ pub fn script_names(source: &Source) -> ScriptNames {
     if source.text.len() > bounds::FILE {
         return ScriptNames::default();
     }
-    let text = source.text.strip_prefix('\u{feff}').unwrap_or(source.text);
+    names_in(source.text)
+}
+
+/// As [`script_names`], of a text of any length.
+pub(crate) fn names_in(text: &str) -> ScriptNames {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let Ok(Some(root)) = raw::parse(text) else { return ScriptNames::default() };
     let root = Node::root(&root);
     let text_of = |node: Node| node.value.as_string_lit().map(|text| text.value.clone().into_owned());

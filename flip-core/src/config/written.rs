@@ -193,6 +193,17 @@ pub(super) struct Setting {
 pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
     problems.text.hide(raw::secrets(root.value));
     let fields = root.fields("an object with the key `servers`", KEYS, problems)?;
+    let servers = read_servers(root, fields.get("servers"), problems);
+    Some(with_servers(root, &fields, servers, problems))
+}
+
+/// Reads everything but the servers.
+pub(super) fn with_servers(
+    root: &Node,
+    fields: &Fields,
+    servers: Vec<WrittenServer>,
+    problems: &mut Problems,
+) -> Written {
     let servers_at = fields.get("servers").map_or_else(|| root.at.clone(), |node| node.at.clone());
     let quorum = fields.get("quorum");
     let voters = fields.get("voters").and_then(|node| {
@@ -204,29 +215,28 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
         // What it means is the catalog's.
         node.whole("the version of this file", bounds::VERSION, problems);
     }
-    let servers = read_servers(root, fields.get("servers"), problems);
-    let lua = scripts::read(&fields, problems);
-    let privileges = privileges::read(&fields, problems);
-    let admin = admin::read(&fields, problems);
+    let lua = scripts::read(fields, problems);
+    let privileges = privileges::read(fields, problems);
+    let admin = admin::read(fields, problems);
     let (config, hooks, systems) =
         fields.get("cluster").map(|n| read_cluster(n, problems)).unwrap_or_default();
-    Some(Written {
+    Written {
         at: root.at.clone(),
         id: fields.get("id").and_then(|node| node.text("the id of one of the servers", problems)),
         quorum: quorum.and_then(|node| read_quorum(node, problems)),
         quorum_given: quorum.is_some(),
         voters,
         profile: fields.get("profile").and_then(|node| node.one_of(&Profile::NAMES, problems)),
-        gossip_interval: millis(&fields, "gossip_interval", bounds::GOSSIP_INTERVAL, problems),
+        gossip_interval: millis(fields, "gossip_interval", bounds::GOSSIP_INTERVAL, problems),
         ping_per_interval: fields
             .get("ping_per_interval")
             .and_then(|node| node.whole("a number of pings", bounds::PING_PER_INTERVAL, problems))
             .and_then(|number| usize::try_from(number.value).ok()),
-        ping_timeout: millis(&fields, "ping_timeout", bounds::PING_TIMEOUT, problems),
-        settle: millis(&fields, "settle", bounds::SETTLE, problems),
-        digest_interval: millis(&fields, "digest_interval", bounds::DIGEST_INTERVAL, problems),
-        hook_timeout: millis(&fields, "hook_timeout", bounds::HOOK_TIMEOUT, problems),
-        mature: millis(&fields, "mature", bounds::MATURE, problems),
+        ping_timeout: millis(fields, "ping_timeout", bounds::PING_TIMEOUT, problems),
+        settle: millis(fields, "settle", bounds::SETTLE, problems),
+        digest_interval: millis(fields, "digest_interval", bounds::DIGEST_INTERVAL, problems),
+        hook_timeout: millis(fields, "hook_timeout", bounds::HOOK_TIMEOUT, problems),
+        mature: millis(fields, "mature", bounds::MATURE, problems),
         lease: fields.get("lease").and_then(|node| policy::lease(node, problems)),
         witness: fields.get("witness").and_then(|node| policy::witness(node, problems)),
         key: fields.get("key").and_then(|node| read_key(node, problems)),
@@ -249,7 +259,7 @@ pub(super) fn read(root: &Node, problems: &mut Problems) -> Option<Written> {
         lua,
         privileges,
         admin,
-    })
+    }
 }
 
 /// A name that goes over the wire, into paths and onto command lines.
@@ -329,15 +339,7 @@ fn read_servers(root: &Node, node: Option<&Node>, problems: &mut Problems) -> Ve
 }
 
 fn read_server(entry: &Entry, problems: &mut Problems) -> WrittenServer {
-    let mut server = WrittenServer {
-        id: owned(entry),
-        ip: None,
-        port: 2200,
-        priority: u64::MAX,
-        systems: Vec::new(),
-        config: Vec::new(),
-    };
-    check_name(&server.id, "the id of a server", problems);
+    let mut server = WrittenServer::new(owned(entry), problems);
     let Some(fields) = entry.node.fields("an object with the key `ip`", SERVER_KEYS, problems) else {
         return server;
     };
@@ -349,22 +351,35 @@ fn read_server(entry: &Entry, problems: &mut Problems) -> WrittenServer {
             "add for instance \"ip\": \"10.0.0.1\"",
         ),
     }
-    let port = fields.get("port").and_then(|node| node.whole("a port", bounds::PORT, problems));
-    server.port = port.and_then(|port| u16::try_from(port.value).ok()).unwrap_or(server.port);
-    let priority = fields
-        .get("priority")
-        .and_then(|node| node.whole("a whole number (lower is first)", bounds::PRIORITY, problems));
-    server.priority = priority.map_or(server.priority, |priority| priority.value);
-    if let Some(node) = fields.either("systems", "system", problems) {
-        let names = match node.value {
-            Value::StringLit(_) => vec![node.clone()],
-            _ => node.elements("an array of system names", problems).unwrap_or_default(),
-        };
-        server.systems =
-            names.iter().filter_map(|name| name.text("the name of a system", problems)).collect();
-    }
+    server.read_common(&fields, problems);
     server.config = read_config(fields.get("config"), problems);
     server
+}
+
+impl WrittenServer {
+    /// One of which nothing is known but its id.
+    pub(super) fn new(id: Spanned<String>, problems: &mut Problems) -> Self {
+        check_name(&id, "the id of a server", problems);
+        Self { id, ip: None, port: 2200, priority: u64::MAX, systems: Vec::new(), config: Vec::new() }
+    }
+
+    /// Reads its port, priority and systems.
+    pub(super) fn read_common(&mut self, fields: &Fields, problems: &mut Problems) {
+        let port = fields.get("port").and_then(|node| node.whole("a port", bounds::PORT, problems));
+        self.port = port.and_then(|port| u16::try_from(port.value).ok()).unwrap_or(self.port);
+        let priority = fields
+            .get("priority")
+            .and_then(|node| node.whole("a whole number (lower is first)", bounds::PRIORITY, problems));
+        self.priority = priority.map_or(self.priority, |priority| priority.value);
+        if let Some(node) = fields.either("systems", "system", problems) {
+            let names = match node.value {
+                Value::StringLit(_) => vec![node.clone()],
+                _ => node.elements("an array of system names", problems).unwrap_or_default(),
+            };
+            self.systems =
+                names.iter().filter_map(|name| name.text("the name of a system", problems)).collect();
+        }
+    }
 }
 
 fn read_cluster(node: &Node, problems: &mut Problems) -> (Vec<Setting>, WrittenHooks, Vec<WrittenSystem>) {

@@ -268,10 +268,6 @@ impl Node {
         ids.collect::<Vec<_>>().join(", ")
     }
 
-    fn done(&mut self, asker: u64, result: Result<String, String>) {
-        self.outputs.push_back(Output::Done { asker, result });
-    }
-
     /// The keys and who is known to have them.
     pub(super) fn key_status(&self) -> Vec<KeyStatus> {
         let ring = self.seals.ring();

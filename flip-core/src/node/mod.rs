@@ -17,6 +17,7 @@ mod health;
 #[cfg(any(test, feature = "sim"))]
 mod inspect;
 mod isolation;
+mod join;
 mod keys;
 mod lease;
 mod marks;
@@ -149,6 +150,7 @@ pub struct Node {
     content: u64,
     bodies: Bodies,
     replica: Option<Replica>,
+    joins: join::Joins,
     outputs: VecDeque<Output>,
     refused: Refused,
     sent: (u64, u64),
@@ -279,6 +281,7 @@ impl Node {
             content: config.content_hash(),
             bodies: Bodies::default(),
             replica: None,
+            joins: join::Joins::default(),
             outputs: VecDeque::new(),
             refused: Refused::new(),
             sent: (0, 0),
@@ -477,6 +480,24 @@ impl Node {
     fn event(&mut self, event: Event) {
         self.remember(&event);
         self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Answers whoever asked, once.
+    fn done(&mut self, asker: u64, result: Result<String, String>) {
+        if asker >= join::OWN_ASKERS {
+            self.on_join_done(asker, result);
+        } else {
+            self.outputs.push_back(Output::Done { asker, result });
+        }
+    }
+
+    /// As [`Node::done`], of an edit that is in effect, and not on the disks of a majority in time.
+    fn late(&mut self, asker: u64, how_far: String) {
+        if asker >= join::OWN_ASKERS {
+            self.on_join_done(asker, Err(how_far));
+        } else {
+            self.outputs.push_back(Output::Late { asker, how_far });
+        }
     }
 
     fn everybody_probed(&self) -> bool {

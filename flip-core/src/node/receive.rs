@@ -10,10 +10,14 @@ use crate::swim::SwimOutput;
 use crate::time::Time;
 use crate::view::{Life, Sign};
 use crate::wire::codec;
+use crate::wire::join::JOIN;
 use crate::wire::message::{About, Leave, Message, Verdict};
 
 impl Node {
     pub(super) fn on_stream_request(&mut self, conn: u64, data: &[u8], now: Time) {
+        if data.first() == Some(&JOIN) {
+            return self.on_join(conn, data, now);
+        }
         match self.open_frame(data, now) {
             Some((server, Message::State(state))) => {
                 let answer = state.answer;

@@ -3,6 +3,7 @@
 pub mod codec;
 #[cfg(test)]
 mod golden;
+pub mod join;
 pub mod message;
 pub mod replay;
 pub mod ring;

@@ -47,7 +47,7 @@ const VERSION_BASE: u8 = 0xF0;
 pub const HEADER: usize = 32;
 /// Bytes that a seal adds to the plain text.
 pub const OVERHEAD: usize = HEADER + TAG;
-const TAG: usize = 16;
+pub(super) const TAG: usize = 16;
 
 /// Seals what this process sends and opens what others send.
 pub struct Seals {
@@ -67,7 +67,7 @@ struct Keyed {
     tag: [u8; 4],
     key: ClusterKey,
     /// By server; made when first needed.
-    ciphers: BTreeMap<usize, XChaCha20Poly1305>,
+    ciphers: BTreeMap<usize, Cipher>,
 }
 
 /// What stands before the ciphertext, unproven until the seal is opened.
@@ -172,9 +172,7 @@ impl Seals {
         let at = self.config.me;
         let cipher = self.cipher(position, at);
         let (header, text) = out.split_at_mut(HEADER);
-        let tag = cipher
-            .encrypt_inout_detached(&nonce(header), header, text.into())
-            .expect("a frame is far below the 256 GiB that the cipher allows");
+        let tag = cipher.seal(header, &nonce(header), text);
         out.extend_from_slice(&tag);
         out
     }
@@ -207,12 +205,10 @@ impl Seals {
     pub fn open(&mut self, header: &Header, data: &[u8], body: &mut Vec<u8>) -> Result<(), Refusal> {
         let (head, rest) = data.split_at_checked(HEADER).ok_or(Refusal::Length)?;
         let (text, tag) = rest.split_at_checked(rest.len().wrapping_sub(TAG)).ok_or(Refusal::Length)?;
-        let tag = Tag::try_from(tag).map_err(|_| Refusal::Length)?;
+        let tag = tag.try_into().map_err(|_| Refusal::Length)?;
         body.extend_from_slice(text);
         let keyed = self.keyed(header.wire, header.key);
-        self.cipher(keyed, header.server)
-            .decrypt_inout_detached(&nonce(head), head, body.as_mut_slice().into(), &tag)
-            .map_err(|_| Refusal::Seal)
+        self.cipher(keyed, header.server).open(head, &nonce(head), body, tag).map_err(|_| Refusal::Seal)
     }
 
     /// Position of the key of this id in this version; the ring's own in the oldest version where there is none.
@@ -222,7 +218,7 @@ impl Seals {
         find(wire, key).or_else(|| find(wire, active)).or_else(|| find(WIRE, active)).unwrap_or(0)
     }
 
-    fn cipher(&mut self, keyed: usize, server: usize) -> &XChaCha20Poly1305 {
+    fn cipher(&mut self, keyed: usize, server: usize) -> &Cipher {
         let (config, keyed) = (&self.config, &mut self.keyed[keyed]);
         let (wire, key) = (keyed.wire, &keyed.key);
         let fresh = || cipher(wire, key, &config.cluster_id, &config.servers[server].id);
@@ -230,18 +226,50 @@ impl Seals {
     }
 }
 
-fn cipher(wire: u8, key: &ClusterKey, cluster_id: &str, sender: &str) -> XChaCha20Poly1305 {
+fn cipher(wire: u8, key: &ClusterKey, cluster_id: &str, sender: &str) -> Cipher {
     let context = if wire == WIRE { "flip packet v1" } else { "flip packet v2, of tests alone" };
-    let mut hasher = blake3::Hasher::new_derive_key(context);
-    hasher.update(&key.0);
-    hasher.update(&(cluster_id.len() as u64).to_be_bytes());
-    hasher.update(cluster_id.as_bytes());
-    hasher.update(sender.as_bytes());
-    let key: [u8; 32] = hasher.finalize().into();
-    XChaCha20Poly1305::new(&key.into())
+    Cipher::new(context, key, cluster_id, sender)
 }
 
-fn tag(wire: u8, key: &ClusterKey, cluster_id: &str) -> [u8; 4] {
+/// XChaCha20-Poly1305 under a key for one use and sender.
+pub(super) struct Cipher(XChaCha20Poly1305);
+
+impl Cipher {
+    /// The key is derived for `context` from the cluster's, the cluster's id and the sender's.
+    pub(super) fn new(context: &str, key: &ClusterKey, cluster_id: &str, sender: &str) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key(context);
+        hasher.update(&key.0);
+        hasher.update(&(cluster_id.len() as u64).to_be_bytes());
+        hasher.update(cluster_id.as_bytes());
+        hasher.update(sender.as_bytes());
+        let key: [u8; 32] = hasher.finalize().into();
+        Self(XChaCha20Poly1305::new(&key.into()))
+    }
+
+    /// Seals `text` where it is, with what goes before it in the open, and gives the tag.
+    pub(super) fn seal(&self, header: &[u8], nonce: &[u8; 24], text: &mut [u8]) -> [u8; TAG] {
+        let nonce = XNonce::from(*nonce);
+        let tag = self.0.encrypt_inout_detached(&nonce, header, text.into());
+        tag.expect("a frame is far below the 256 GiB that the cipher allows").into()
+    }
+
+    /// Opens `text` where it is. What is in it after a failure must not be used.
+    pub(super) fn open(
+        &self,
+        header: &[u8],
+        nonce: &[u8; 24],
+        text: &mut [u8],
+        tag: [u8; TAG],
+    ) -> Result<(), Forged> {
+        let (nonce, tag) = (XNonce::from(*nonce), Tag::from(tag));
+        self.0.decrypt_inout_detached(&nonce, header, text.into(), &tag).map_err(|_| Forged)
+    }
+}
+
+/// The bytes are not what their sender sealed.
+pub(super) struct Forged;
+
+pub(super) fn tag(wire: u8, key: &ClusterKey, cluster_id: &str) -> [u8; 4] {
     let context = if wire == WIRE { "flip cluster tag v1" } else { "flip cluster tag v2, of tests alone" };
     let mut hasher = blake3::Hasher::new_derive_key(context);
     hasher.update(&key.0);
@@ -251,10 +279,8 @@ fn tag(wire: u8, key: &ClusterKey, cluster_id: &str) -> [u8; 4] {
     [hash[0], hash[1], hash[2], hash[3]]
 }
 
-fn nonce(header: &[u8]) -> XNonce {
-    let mut nonce = [0; 24];
-    nonce.copy_from_slice(&header[8..32]);
-    nonce.into()
+fn nonce(header: &[u8]) -> [u8; 24] {
+    std::array::from_fn(|at| header[8 + at])
 }
 
 fn be64(bytes: &[u8]) -> u64 {

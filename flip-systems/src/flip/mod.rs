@@ -175,6 +175,11 @@ impl Flip {
             ReadError::File(why) => Error::File(why),
             ReadError::Config(problems) => Error::Config(problems),
         })?;
+        if read.joining.is_some() {
+            let why =
+                "has no `servers`: it is that of a server that joins, which the daemon does (flip --join)";
+            return Err(Error::File(format!("{} {why}", path.display())));
+        }
         let builder = Self::builder(Arc::new(read.config)).registry(registry).scripts(read.scripts)?;
         Ok((builder, read.warnings))
     }

@@ -73,6 +73,12 @@ impl State {
         }
     }
 
+    /// Stores a catalog that was got from a member, whatever was here.
+    pub fn store_catalog(&self, catalog: &Catalog) -> anyhow::Result<()> {
+        let stored = replace(&self.dir, &disk::whole(catalog), &mut None);
+        stored.with_context(|| format!("cannot write {}", self.dir.join(NAME).display()))
+    }
+
     /// Starts the thread that writes the catalog. It ends when the writer is dropped.
     pub fn writer(&self) -> anyhow::Result<Writer> {
         let dir = self.dir.clone();

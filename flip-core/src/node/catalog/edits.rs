@@ -7,7 +7,7 @@ use super::{Asked, Batch, PUSH_PAUSE, PUSHES, Push, Replica, What, Wish, voters}
 use crate::catalog::{self, Changes, Entry, File, Known, Local, Record, Stamp, homes};
 use crate::config::{Config, Source};
 use crate::id::ShortId;
-use crate::io::{Command, Output};
+use crate::io::Command;
 use crate::limits;
 use crate::node::Node;
 use crate::quorum;
@@ -26,27 +26,26 @@ pub(super) struct Made {
 
 impl Node {
     pub(in crate::node) fn on_edit_command(&mut self, asker: u64, command: &Command, now: Time) {
-        let refused = |why: &str| Output::Done { asker, result: Err(why.to_owned()) };
         let Some(replica) = &mut self.replica else {
             let why = "this server has no catalog to change; change its config file and restart it";
-            return self.outputs.push_back(refused(why));
+            return self.done(asker, Err(why.into()));
         };
         if self.leaving.is_some() {
-            return self.outputs.push_back(refused("this server is about to leave; ask another"));
+            return self.done(asker, Err("this server is about to leave; ask another".into()));
         }
         // A stamp from here could seem old to the others, and what is old and unknown was removed.
         if !replica.catalog.is_complete() && self.adoption.wanted.servers.len() > 1 {
             let why = "this server has lost its catalog or begins with none, and has not heard yet what the others \
                        have; try again when one of them is up, or ask another";
-            return self.outputs.push_back(refused(why));
+            return self.done(asker, Err(why.into()));
         }
         if replica.waiting.wishes.len() + replica.pushes.len() >= limits::EDITS_WAITING {
-            return self.outputs.push_back(refused("too many edits wait for disks; try again later"));
+            return self.done(asker, Err("too many edits wait for disks; try again later".into()));
         }
         let wish = match command {
             Command::Edit { edits, .. } if edits.len() > limits::EDITS => {
                 let why = format!("found {} edits, expected at most {} at once", edits.len(), limits::EDITS);
-                return self.outputs.push_back(refused(&why));
+                return self.done(asker, Err(why));
             }
             Command::Edit { edits, local, force, timeout } => Wish {
                 asker,
@@ -83,25 +82,22 @@ impl Node {
         former: Option<BTreeSet<ShortId>>,
         now: Time,
     ) {
-        let Some(replica) = &mut self.replica else { return };
         let mut waiting = Vec::new();
         for (asker, local, until, what) in askers {
             if local {
                 let result = Ok(format!("{what}; on this server's disk, and spreads on"));
-                self.outputs.push_back(Output::Done { asker, result });
+                self.done(asker, result);
             } else {
                 waiting.push((asker, until, what));
             }
         }
         if own.is_empty() {
             for (asker, _, what) in waiting {
-                self.outputs.push_back(Output::Done {
-                    asker,
-                    result: Ok(format!("{what}; nothing had to be changed")),
-                });
+                self.done(asker, Ok(format!("{what}; nothing had to be changed")));
             }
             return;
         }
+        let Some(replica) = &mut self.replica else { return };
         let id = replica.next;
         replica.next += 1;
         let kept = BTreeSet::from([self.config.my().short]);
@@ -176,14 +172,12 @@ impl Node {
         let of = self.config.voters.len();
         let Some(replica) = &mut self.replica else { return };
         let Some(push) = replica.pushes.get_mut(&id) else { return };
-        if kept >= needed {
-            for (asker, _, what) in std::mem::take(&mut push.askers) {
-                let result = Ok(format!("{what}; on the disks of {kept} of {of} voters, a majority"));
-                self.outputs.push_back(Output::Done { asker, result });
-            }
-        }
+        let askers = if kept >= needed { std::mem::take(&mut push.askers) } else { Vec::new() };
         if everybody {
             replica.pushes.remove(&id);
+        }
+        for (asker, _, what) in askers {
+            self.done(asker, Ok(format!("{what}; on the disks of {kept} of {of} voters, a majority")));
         }
     }
 
@@ -194,11 +188,12 @@ impl Node {
         let Some(push) = self.replica.as_mut().and_then(|replica| replica.pushes.get_mut(&id)) else {
             return;
         };
-        for (asker, _, what) in push.askers.extract_if(.., |(_, until, _)| *until <= now) {
+        let late: Vec<_> = push.askers.extract_if(.., |(_, until, _)| *until <= now).collect();
+        for (asker, _, what) in late {
             let how_far = format!(
                 "{what}, but on the disks of {kept} of {of} voters only, {needed} are needed; it is in effect where it is, and spreads on"
             );
-            self.outputs.push_back(Output::Late { asker, how_far });
+            self.late(asker, how_far);
         }
     }
 
@@ -211,7 +206,7 @@ impl Node {
             replica.pushes.remove(&kept.push);
             for (asker, _, what) in askers {
                 let why = "but another server changed the same at the same time, and that counts; look, and try again";
-                self.outputs.push_back(Output::Done { asker, result: Err(format!("{what}, {why}")) });
+                self.done(asker, Err(format!("{what}, {why}")));
             }
         } else {
             push.kept.insert(short);
@@ -409,7 +404,7 @@ impl Replica {
             format!("nothing was changed: {}", errors.join("; "))
         })?;
         let here = self.catalog.file();
-        if file.rank() < here.rank() {
+        if !file.is_empty() && file.rank() < here.rank() {
             return Err(format!(
                 "nothing was changed: the file has version {}, and the cluster runs version {}; raise `version`",
                 file.version, here.version
@@ -420,6 +415,9 @@ impl Replica {
             keys => format!("; a restart is needed for: {}", keys.join(", ")),
         };
         made.local = Some(own);
+        if file.is_empty() {
+            return Ok(format!("the config file is taken, which says nothing to the cluster{later}"));
+        }
         if file.hash == here.hash && file.text == here.text {
             return Ok(format!("the config file says what the cluster runs{later}"));
         }

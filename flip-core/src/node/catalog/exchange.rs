@@ -276,7 +276,7 @@ impl Node {
 
 impl Replica {
     /// What the asker does not have, as much as fits into a page.
-    fn answer(&self, question: &Exchange) -> Exchange {
+    pub(in crate::node) fn answer(&self, question: &Exchange) -> Exchange {
         let file = self.catalog.file();
         let newer = file.rank() > (question.brief.version, question.brief.file != 0);
         let mut answer = Exchange {

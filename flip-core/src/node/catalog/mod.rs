@@ -194,7 +194,7 @@ impl Node {
         if replica.storing.is_none() {
             let answers = replica.begin(&self.adoption.wanted);
             for (asker, result) in answers {
-                self.outputs.push_back(Output::Done { asker, result });
+                self.done(asker, result);
             }
             if let Some((id, bytes, whole)) = replica.next_write() {
                 self.outputs.push_back(Output::StoreCatalog { id, bytes, whole });
@@ -217,7 +217,7 @@ impl Node {
                 self.event(Event::CatalogNotStored { why });
             }
             for (asker, ..) in batch.askers {
-                self.outputs.push_back(Output::Done { asker, result: Err(line.clone()) });
+                self.done(asker, Err(line.clone()));
             }
             return self.catalog_turn();
         }

@@ -10,12 +10,14 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::catalog::{self, Edit, Key};
-use crate::config::{self, Overrides, Source};
+use crate::catalog::{self, Catalog, Edit, Key};
+use crate::config::{self, Joining, Overrides, Source};
 use crate::event::Event;
 use crate::io::{Command, Input, Output};
+use crate::join::{Joiner, Next};
 use crate::node::{Node, Start};
 use crate::time::Time;
+use crate::wire::join::JOIN;
 
 const STEP: Duration = Duration::from_millis(2);
 
@@ -59,6 +61,8 @@ struct World {
     asked: u64,
     events: Vec<(usize, Event)>,
     asker_of_conn: Option<usize>,
+    /// The last answer to a stranger.
+    reply: Option<Vec<u8>>,
 }
 
 impl World {
@@ -77,6 +81,7 @@ impl World {
             asked: 0,
             events: Vec::new(),
             asker_of_conn: None,
+            reply: None,
         };
         (0..3).for_each(|at| world.start(at));
         world
@@ -131,11 +136,10 @@ impl World {
                 Output::Stream { to, data } => {
                     self.post.push_back((later, Post::Request { from: at, to, data }))
                 }
-                Output::StreamReply { data, .. } => {
-                    if let Some(to) = self.asker_of_conn {
-                        self.post.push_back((later, Post::Reply { to, data }));
-                    }
-                }
+                Output::StreamReply { data, .. } => match self.asker_of_conn {
+                    Some(to) => self.post.push_back((later, Post::Reply { to, data })),
+                    None => self.reply = Some(data),
+                },
                 Output::Hook(call) => {
                     self.post.push_back((later, Post::Hook { at, life: self.lives[at], id: call.id }));
                 }
@@ -484,4 +488,168 @@ fn what_was_acknowledged_is_never_lost() {
         assert!(world.is_one(), "seed {seed}");
     }
     assert!(acknowledged > 200, "{acknowledged}");
+}
+
+/// The file of a server that joins.
+fn joining(id: &str, bind: &str, rest: &str) -> (Joining, String) {
+    let text = format!(r#"{{"id": "{id}", "bind": "{bind}"{rest}}}"#);
+    let joining = config::load_joining(&Source { file: "join", text: &text }, &Overrides::default());
+    (joining.expect("no errors"), text)
+}
+
+fn attempt_of(file: &Joining, attempt: [u8; 16]) -> Joiner {
+    Joiner::new(&file.config, &file.entry, attempt)
+}
+
+impl World {
+    /// A stranger's frame, and what it is answered.
+    fn stranger(&mut self, at: usize, frame: &[u8]) -> Option<Vec<u8>> {
+        self.reply = None;
+        self.feed(at, Input::StreamRequest { conn: 7, data: frame });
+        self.reply.take()
+    }
+
+    /// Brings an attempt to its end: the catalog, or why not and whether that is for good.
+    fn join(&mut self, at: usize, joiner: &mut Joiner) -> Result<Catalog, (String, bool)> {
+        for _ in 0..1_000 {
+            let frame = joiner.question(self.rng.random());
+            let answer = self.stranger(at, &frame).expect("an answer");
+            match joiner.answer(&answer).expect("one to the question") {
+                Next::Ask => {}
+                Next::Wait => self.run(STEP * 10),
+                Next::Refused { why, again } => return Err((why, again)),
+                Next::Joined(catalog) => return Ok(*catalog),
+            }
+        }
+        panic!("it has no end");
+    }
+
+    fn servers(&self, at: usize) -> Vec<String> {
+        let servers = self.node(at).config().servers.iter().filter(|server| !server.retired);
+        servers.map(|server| server.id.clone()).collect()
+    }
+}
+
+#[test]
+fn a_server_joins_with_its_id_the_key_and_an_address() {
+    let mut world = World::new(11);
+    world.run(SECOND * 11);
+    // More than one page, and something removed.
+    let long = "long".repeat(10_000);
+    for n in 0..60 {
+        let item = format!(r#"{{"system": "job", "value": {{"name": "i{n}", "note": "{long}"}}}}"#);
+        world.answer(1, &format!(r#"[{{"set_item": {item}}}]"#)).expect("acknowledged");
+    }
+    world.answer(2, r#"[{"remove_item": {"system": "job", "item": "x"}}]"#).expect("acknowledged");
+    let (file, text) = joining("d", "10.0.0.4", r#", "systems": ["job"], "log_level": "debug""#);
+    let mut joiner = attempt_of(&file, [1; 16]);
+    let catalog = world.join(0, &mut joiner).expect("it is taken in");
+    world.run(SECOND);
+    for at in 0..3 {
+        assert_eq!(world.servers(at), ["a", "b", "c", "d"], "n{at}");
+    }
+    let (own, local) = catalog::open(&text, &file.config, &[]);
+    assert!(own.is_empty() && catalog.is_complete());
+    let begun = catalog::begin(&own, &local, Some(catalog)).expect("a config");
+    assert_eq!(begun.config.my().addr, "10.0.0.4:2200".parse().expect("an address"));
+    assert_eq!(begun.config.content_hash(), world.node(0).config().content_hash());
+    assert_eq!(begun.config.log_level, config::LogLevel::Debug);
+    assert_eq!(begun.catalog.brief(), world.node(0).catalog().expect("it has one").brief());
+    let told = |(at, event): &(usize, Event)| {
+        *at == 0
+            && matches!(event, Event::Asked { by, what, result: Ok(_), .. } if by == "server d" && what == "join")
+    };
+    assert!(world.events.iter().any(told), "{:?}", world.events);
+    // With its state dir gone it asks again, and nothing has to be changed.
+    let before = world.node(0).catalog().map(Catalog::count);
+    joiner.again([2; 16]);
+    world.join(2, &mut joiner).expect("it is one of them");
+    world.run(SECOND);
+    assert_eq!(world.node(0).catalog().map(Catalog::count), before);
+    // A file that says nothing to the cluster is read again all the same.
+    let started = Start { generation: 9, seed: [1; 32], keys: None };
+    let mut node = Node::new(Arc::new(begun.config), started, world.now);
+    node.set_catalog(begun.catalog, local);
+    let text = text.replace("debug", "error");
+    node.handle(Input::Command { asker: 1, command: Command::File { text, scripts: Vec::new() } }, world.now);
+    while let Some(output) = node.poll_output() {
+        if let Output::StoreCatalog { id, .. } = output {
+            node.handle(Input::Stored { id, result: Ok(()) }, world.now);
+        } else if let Output::Done { result, .. } = output {
+            let said = result.expect("it is good");
+            assert!(said.contains("says nothing to the cluster") && said.contains("log_level"), "{said}");
+            return;
+        }
+    }
+    panic!("no answer");
+}
+
+#[test]
+fn who_may_not_join_is_told_why() {
+    let mut world = World::new(12);
+    world.run(SECOND * 2);
+    let (file, _) = joining("d", "10.0.0.4", "");
+    let (why, again) = world.join(0, &mut attempt_of(&file, [1; 16])).expect_err("voters are young");
+    assert!(again && why.contains("just started"), "{why}");
+    world.run(SECOND * 10);
+    for (id, bind, rest, expected, time_mends) in [
+        ("a", "10.0.0.4", "", "has a server a at 10.0.0.1:2200, and not at 10.0.0.4:2200", false),
+        ("d", "10.0.0.2", "", "server b of the cluster has the address 10.0.0.2:2200", false),
+        (
+            "d",
+            "10.0.0.4",
+            r#", "systems": ["jobs"]"#,
+            "expected the name of a system (did you mean \"job\"?)",
+            true,
+        ),
+    ] {
+        let (file, _) = joining(id, bind, rest);
+        let (why, again) = world.join(0, &mut attempt_of(&file, [2; 16])).expect_err(expected);
+        assert!(why.contains(expected), "{why}");
+        assert_eq!(again, time_mends, "{why}");
+        world.run(SECOND * 100);
+    }
+    let (other, _) = joining("d", "10.0.0.4", r#", "key": "another key than the cluster has""#);
+    let frame = attempt_of(&other, [3; 16]).question([1; 24]);
+    assert!(world.stranger(0, &frame).is_none(), "who has another key learns nothing");
+    let (other, _) = joining("d", "10.0.0.4", r#", "cluster_id": "other""#);
+    assert!(world.stranger(0, &attempt_of(&other, [3; 16]).question([1; 24])).is_none());
+    for len in 0..100 {
+        assert!(world.stranger(0, &vec![JOIN; len]).is_none());
+    }
+    assert_eq!(world.servers(0), ["a", "b", "c"]);
+}
+
+#[test]
+fn recorded_questions_change_nothing() {
+    let mut world = World::new(13);
+    world.run(SECOND * 11);
+    let (file, _) = joining("d", "10.0.0.4", "");
+    let mut joiner = attempt_of(&file, [1; 16]);
+    let first = joiner.question([1; 24]);
+    let answer = world.stranger(0, &first).expect("a challenge");
+    assert!(answer.len() < first.len() + 64, "it is not worth to be asked in another's name");
+    assert!(matches!(joiner.answer(&answer), Ok(Next::Ask)));
+    assert!(joiner.answer(&first).is_err(), "a question is no answer");
+    assert!(attempt_of(&file, [2; 16]).answer(&answer).is_err(), "it is another's");
+    let entering = joiner.question([2; 24]);
+    // To whom it was not said, and to the next life, it is a recording.
+    let mut said = |world: &mut World, at: usize| {
+        let answer = world.stranger(at, &entering).expect("an answer");
+        joiner.answer(&answer).expect("it is one")
+    };
+    assert!(matches!(said(&mut world, 1), Next::Ask), "a challenge");
+    world.run(SECOND);
+    assert_eq!(world.servers(1), ["a", "b", "c"]);
+    assert!(matches!(said(&mut world, 0), Next::Wait));
+    world.run(SECOND);
+    assert_eq!(world.servers(1), ["a", "b", "c", "d"]);
+    world.run(SECOND * 11);
+    world.answer(0, r#"[{"remove_server": {"id": "d"}}]"#).expect("acknowledged");
+    assert_eq!(world.servers(1), ["a", "b", "c"]);
+    assert!(matches!(said(&mut world, 0), Next::Ask), "an attempt has one end, though it was entered once");
+    world.run(SECOND * 120);
+    said(&mut world, 0);
+    world.run(SECOND * 2);
+    assert_eq!(world.servers(0), ["a", "b", "c"], "what was recorded is worth nothing");
 }

@@ -32,7 +32,6 @@ use std::time::Duration;
 use super::{Replica, Wish};
 use crate::config::Config;
 use crate::id::ShortId;
-use crate::io::Output;
 use crate::limits;
 use crate::node::Node;
 use crate::quorum;
@@ -157,7 +156,7 @@ impl Node {
                 "nothing was changed: {agreed} of {all} voters agreed to a change of who votes, a majority has to{why}"
             ));
             replica.voters.proposal = None;
-            return self.outputs.push_back(Output::Done { asker, result });
+            return self.done(asker, result);
         }
         proposal.again = now + PAUSE;
         let id = proposal.id;

@@ -204,12 +204,10 @@ pub async fn systems(State(api): State<Api>) -> Result<Response, ApiError> {
             alive: system.alive.clone(),
             down: system.down.clone(),
             config: system.config.clone(),
-            items: system.items.len(),
-            servers: config
-                .servers
-                .iter()
-                .filter(|s| s.systems.contains(&at))
-                .map(|s| s.id.clone())
+            items: system.items.iter().filter(|item| !item.retired).count(),
+            servers: (0..config.servers.len())
+                .filter(|server| config.takes_part(*server, at))
+                .map(|server| config.servers[server].id.clone())
                 .collect(),
         });
         Ok(json::response(&Systems { systems: systems.collect() }))

@@ -304,9 +304,9 @@ mod tests {
             31..36 => {
                 format!(r#"{{"move_item": {{"system": "{system}", "item": "{item}", "to": "{server}"}}}}"#)
             }
-            36 => format!(
-                r#"{{"set_server": {{"id": "d", "value": {{"ip": "10.0.0.4", "systems": ["job"]}}}}}}"#
-            ),
+            36 => {
+                r#"{"set_server": {"id": "d", "value": {"ip": "10.0.0.4", "systems": ["job"]}}}"#.to_owned()
+            }
             37 => r#"{"remove_server": {"id": "d"}}"#.to_owned(),
             38 => format!(r#"{{"change_system": {{"name": "job", "change": {{"cool_down": {n}}}}}}}"#),
             _ => r#"{"remove_system": {"name": "all"}}"#.to_owned(),

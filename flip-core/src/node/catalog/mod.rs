@@ -62,8 +62,8 @@ pub(super) struct Replica {
     composed: Option<Composed>,
     /// The node does not run what is on its disk yet.
     unrun: bool,
-    /// It is to do so without a pause: more than items changed.
-    at_once: bool,
+    /// What it is to wait for before it does.
+    haste: Haste,
     /// When it began to run something else last.
     run: Option<Time>,
     /// What was said here with a counter up to this one is said again, with a later one; zero where there is nothing.
@@ -73,6 +73,18 @@ pub(super) struct Replica {
     /// How often a file was met that has the version of this one's and another content.
     conflicts_met: u64,
     voters: voters::Voters,
+}
+
+/// What running what is on the disk may wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Haste {
+    /// Nothing but items changed: for a pause, and for pages that are on their way.
+    #[default]
+    Items,
+    /// For pages alone.
+    Pages,
+    /// For nothing: this server made more than items different, and who has to have that depends on who votes now.
+    None,
 }
 
 /// What waits for the disk.
@@ -164,7 +176,7 @@ impl Node {
             brief_at: None,
             composed: None,
             unrun: false,
-            at_once: false,
+            haste: Haste::default(),
             run: None,
             say_again: 0,
             alike: BTreeSet::new(),
@@ -256,7 +268,9 @@ impl Node {
             let ended = ended.iter().map(ToString::to_string).collect();
             self.event(Event::CatalogFile { version, from, ended });
         }
-        if self.items.count() <= limits::ITEMS_AT_ONCE || self.replica.as_ref().is_some_and(|it| it.at_once) {
+        if self.items.count() <= limits::ITEMS_AT_ONCE
+            || self.replica.as_ref().is_some_and(|it| it.haste > Haste::Items)
+        {
             self.run_catalog(now);
         }
         self.acknowledge(batch.acks, count);
@@ -274,7 +288,7 @@ impl Node {
         if replica.run_due(pause).is_none_or(|due| now < due) {
             return;
         }
-        (replica.unrun, replica.at_once, replica.run) = (false, false, Some(now));
+        (replica.unrun, replica.haste, replica.run) = (false, Haste::default(), Some(now));
         let (catalog, local) = (&replica.catalog, &replica.local);
         let composed = match replica.composed.take() {
             Some(composed) if composed.is_current() => Ok(composed),
@@ -371,10 +385,10 @@ impl Replica {
 
     /// When the node is to run what is on its disk; none when it does, or when pages are missing.
     fn run_due(&self, pause: Duration) -> Option<Time> {
-        if !self.unrun || self.pulls.is_between_pages() {
+        if !self.unrun || self.haste < Haste::None && self.pulls.is_between_pages() {
             return None;
         }
-        let last = self.run.filter(|_| !self.at_once);
+        let last = self.run.filter(|_| self.haste == Haste::Items);
         Some(last.map_or(Time::ZERO, |last| last + pause))
     }
 
@@ -382,7 +396,14 @@ impl Replica {
     fn see_what_changes(&mut self, batch: &mut Batch) {
         let is_item = |(key, _): &Entry| matches!(key, Key::Item(..) | Key::Home(..));
         let more = batch.file.is_some() || batch.local.is_some() || !batch.entries.iter().all(is_item);
-        self.at_once |= more || batch.former.is_some();
+        let haste = if !more && batch.former.is_none() {
+            Haste::Items
+        } else if batch.composed.is_some() {
+            Haste::None
+        } else {
+            Haste::Pages
+        };
+        self.haste = self.haste.max(haste);
         self.unrun |= more || !batch.entries.is_empty() || batch.composed.is_some();
         if let Some(composed) = batch.composed.take() {
             self.composed = Some(composed);

@@ -100,6 +100,8 @@ pub const HOOKS_AT_ONCE: usize = 16;
 pub const LINGER: Duration = Duration::from_millis(100);
 /// Least pause between two statements of facts that do not fit into a datagram.
 pub const LONG_FACTS_PAUSE: Duration = Duration::from_millis(50);
+/// The same for each item, where they are so many that it is longer.
+pub const FACTS_PAUSE: Duration = Duration::from_micros(5);
 /// First pause before a failed hook is tried again; doubles up to [`HOOK_RETRY_MAX`].
 pub const HOOK_RETRY: Duration = Duration::from_millis(250);
 /// Longest pause before a failed hook is tried again.
@@ -128,6 +130,8 @@ pub const ELECTORATES: usize = 16;
 pub const ITEMS_AT_ONCE: usize = 64;
 /// With more items, so much later for each: it costs a look at all of them.
 pub const NEEDLESS_PAUSE: Duration = Duration::from_micros(20);
+/// Pause for each item between two changes of many items.
+pub const ADOPT_PAUSE: Duration = Duration::from_micros(20);
 /// Bytes of one entry of the catalog.
 pub const CATALOG_ENTRY: usize = 64 << 10;
 /// Bytes of the names in the key of an entry.
@@ -136,6 +140,8 @@ pub const CATALOG_NAME: usize = 512;
 pub const CATALOG_FILE: usize = 2 << 20;
 /// Bytes of entries in one frame while catalogs are compared.
 pub const CATALOG_PAGE: usize = 1 << 20;
+/// Bytes of entries, and of a file, in one answer about a catalog; an answer fits into a [`FRAME`].
+pub const CATALOG_ANSWER: usize = 3 << 20;
 /// Bytes of entries in one datagram.
 pub const CATALOG_DATAGRAM: usize = 900;
 /// How long a voter that accepted a change of who votes accepts no other.

@@ -1,9 +1,10 @@
 //! How positions in one config become positions in the next.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::Config;
-use crate::id::ItemRef;
+use crate::config::{Config, Item};
+use crate::id::{ItemId, ItemRef};
 
 /// For each position in the config before, the one in the config after; none for what is gone.
 #[derive(Debug)]
@@ -22,21 +23,20 @@ impl Translation {
         let server = |before: &crate::config::Server| {
             new.servers.with_short(before.short).filter(|after| new.servers[*after].id == before.id)
         };
-        let mut by_id = BTreeMap::new();
-        for (system, spec) in new.systems.iter().enumerate() {
-            by_id.extend(
-                spec.items.iter().enumerate().map(|(item, spec)| (spec.id, ItemRef { system, item })),
-            );
-        }
-        let items = |before: &crate::config::System| {
-            before.items.iter().map(|item| by_id.get(&item.id).copied()).collect()
-        };
+        let systems: Vec<_> = (old.systems.iter())
+            .map(|before| new.systems.iter().position(|after| after.name == before.name))
+            .collect();
+        // An item's id has the name of its system in it.
+        let items = old.systems.iter().zip(&systems).map(|(before, system)| {
+            let Some(system) = *system else { return vec![None; before.items.len()] };
+            let places = places(&before.items, &new.systems[system].items).into_iter();
+            places.map(|item| item.map(|item| ItemRef { system, item })).collect()
+        });
+        let items = items.collect();
         Self {
             servers: old.servers.iter().map(server).collect(),
-            systems: (old.systems.iter())
-                .map(|before| new.systems.iter().position(|after| after.name == before.name))
-                .collect(),
-            items: old.systems.iter().map(items).collect(),
+            systems,
+            items,
             counts: (new.servers.len(), new.named_servers()),
         }
     }
@@ -91,6 +91,29 @@ impl Translation {
         let servers = std::mem::take(row).into_iter().zip(&self.servers);
         *row = arrange(self.servers(), servers.filter_map(|(entry, at)| Some(((*at)?, entry))), fresh);
     }
+}
+
+/// Where each of some items is in another list, by its id. Of two configs that follow each other most items are in the
+/// same order, so the next is looked for behind the last.
+pub(crate) fn places(items: &[Item], list: &[Item]) -> Vec<Option<usize>> {
+    let sorted = OnceCell::new();
+    let search = |id: ItemId| {
+        let sorted: &Vec<(ItemId, usize)> = sorted.get_or_init(|| {
+            let mut sorted: Vec<_> = list.iter().enumerate().map(|(at, item)| (item.id, at)).collect();
+            sorted.sort_unstable();
+            sorted
+        });
+        let at = sorted.partition_point(|(other, _)| *other < id);
+        sorted.get(at).filter(|(found, _)| *found == id).map(|(_, at)| *at)
+    };
+    let mut next = 0;
+    let place = |item: &Item| {
+        let is_next = list.get(next).is_some_and(|other| other.id == item.id);
+        let found = if is_next { Some(next) } else { search(item.id) };
+        next = found.map_or(next, |at| at + 1);
+        found
+    };
+    items.iter().map(place).collect()
 }
 
 /// Gives a table other keys, and drops what has none.

@@ -34,6 +34,11 @@ impl Changes {
         keys.into_iter().filter_map(|key| Some((key.clone(), catalog.get(key)?.clone()))).collect()
     }
 
+    /// The keys of which something else is said than before.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.undo.iter().map(|(key, _)| key)
+    }
+
     /// How many there are, for [`Changes::back_to`].
     #[must_use]
     pub fn len(&self) -> usize {

@@ -28,6 +28,8 @@ pub(super) struct System {
     pub name: String,
     pub value: Arc<str>,
     pub items: Vec<(String, Arc<str>)>,
+    /// When those items were added that no file has, which come last.
+    pub born: Vec<Stamp>,
 }
 
 impl Catalog {
@@ -56,7 +58,8 @@ impl Catalog {
                     let value = if self.is_empty() { Some(Arc::clone(value)) } else { over(&key, value) };
                     Some((item.clone(), value?))
                 });
-                effective.systems.push(System { name: system.name.clone(), value, items: items.collect() });
+                let (name, items) = (system.name.clone(), items.collect());
+                effective.systems.push(System { name, value, items, born: Vec::new() });
             }
         }
         self.add_later(&mut effective);
@@ -82,18 +85,21 @@ impl Catalog {
                     name: name.clone(),
                     value: Arc::clone(value),
                     items: Vec::new(),
+                    born: Vec::new(),
                 }),
                 Key::Cluster | Key::Item(..) | Key::Home(..) => {}
             }
         }
         let positions: BTreeMap<String, usize> =
             effective.systems.iter().enumerate().map(|(at, system)| (system.name.clone(), at)).collect();
-        for (_, key, value) in added {
+        for (born, key, value) in added {
             // Items of a system that somebody else removed meanwhile are nowhere.
             if let Key::Item(system, item) = key
                 && let Some(at) = positions.get(system)
             {
-                effective.systems[*at].items.push((item.clone(), Arc::clone(value)));
+                let system = &mut effective.systems[*at];
+                system.items.push((item.clone(), Arc::clone(value)));
+                system.born.push(born);
             }
         }
     }
@@ -189,7 +195,7 @@ impl std::error::Error for Invalid {}
 /// # Errors
 /// All that is wrong with it, each with the entry in which it is.
 pub fn config(catalog: &Catalog, local: &Local) -> Result<Config, Invalid> {
-    of(&catalog.effective(), local)
+    of(&catalog.effective(), local).map(|(config, _)| config)
 }
 
 /// The scripts that a catalog and this server's own file name.
@@ -198,7 +204,8 @@ pub fn script_names(catalog: &Catalog, local: &Local) -> ScriptNames {
     config::names_in(&Document::of(&catalog.effective(), local).text)
 }
 
-pub(super) fn of(effective: &Effective, local: &Local) -> Result<Config, Invalid> {
+/// The config, and how long its text is.
+pub(super) fn of(effective: &Effective, local: &Local) -> Result<(Config, usize), Invalid> {
     let document = Document::of(effective, local);
     let source = Source { file: "catalog", text: &document.text };
     let scripts = local.scripts();
@@ -213,7 +220,7 @@ pub(super) fn of(effective: &Effective, local: &Local) -> Result<Config, Invalid
                 config.me = config.servers.len();
             }
             set_homes(&mut config, &effective.homes);
-            Ok(config)
+            Ok((config, document.text.len()))
         }
         Err(problems) => Err(Invalid(say(&problems, &document.lines))),
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::entry::Key;
 use crate::config::{Config, SystemKind};
 use crate::placement;
+use crate::translation::places;
 
 /// One system before and after a change, by position.
 #[derive(Clone, Debug, Default)]
@@ -130,9 +131,13 @@ pub fn keep(before: &Config, after: &mut Config) -> Vec<(Key, String)> {
     let mut said = Vec::new();
     for system in 0..after.systems.len() {
         let Some(wanted) = wanted(before, after, system) else { continue };
+        let mut changed = BTreeSet::new();
         // What is said of one item changes where others are dealt to.
         for round in 0..3 {
             let dealt = placement::homes(after, system);
+            if dealt == wanted {
+                break;
+            }
             let items = &mut after.systems[system].items;
             let mut differs = false;
             for (at, item) in items.iter_mut().enumerate() {
@@ -141,31 +146,19 @@ pub fn keep(before: &Config, after: &mut Config) -> Vec<(Key, String)> {
                     && (dealt[at] != wanted[at] || round == 2)
                 {
                     item.home = Some(wanted[at]);
+                    changed.insert(at);
                     differs = true;
                 }
             }
             if !differs {
                 break;
             }
-            if round == 1 && placement::homes(after, system) == wanted {
-                break;
-            }
         }
-    }
-    for system in &after.systems {
-        let was = before.systems.iter().find(|other| other.name == system.name);
-        let was: BTreeMap<&str, Option<&str>> = was
-            .map(|was| {
-                let items = was.items.iter().filter(|item| item.home.is_some());
-                items.map(|item| (&*item.name, item.home.map(|home| &*before.servers[home].id))).collect()
-            })
-            .unwrap_or_default();
-        for item in &system.items {
-            let Some(home) = item.home.map(|home| after.servers[home].id.as_str()) else { continue };
-            if was.get(&*item.name).copied().flatten() != Some(home) {
-                said.push((Key::Home(system.name.clone(), item.name.clone()), home.to_owned()));
-            }
-        }
+        let spec = &after.systems[system];
+        said.extend(changed.into_iter().map(|at| {
+            let key = Key::Home(spec.name.clone(), spec.items[at].name.clone());
+            (key, after.servers[wanted[at]].id.clone())
+        }));
     }
     said
 }
@@ -197,13 +190,11 @@ fn wanted(before: &Config, after: &Config, system: usize) -> Option<Vec<usize>> 
     let server_now: BTreeMap<&str, usize> =
         after.servers.iter().enumerate().map(|(at, server)| (server.id.as_str(), at)).collect();
     let old_homes = placement::homes(before, position);
-    let home_of: BTreeMap<&str, usize> = was
-        .items
-        .iter()
-        .zip(&old_homes)
-        .filter_map(|(item, home)| Some((&*item.name, *server_now.get(&*before.servers[*home].id)?)))
-        .collect();
-    let names: BTreeSet<&str> = now.items.iter().map(|item| item.name.as_str()).collect();
+    let places = places(&now.items, &was.items);
+    let home_before = |at: usize| {
+        let home = *old_homes.get(places[at]?)?;
+        server_now.get(&*before.servers[home].id).copied()
+    };
     let change = Change {
         new: members
             .iter()
@@ -213,10 +204,11 @@ fn wanted(before: &Config, after: &Config, system: usize) -> Option<Vec<usize>> 
         before: now
             .items
             .iter()
-            .map(|item| item.home.or_else(|| home_of.get(&*item.name).copied()))
+            .enumerate()
+            .map(|(at, item)| item.home.or_else(|| home_before(at)))
             .collect(),
         fixed: now.items.iter().map(|item| item.prefer).collect(),
-        removed: was.items.iter().filter(|item| !names.contains(&*item.name)).count(),
+        removed: was.items.len() - places.iter().flatten().count(),
         members,
     };
     Some(rehome(&change))

@@ -3,11 +3,12 @@
 //! What is kept stands behind everything else, so that positions of what the config names, and with them homes and
 //! voters, are the same on all nodes that have the same config, whatever each of them still keeps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{Config, HANDLERS, Item, Servers, System};
 use crate::id::{ItemId, ItemRef};
 use crate::planted::{Bug, planted};
+use crate::translation::places;
 
 /// What a node cannot do without yet. Positions are those of the config before.
 pub(crate) trait Needs {
@@ -38,8 +39,7 @@ pub(crate) fn merge(old: &Config, wanted: &Config, needs: &impl Needs) -> Merged
     let mut config = Config {
         key: old.key.clone(),
         cluster_id: old.cluster_id.clone(),
-        systems: Vec::with_capacity(wanted.systems.len()),
-        ..wanted.clone()
+        ..wanted.with_systems(Vec::with_capacity(wanted.systems.len()))
     };
     let mut outdated = BTreeSet::new();
     for system in &wanted.systems {
@@ -82,9 +82,9 @@ fn merge_system(
         system.config.clone_from(&known.config);
         system.release = known.release;
     }
-    let by_id: BTreeMap<_, _> = known.items.iter().enumerate().map(|(at, item)| (item.id, at)).collect();
-    for item in &mut system.items {
-        match by_id.get(&item.id).copied().filter(|before| here(*before)) {
+    let before = places(&system.items, &known.items);
+    for (item, before) in system.items.iter_mut().zip(before) {
+        match before.filter(|before| here(*before)) {
             Some(before) if is_old || !wanted.sees_as_one(&known.items[before], item) => {
                 outdated.insert(item.id);
                 *item = as_it_was(&known.items[before], item);
@@ -96,8 +96,8 @@ fn merge_system(
             Some(_) | None => {}
         }
     }
-    let named: BTreeSet<_> = wanted.items.iter().map(|item| item.id).collect();
-    system.items.extend(retired(old, index, |id| named.contains(&id), needs));
+    let named = places(&known.items, &wanted.items);
+    system.items.extend(retired(old, index, |item| named[item].is_some(), needs));
     system
 }
 
@@ -114,14 +114,14 @@ fn as_it_was(before: &Item, wanted: &Item) -> Item {
 }
 
 /// The items of an old system that cannot go yet.
-fn retired(old: &Config, system: usize, named: impl Fn(ItemId) -> bool, needs: &impl Needs) -> Vec<Item> {
+fn retired(old: &Config, system: usize, named: impl Fn(usize) -> bool, needs: &impl Needs) -> Vec<Item> {
     let items = old.systems[system].items.iter().enumerate();
     let needed = |item: usize| {
         let at = ItemRef { system, item };
         needs.here(at) || needs.somewhere(at)
     };
     items
-        .filter(|(at, item)| !named(item.id) && needed(*at))
+        .filter(|(at, _)| !named(*at) && needed(*at))
         .map(|(_, item)| Item { prefer: None, home: None, checks: Vec::new(), retired: true, ..item.clone() })
         .collect()
 }

@@ -392,7 +392,47 @@ pub enum LogLevel {
     Fatal,
 }
 
+impl System {
+    /// The same system with other items, without a copy of those that it has.
+    #[must_use]
+    pub fn with_items(&self, items: Vec<Item>) -> Self {
+        Self {
+            name: self.name.clone(),
+            kind: self.kind,
+            alive: self.alive.clone(),
+            down: self.down.clone(),
+            config: self.config.clone(),
+            items,
+            release: self.release,
+            hooks: self.hooks.clone(),
+            orphan: self.orphan,
+            checks: self.checks.clone(),
+        }
+    }
+}
+
 impl Config {
+    /// The same config with other systems, without a copy of those that it has.
+    #[must_use]
+    pub fn with_systems(&self, systems: Vec<System>) -> Self {
+        Self {
+            me: self.me,
+            servers: self.servers.clone(),
+            quorum: self.quorum,
+            voters: self.voters.clone(),
+            timing: self.timing.clone(),
+            systems,
+            key: self.key.clone(),
+            cluster_id: self.cluster_id.clone(),
+            log_level: self.log_level,
+            lease: self.lease,
+            witness: self.witness,
+            lua: self.lua.clone(),
+            privileges: self.privileges.clone(),
+            admin: self.admin.clone(),
+        }
+    }
+
     /// This node's own entry in `servers`.
     #[must_use]
     pub fn my(&self) -> &Server {

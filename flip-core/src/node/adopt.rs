@@ -37,7 +37,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{Node, Timer};
-use crate::config::{Config, Isolated, Needs, merge};
+use crate::config::{Config, Isolated, Needs, System, merge};
 use crate::event::{Event, ItemState, Reason};
 use crate::id::{ItemId, ItemRef, Peer, ShortId};
 use crate::io::{HookAction, Output};
@@ -46,7 +46,7 @@ use crate::loss::Purpose;
 use crate::marks::mark;
 use crate::planted::{Bug, planted};
 use crate::time::Time;
-use crate::translation::Translation;
+use crate::translation::{Translation, places};
 use crate::view::Life;
 
 /// The config that is wanted, and what is not yet as it says.
@@ -458,24 +458,22 @@ const NAMED: usize = 4;
 
 /// What is different between two configs, for people.
 fn difference(old: &Config, new: &Config) -> String {
-    let servers = |config: &Config| config.servers.iter().map(|server| server.id.clone()).collect();
-    let systems = |config: &Config| config.systems.iter().map(|system| system.name.clone()).collect();
-    let items = |config: &Config| {
-        let of = |system: &crate::config::System| {
-            let name = system.name.clone();
-            system.items.iter().map(move |item| format!("{name}/{}", item.name)).collect::<Vec<_>>()
-        };
-        config.systems.iter().flat_map(of).collect()
-    };
+    let servers =
+        |config: &Config| config.servers.iter().map(|server| server.id.clone()).collect::<BTreeSet<_>>();
+    let systems =
+        |config: &Config| config.systems.iter().map(|system| system.name.clone()).collect::<BTreeSet<_>>();
+    let without =
+        |some: &BTreeSet<String>, others: &BTreeSet<String>| some.difference(others).cloned().collect();
+    let (server, system) = ((servers(old), servers(new)), (systems(old), systems(new)));
     let kinds: [(&str, BTreeSet<String>, BTreeSet<String>); 3] = [
-        ("server", servers(old), servers(new)),
-        ("system", systems(old), systems(new)),
-        ("item", items(old), items(new)),
+        ("server", without(&server.1, &server.0), without(&server.0, &server.1)),
+        ("system", without(&system.1, &system.0), without(&system.0, &system.1)),
+        ("item", items_without(new, old), items_without(old, new)),
     ];
     let mut parts = Vec::new();
-    for (kind, old, new) in &kinds {
-        for (done, names) in [("added", new.difference(old)), ("removed", old.difference(new))] {
-            let names: Vec<_> = names.map(String::as_str).collect();
+    for (kind, added, removed) in &kinds {
+        for (done, names) in [("added", added), ("removed", removed)] {
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
             let (first, rest) = names.split_at(names.len().min(NAMED));
             match (first.len(), rest.len()) {
                 (0, _) => {}
@@ -486,4 +484,16 @@ fn difference(old: &Config, new: &Config) -> String {
         }
     }
     if parts.is_empty() { "settings or order changed".to_owned() } else { parts.join("; ") }
+}
+
+/// The items of a config that another does not have.
+fn items_without(config: &Config, other: &Config) -> BTreeSet<String> {
+    let of = |system: &System| {
+        let name = system.name.clone();
+        let known = other.systems.iter().find(|known| known.name == name);
+        let places = places(&system.items, known.map_or(&[], |known| &known.items));
+        let new = places.into_iter().zip(&system.items).filter(|(place, _)| place.is_none());
+        new.map(|(_, item)| format!("{name}/{}", item.name)).collect::<Vec<_>>()
+    };
+    config.systems.iter().flat_map(of).collect()
 }

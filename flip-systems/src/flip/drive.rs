@@ -162,7 +162,8 @@ impl Drive {
 
     /// Runs until the node has left.
     ///
-    /// A turn is: what is due by the clock, then what was waited for, then datagrams, but only so many.
+    /// A turn is: what is due by the clock, then what was waited for, then one frame and one word of the disk, then
+    /// datagrams, but only so many.
     /// So no flood of any kind delays what must be let go of in time.
     pub(super) async fn run(mut self) -> Result<End, Error> {
         if let Some(listener) = self.listener.take() {
@@ -194,6 +195,7 @@ impl Drive {
                 Wake::Wish(Wish::Abort) => return Ok(End::Aborted),
                 wake => self.take(wake),
             }
+            self.take_one_of_each();
             let more = self.receive(&mut buffer);
             if let Some(other) = self.refused {
                 return Err(Error::Refused { id: self.config.my().id.clone(), other });
@@ -286,6 +288,16 @@ impl Drive {
             Wake::Witness(nonce) => self.feed(Input::WitnessAnswered { nonce }),
             Wake::Frame(frame) => self.frame(frame),
             Wake::Ask(ask) => self.answer(ask),
+        }
+    }
+
+    /// Hooks of many items may end without a pause: what a peer asks and what the disk says does not wait for the last.
+    fn take_one_of_each(&mut self) {
+        if let Ok(end) = self.stored.1.try_recv() {
+            self.take(Wake::StoreEnd(end));
+        }
+        if let Ok(frame) = self.frames.1.try_recv() {
+            self.take(Wake::Frame(frame));
         }
     }
 

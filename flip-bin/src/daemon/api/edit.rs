@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use flip_core::Command;
 use flip_core::catalog::{Edit, Listing};
+use flip_core::limits::EDITS;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -22,8 +23,6 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(60);
 /// How long the loop may take beyond that.
 const MORE: Duration = Duration::from_secs(5);
-/// Edits of one request at most.
-const EDITS: usize = 10_000;
 
 /// Edits that happen all or not at all.
 #[derive(Debug, Deserialize, ToSchema)]

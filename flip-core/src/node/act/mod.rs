@@ -240,6 +240,14 @@ impl Items {
             .collect()
     }
 
+    /// The same without since when, in listed order.
+    pub(in crate::node) fn states_held(&self, config: &Config) -> impl Iterator<Item = (ItemId, ItemState)> {
+        let rows = self.items.iter().zip(&config.systems);
+        let states = rows.flat_map(|(row, system)| row.iter().zip(&system.items));
+        let held = states.filter(|(item, _)| item.state != ItemState::Standby);
+        held.map(|(item, spec)| (spec.id, item.state))
+    }
+
     /// The states of all items of the config here.
     pub(in crate::node) fn states(&self) -> impl Iterator<Item = ItemState> {
         self.items.iter().flatten().map(|item| item.state)
@@ -373,7 +381,9 @@ impl Node {
     /// by stream, so many changes go into one.
     fn may_state(&mut self, now: Time) -> bool {
         let items = self.items.by_id.len();
-        let next = self.items.stated.map(|at| at + limits::LONG_FACTS_PAUSE);
+        // Whoever hears them looks at every item.
+        let pause = limits::FACTS_PAUSE * u32::try_from(items).unwrap_or(u32::MAX);
+        let next = self.items.stated.map(|at| at + limits::LONG_FACTS_PAUSE.max(pause));
         match next {
             Some(next) if next > now && !crate::wire::message::facts_fit(items) => {
                 self.timers.set_earlier(Timer::State, next);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Asked, Batch, PUSH_PAUSE, PUSHES, Push, Replica, What, Wish, voters};
-use crate::catalog::{self, Changes, Entry, File, Known, Local, Record, Stamp, homes};
+use crate::catalog::{self, Changes, Composed, Entry, File, Known, Local, Record, Stamp, homes};
 use crate::config::{Config, Source};
 use crate::id::ShortId;
 use crate::io::Command;
@@ -221,9 +221,8 @@ impl Replica {
     pub(super) fn begin(&mut self, running: &Config) -> Answers {
         let waiting = std::mem::take(&mut self.waiting);
         let mut answers = Answers::new();
-        let unlooked = self.unlooked && !waiting.partial;
         let nothing = waiting.entries.is_empty() && waiting.file.is_none() && waiting.wishes.is_empty();
-        if nothing && !unlooked && self.say_again == 0 {
+        if nothing && self.say_again == 0 {
             self.waiting.acks = waiting.acks;
             if waiting.completes {
                 self.catalog.set_complete(true);
@@ -242,8 +241,7 @@ impl Replica {
             completes: waiting.completes,
             acks: waiting.acks,
             askers: Vec::new(),
-            config: None,
-            invalid: None,
+            composed: None,
             former: None,
         };
         for (key, record) in &waiting.entries {
@@ -258,16 +256,14 @@ impl Replica {
         let base = changes.len();
         self.restamp(&mut changes);
         let mut made = Made::default();
-        let (accepted, config) =
+        // What the node runs may be behind what was looked at last.
+        let before_it = self.composed.as_ref().map(|composed| Arc::clone(composed.config()));
+        let running = before_it.as_deref().unwrap_or(running);
+        let (accepted, composed) =
             self.together(waiting.wishes, &mut changes, &mut made, running, &mut answers);
-        if let Some(config) = config {
-            batch.former = voters::former(running, &config);
-            batch.config = Some(Arc::new(config));
-        } else if !waiting.partial && (!changes.is_empty() || batch.file.is_some() || unlooked) {
-            match catalog::config(&self.catalog, &self.local) {
-                Ok(config) => batch.config = Some(Arc::new(config)),
-                Err(invalid) => batch.invalid = Some(invalid.to_string()),
-            }
+        if let Some(composed) = composed {
+            batch.former = voters::former(running, composed.config());
+            batch.composed = Some(composed);
         }
         if made.file.is_some() {
             (batch.file, batch.file_of) = (made.file, None);
@@ -283,7 +279,7 @@ impl Replica {
             && batch.file.is_none()
             && batch.local.is_none()
             && batch.askers.is_empty()
-            && batch.config.is_none()
+            && batch.composed.is_none()
         {
             // All of it was here before.
             self.waiting.acks = batch.acks;
@@ -292,8 +288,6 @@ impl Replica {
             }
             return answers;
         }
-        // A config that was made looks at everything that is here.
-        self.unlooked = batch.config.is_none() && batch.invalid.is_none();
         self.next += 1;
         self.storing = Some(batch);
         answers
@@ -322,9 +316,9 @@ impl Replica {
         made: &mut Made,
         running: &Config,
         answers: &mut Answers,
-    ) -> (Vec<Asked>, Option<Config>) {
+    ) -> (Vec<Asked>, Option<Composed>) {
         let wishes: Vec<_> = wishes.into_iter().collect();
-        let (base, mut config) = (changes.len(), None);
+        let (base, mut composed): (usize, Option<Composed>) = (changes.len(), None);
         let alone = wishes.len() <= 1 || wishes.iter().any(|wish| matches!(wish.what, What::File(..)));
         let mut accepted = Vec::new();
         if !alone {
@@ -341,7 +335,7 @@ impl Replica {
             }
             // Changes of who votes are looked at one by one.
             if let Ok(good) = self.settle(changes, made, running)
-                && voters::changed(running, &good).is_empty()
+                && voters::changed(running, good.config()).is_empty()
             {
                 answers.append(&mut refused);
                 return (accepted, Some(good));
@@ -352,9 +346,9 @@ impl Replica {
         for wish in wishes {
             let (mark, was, file_before) = (changes.len(), made.clone(), self.catalog.file().clone());
             let result = self.make(&wish, changes, made).and_then(|what| {
-                let present = config.as_ref().unwrap_or(running);
+                let present = composed.as_ref().map_or(running, |composed| composed.config());
                 let good = self.settle(changes, made, present)?;
-                let ask = self.may_change_voters(running, &good, &wish)?;
+                let ask = self.may_change_voters(running, good.config(), &wish)?;
                 Ok((what, good, ask))
             });
             if !matches!(result, Ok((_, _, false))) {
@@ -365,13 +359,13 @@ impl Replica {
             match result {
                 Ok((_, _, true)) => self.voters.park(wish),
                 Ok((what, good, false)) => {
-                    config = Some(good);
+                    composed = Some(good);
                     accepted.push((wish.asker, wish.local, wish.until, what));
                 }
                 Err(why) => answers.push((wish.asker, Err(why))),
             }
         }
-        (accepted, config)
+        (accepted, composed)
     }
 
     /// Makes one wish in the catalog at hand, and says what it was.
@@ -437,17 +431,20 @@ impl Replica {
         Stamp { count: next.count + changes.len() as u64, ..next }
     }
 
-    /// The config that the catalog at hand comes to, with what has to be said of homes.
-    fn settle(&mut self, changes: &mut Changes, made: &Made, running: &Config) -> Result<Config, String> {
-        let local = made.local.as_ref().unwrap_or(&self.local);
-        let mut config = catalog::config(&self.catalog, local).map_err(|invalid| invalid.to_string())?;
-        let said = homes::keep(running, &mut config);
+    /// What the catalog at hand comes to, with what has to be said of homes.
+    fn settle(&mut self, changes: &mut Changes, made: &Made, running: &Config) -> Result<Composed, String> {
+        let composed = match (&made.local, &self.composed) {
+            (None, Some(composed)) => composed.after(&self.catalog, &self.local, changes.keys()),
+            (local, _) => Composed::new(&self.catalog, local.as_ref().unwrap_or(&self.local)),
+        };
+        let mut composed = composed.map_err(|invalid| invalid.to_string())?;
+        let said = homes::keep(running, composed.config_mut());
         let stamp = self.stamp(changes);
         for (key, home) in said {
             if self.catalog.value(&key).as_deref() != Some(home.as_str()) {
                 changes.set(&mut self.catalog, key, home.into(), stamp);
             }
         }
-        Ok(config)
+        Ok(composed)
     }
 }

@@ -16,10 +16,13 @@ use crate::quorum;
 use crate::time::Time;
 use crate::wire::message::{Entries, Exchange, Kept, Message};
 
-/// How long an answer is waited for before somebody else, or the same again, may be asked.
+/// How long an answer is waited for before the same is asked again, and how often it is.
 const PULL_LIMIT: Duration = Duration::from_millis(1500);
+const PULL_TRIES: u32 = 4;
 /// Pause before a comparison begins.
 const PULL_DELAY: Duration = Duration::from_millis(30);
+/// How long a comparison that is due waits for the disk at most.
+const PULL_PATIENCE: Duration = Duration::from_secs(1);
 /// Least pause between two comparisons that begin.
 const PULL_PAUSE: Duration = Duration::from_millis(20);
 
@@ -29,21 +32,40 @@ type After = Option<(u16, Option<Key>)>;
 /// The comparison that is under way.
 #[derive(Default)]
 pub(super) struct Pulls {
-    /// Who was asked, for what comes after what, and when.
-    asked: Option<(ShortId, After, Time)>,
+    asked: Option<Asked>,
     /// When one began last.
     last: Option<Time>,
     /// Who is to be asked next.
     next: BTreeMap<ShortId, Time>,
 }
 
+/// Who was asked, for what comes after what, when, and how often.
+#[derive(Clone)]
+struct Asked {
+    server: ShortId,
+    after: After,
+    at: Time,
+    tries: u32,
+}
+
 impl Pulls {
-    pub(super) fn due(&self) -> Option<Time> {
+    /// When something is to be asked. What is on its way to the disk would be answered again.
+    pub(super) fn due(&self, busy: bool) -> Option<Time> {
         match &self.asked {
-            Some((_, _, at)) => Some(*at + PULL_LIMIT),
-            None => self.next.values().min().copied(),
+            Some(asked) => Some(asked.at + PULL_LIMIT),
+            None => self.next.values().min().map(|at| *at + patience(busy)),
         }
     }
+
+    /// Whether some pages of an answer are here, and others not.
+    pub(super) fn is_between_pages(&self) -> bool {
+        self.asked.as_ref().is_some_and(|asked| asked.after.is_some())
+    }
+}
+
+/// How long a comparison waits for the disk.
+const fn patience(busy: bool) -> Duration {
+    if busy { PULL_PATIENCE } else { Duration::ZERO }
 }
 
 impl Node {
@@ -132,19 +154,22 @@ impl Node {
     /// Asks whoever is to be asked, unless an answer is awaited.
     pub(super) fn repeat_pull(&mut self, now: Time) {
         let Some(replica) = &mut self.replica else { return };
+        let patience = patience(replica.is_busy());
         let pulls = &mut replica.pulls;
-        if let Some((server, _, at)) = &pulls.asked {
-            if now < *at + PULL_LIMIT {
+        if let Some(asked) = pulls.asked.clone() {
+            if now < asked.at + PULL_LIMIT {
                 return;
             }
+            let server = self.config.server_index(asked.server).filter(|server| self.view.is_up(*server));
+            if let Some(server) = server.filter(|_| asked.tries < PULL_TRIES) {
+                return self.pull(server, asked.after, asked.tries + 1, now);
+            }
             // The next brief of its says whether there is still something to be had.
-            let server = *server;
-            pulls.next.remove(&server);
+            pulls.next.remove(&asked.server);
             pulls.asked = None;
-            replica.waiting.partial = false;
         }
-        let Some(server) = pulls.next.iter().filter(|(_, at)| **at <= now).map(|(server, _)| *server).next()
-        else {
+        let due = pulls.next.iter().find(|(_, at)| **at + patience <= now);
+        let Some(server) = due.map(|(server, _)| *server) else {
             return;
         };
         if let Some(last) = pulls.last.filter(|last| now < *last + PULL_PAUSE) {
@@ -154,14 +179,14 @@ impl Node {
         pulls.next.remove(&server);
         pulls.last = Some(now);
         if let Some(server) = self.config.server_index(server).filter(|server| self.view.is_up(*server)) {
-            self.pull(server, None, now);
+            self.pull(server, None, 1, now);
         }
     }
 
-    fn pull(&mut self, server: usize, after: After, now: Time) {
+    fn pull(&mut self, server: usize, after: After, tries: u32, now: Time) {
         let short = self.config.servers[server].short;
         let Some(replica) = &mut self.replica else { return };
-        replica.pulls.asked = Some((short, after.clone(), now));
+        replica.pulls.asked = Some(Asked { server: short, after: after.clone(), at: now, tries });
         let (brief, sums) = (replica.catalog.brief(), replica.catalog.sums().to_vec());
         let question = Exchange { brief, sums, after, file: None, entries: Vec::new(), push: 0 };
         self.stream(server, question);
@@ -215,7 +240,9 @@ impl Node {
     pub(in crate::node) fn on_exchange_reply(&mut self, server: usize, exchange: Exchange, now: Time) {
         let short = self.config.servers[server].short;
         let Some(replica) = &mut self.replica else { return };
-        if replica.pulls.asked.as_ref().is_none_or(|(asked, _, _)| *asked != short) {
+        let Some(asked) = replica.pulls.asked.as_ref().filter(|asked| asked.server == short) else { return };
+        if exchange.after.is_some() && exchange.after == asked.after {
+            // The page before this one, which was asked for twice.
             return;
         }
         replica.pulls.asked = None;
@@ -230,14 +257,16 @@ impl Node {
         let catalog = &replica.catalog;
         let new = exchange.entries.into_iter().filter(|(key, record)| catalog.wants(key, record));
         replica.waiting.entries.extend(new);
-        replica.waiting.partial = exchange.after.is_some();
         replica.waiting.completes |= exchange.after.is_none() && exchange.brief.complete;
         match exchange.after {
-            Some(after) => self.pull(server, Some(after), now),
+            Some(after) => self.pull(server, Some(after), 1, now),
             // What differs still is seen by the next brief.
             None => self.plan_catalog_timer(),
         }
         self.catalog_turn();
+        if self.replica.as_ref().is_some_and(|replica| !replica.is_busy()) {
+            self.run_catalog(now);
+        }
     }
 
     /// Entries that are to be stored and acknowledged.
@@ -287,6 +316,8 @@ impl Replica {
             entries: Vec::new(),
             push: 0,
         };
+        // A file that goes along takes its part of the frame.
+        let most = limits::CATALOG_ANSWER - answer.file.as_ref().map_or(0, |(_, text)| text.len());
         let (first, mut after) = match &question.after {
             Some((bucket, key)) => (*bucket, key.clone()),
             None => (0, None),
@@ -301,7 +332,7 @@ impl Replica {
             for (key, record) in self.catalog.bucket_from(number, after.take().as_ref()) {
                 let entry = (key.clone(), record.clone());
                 size += size_of_entry(&entry);
-                if size > limits::CATALOG_PAGE
+                if size > most
                     && let Some((last, _)) = answer.entries.last()
                 {
                     answer.after = Some((bucket(last.hash()), Some(Key::clone(last))));

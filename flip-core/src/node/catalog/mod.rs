@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Nothing counts here before it is on this node's disk, and nothing is acknowledged before that. Whatever comes
-//! while a batch is on its way to the disk waits for the next: one write and one look at the whole config for all
-//! of it.
+//! while a batch is on its way to the disk waits for the next: one write and one look at what changes for all of it.
+//! What is on the disk is run at once, unless nothing but some of many items changed just after others did.
 
 mod edits;
 mod exchange;
@@ -23,11 +23,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Node, Timer};
-use crate::catalog::{self, Brief, Catalog, Edit, Entry, File, Known, Local};
-use crate::config::Config;
+use crate::catalog::{self, Brief, Catalog, Composed, Edit, Entry, File, Key, Known, Local};
 use crate::event::Event;
 use crate::id::ShortId;
 use crate::io::Output;
+use crate::limits;
 use crate::time::Time;
 
 /// The replica and what is on its way.
@@ -58,8 +58,14 @@ pub(super) struct Replica {
     differing: BTreeSet<ShortId>,
     /// When all are told what is here now, in brief.
     brief_at: Option<Time>,
-    /// Pages were stored, and what they come to was not looked at yet.
-    unlooked: bool,
+    /// What the catalog came to when it was looked at last.
+    composed: Option<Composed>,
+    /// The node does not run what is on its disk yet.
+    unrun: bool,
+    /// What it is to wait for before it does.
+    haste: Haste,
+    /// When it began to run something else last.
+    run: Option<Time>,
     /// What was said here with a counter up to this one is said again, with a later one; zero where there is nothing.
     say_again: u64,
     /// Who said last that it has the records that were here then: while this one may have lost its own.
@@ -69,13 +75,23 @@ pub(super) struct Replica {
     voters: voters::Voters,
 }
 
+/// What running what is on the disk may wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Haste {
+    /// Nothing but items changed: for a pause, and for pages that are on their way.
+    #[default]
+    Items,
+    /// For pages alone.
+    Pages,
+    /// For nothing: this server made more than items different, and who has to have that depends on who votes now.
+    None,
+}
+
 /// What waits for the disk.
 #[derive(Default)]
 struct Waiting {
     entries: Vec<Entry>,
     file: Option<(File, ShortId)>,
-    /// A page that more pages follow: what it means is looked at when the last is here.
-    partial: bool,
     /// With this, all is here that somebody has who misses nothing.
     completes: bool,
     acks: Vec<(ShortId, u64)>,
@@ -114,8 +130,8 @@ struct Batch {
     completes: bool,
     acks: Vec<(ShortId, u64)>,
     askers: Vec<Asked>,
-    config: Option<Arc<Config>>,
-    invalid: Option<String>,
+    /// What it comes to, where somebody's wishes are in it.
+    composed: Option<Composed>,
     /// Who voted before.
     former: Option<BTreeSet<ShortId>>,
 }
@@ -158,7 +174,10 @@ impl Node {
             conflicts: BTreeMap::new(),
             differing: BTreeSet::new(),
             brief_at: None,
-            unlooked: false,
+            composed: None,
+            unrun: false,
+            haste: Haste::default(),
+            run: None,
             say_again: 0,
             alike: BTreeSet::new(),
             conflicts_met: 0,
@@ -206,7 +225,7 @@ impl Node {
 
     pub(super) fn on_stored(&mut self, id: u64, result: Result<(), String>, now: Time) {
         let Some(replica) = &mut self.replica else { return };
-        let Some(batch) = replica.storing.take_if(|batch| batch.id == id) else { return };
+        let Some(mut batch) = replica.storing.take_if(|batch| batch.id == id) else { return };
         if let Err(why) = result {
             // Part of it may be there.
             replica.whole = true;
@@ -229,6 +248,7 @@ impl Node {
             replica.brief_at.get_or_insert(now + BRIEF_PAUSE);
         }
         let adopted = batch.file.as_ref().map(|file| (file.version, replica.catalog.ended_by(file.version)));
+        replica.see_what_changes(&mut batch);
         if let Some(file) = batch.file {
             replica.catalog.set_file(file);
             replica.conflicts.clear();
@@ -242,28 +262,63 @@ impl Node {
         if batch.completes {
             replica.catalog.set_complete(true);
         }
-        let invalid = batch.invalid;
-        let news = invalid.is_some() && replica.invalid != invalid;
-        if batch.config.is_some() || invalid.is_some() {
-            replica.invalid = invalid.clone();
-        }
         let count = replica.catalog.count();
         if let Some((version, ended)) = adopted {
             let from = batch.file_of.and_then(|from| self.config.server_index(from));
             let ended = ended.iter().map(ToString::to_string).collect();
             self.event(Event::CatalogFile { version, from, ended });
         }
-        if let (true, Some(why)) = (news, invalid) {
-            self.event(Event::CatalogInvalid { why });
-        }
-        if let Some(config) = batch.config {
-            // The one place from which a catalog changes what the node runs.
-            self.adopt(config, now);
+        if self.items.count() <= limits::ITEMS_AT_ONCE
+            || self.replica.as_ref().is_some_and(|it| it.haste > Haste::Items)
+        {
+            self.run_catalog(now);
         }
         self.acknowledge(batch.acks, count);
         self.push_own(batch.own, batch.askers, batch.former, now);
+        self.repeat_pull(now);
         self.plan_catalog_timer();
         self.catalog_turn();
+    }
+
+    /// The one place from which a catalog changes what the node runs. It waits where more of it is known to be on its
+    /// way, and so that edits of many items that come one after the other are not as many changes of everything.
+    pub(super) fn run_catalog(&mut self, now: Time) {
+        let pause = self.run_pause();
+        let Some(replica) = &mut self.replica else { return };
+        if replica.run_due(pause).is_none_or(|due| now < due) {
+            return;
+        }
+        (replica.unrun, replica.haste, replica.run) = (false, Haste::default(), Some(now));
+        let (catalog, local) = (&replica.catalog, &replica.local);
+        let composed = match replica.composed.take() {
+            Some(composed) if composed.is_current() => Ok(composed),
+            Some(composed) => composed.after(catalog, local, []),
+            None => Composed::new(catalog, local),
+        };
+        match composed {
+            Ok(composed) => {
+                let config = Arc::clone(composed.config());
+                (replica.composed, replica.invalid) = (Some(composed), None);
+                self.adopt(config, now);
+            }
+            Err(invalid) => {
+                let why = invalid.to_string();
+                let before = replica.invalid.replace(why.clone());
+                if before.as_ref() != Some(&why) {
+                    self.event(Event::CatalogInvalid { why });
+                }
+            }
+        }
+    }
+
+    /// How long the node works at least with one config before it takes the next, where nothing but items changed:
+    /// that costs time for each item that it has.
+    fn run_pause(&self) -> Duration {
+        let items = self.items.count();
+        if items <= limits::ITEMS_AT_ONCE {
+            return Duration::ZERO;
+        }
+        limits::ADOPT_PAUSE * u32::try_from(items).unwrap_or(u32::MAX)
     }
 
     /// What a person has to look at.
@@ -298,6 +353,7 @@ impl Node {
     pub(super) fn catalog_timer(&mut self, now: Time) {
         self.repeat_pushes(now);
         self.repeat_pull(now);
+        self.run_catalog(now);
         self.repeat_proposal(now);
         if self.replica.as_mut().is_some_and(|replica| replica.brief_at.take_if(|at| *at <= now).is_some()) {
             self.tell_brief_to_all();
@@ -312,7 +368,9 @@ impl Node {
             let again = (push.said < PUSHES).then_some(push.again);
             push.askers.iter().map(|(_, until, _)| *until).chain(again)
         });
-        match pushes.chain(replica.pulls.due()).chain(replica.voters.due()).chain(replica.brief_at).min() {
+        let run = replica.run_due(self.run_pause());
+        let pull = replica.pulls.due(replica.is_busy());
+        match pushes.chain(pull).chain(run).chain(replica.voters.due()).chain(replica.brief_at).min() {
             Some(at) => self.timers.set(Timer::Catalog, at),
             None => self.timers.cancel(Timer::Catalog),
         }
@@ -320,6 +378,42 @@ impl Node {
 }
 
 impl Replica {
+    /// Whether something is on its way to the disk.
+    fn is_busy(&self) -> bool {
+        self.storing.is_some() || !self.waiting.entries.is_empty()
+    }
+
+    /// When the node is to run what is on its disk; none when it does, or when pages are missing.
+    fn run_due(&self, pause: Duration) -> Option<Time> {
+        if !self.unrun || self.haste < Haste::None && self.pulls.is_between_pages() {
+            return None;
+        }
+        let last = self.run.filter(|_| self.haste == Haste::Items);
+        Some(last.map_or(Time::ZERO, |last| last + pause))
+    }
+
+    /// A batch is on the disk: notes what has to be looked at anew.
+    fn see_what_changes(&mut self, batch: &mut Batch) {
+        let is_item = |(key, _): &Entry| matches!(key, Key::Item(..) | Key::Home(..));
+        let more = batch.file.is_some() || batch.local.is_some() || !batch.entries.iter().all(is_item);
+        let haste = if !more && batch.former.is_none() {
+            Haste::Items
+        } else if batch.composed.is_some() {
+            Haste::None
+        } else {
+            Haste::Pages
+        };
+        self.haste = self.haste.max(haste);
+        self.unrun |= more || !batch.entries.is_empty() || batch.composed.is_some();
+        if let Some(composed) = batch.composed.take() {
+            self.composed = Some(composed);
+        } else if batch.file.is_some() || batch.local.is_some() {
+            self.composed = None;
+        } else if let Some(composed) = &mut self.composed {
+            composed.outdate(batch.entries.iter().map(|(key, _)| key.clone()));
+        }
+    }
+
     /// What goes to the disk for the batch that was begun: its number, the bytes, and whether they are the whole file.
     fn next_write(&mut self) -> Option<(u64, Vec<u8>, bool)> {
         let batch = self.storing.as_ref()?;

@@ -10,6 +10,7 @@ use crate::id::ShortId;
 use crate::io::{Command, Output};
 use crate::limits;
 use crate::node::Node;
+use crate::planted::{Bug, planted};
 use crate::quorum;
 use crate::time::Time;
 use crate::wire::message::{Entries, Kept, Message};
@@ -35,7 +36,8 @@ impl Node {
             return self.outputs.push_back(refused("this server is about to leave; ask another"));
         }
         // A stamp from here could seem old to the others, and what is old and unknown was removed.
-        if !replica.catalog.is_complete() && self.adoption.wanted.servers.len() > 1 {
+        let alone = self.adoption.wanted.servers.len() == 1 || planted(Bug::LostDiskStampsCount);
+        if !replica.catalog.is_complete() && !alone {
             let why = "this server has lost its catalog or begins with none, and has not heard yet what the others \
                        have; try again when one of them is up, or ask another";
             return self.outputs.push_back(refused(why));
@@ -176,7 +178,7 @@ impl Node {
         let of = self.config.voters.len();
         let Some(replica) = &mut self.replica else { return };
         let Some(push) = replica.pushes.get_mut(&id) else { return };
-        if kept >= needed {
+        if kept + usize::from(planted(Bug::AcknowledgedByMinority)) >= needed {
             for (asker, _, what) in std::mem::take(&mut push.askers) {
                 let result = Ok(format!("{what}; on the disks of {kept} of {of} voters, a majority"));
                 self.outputs.push_back(Output::Done { asker, result });

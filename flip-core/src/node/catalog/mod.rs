@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::event::Event;
 use crate::id::ShortId;
 use crate::io::Output;
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 
 /// The replica and what is on its way.
@@ -207,9 +208,11 @@ impl Node {
     pub(super) fn on_stored(&mut self, id: u64, result: Result<(), String>, now: Time) {
         let Some(replica) = &mut self.replica else { return };
         let Some(batch) = replica.storing.take_if(|batch| batch.id == id) else { return };
-        if let Err(why) = result {
+        if let Err(why) = result
+            && !planted(Bug::FailedWriteCounts)
+        {
             // Part of it may be there.
-            replica.whole = true;
+            replica.whole |= !planted(Bug::TornAppendKept);
             let line = format!("the state dir takes nothing: {why}; nothing was changed");
             let news = replica.trouble.as_deref() != Some(&line);
             replica.trouble = Some(line.clone());
@@ -256,7 +259,7 @@ impl Node {
         if let (true, Some(why)) = (news, invalid) {
             self.event(Event::CatalogInvalid { why });
         }
-        if let Some(config) = batch.config {
+        if let Some(config) = batch.config.filter(|_| !planted(Bug::CatalogNotAdopted)) {
             // The one place from which a catalog changes what the node runs.
             self.adopt(config, now);
         }

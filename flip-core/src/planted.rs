@@ -73,6 +73,7 @@ pub enum Bug {
     CatalogNotAdopted,
     TornAppendKept,
     FailedWriteCounts,
+    PushNumbersReused,
 }
 
 impl Bug {
@@ -143,6 +144,7 @@ impl Bug {
         Self::CatalogNotAdopted,
         Self::TornAppendKept,
         Self::FailedWriteCounts,
+        Self::PushNumbersReused,
     ];
 
     /// What is wrong with the code that has it.
@@ -221,6 +223,7 @@ impl Bug {
             Self::PullIgnored => "differences between catalogs are seen and not fetched",
             Self::CatalogNotAdopted => "what is stored is not run",
             Self::TornAppendKept => "after a write that failed the next is appended to what there is of it",
+            Self::PushNumbersReused => "a new life numbers its pushes as the one before did",
             Self::FailedWriteCounts => "what the disk did not take counts all the same",
             Self::StaleBallotsCount => "ballots that waited while a node was stopped count",
             Self::NoRetry => "a hook that failed is never tried again",

@@ -39,7 +39,7 @@ pub(super) struct Replica {
     local: Local,
     waiting: Waiting,
     storing: Option<Batch>,
-    /// Numbers batches and pushes.
+    /// Numbers batches and pushes, also across the lives of this server.
     next: u64,
     /// The file on disk is not one to append to.
     whole: bool,
@@ -143,16 +143,21 @@ impl Node {
     /// Gives the node its catalog, which must be what its disk has, and what its own file says to it alone. It is
     /// told before the first input; a node without one refuses edits.
     pub fn set_catalog(&mut self, catalog: Catalog, local: Local) {
+        // What was stored may make no config, and then the file alone is what runs.
+        let invalid = if catalog.is_empty() { None } else { catalog::config(&catalog, &local).err() };
+        // Acknowledgements of what an earlier life of this server has pushed may still wait for a disk elsewhere, so no
+        // number is used twice.
+        let next = if planted(Bug::PushNumbersReused) { 1 } else { self.generation << 16 | 1 };
         self.replica = Some(Replica {
             catalog,
             local,
             waiting: Waiting::default(),
             storing: None,
-            next: 1,
+            next,
             whole: true,
             appended: 0,
             trouble: None,
-            invalid: None,
+            invalid: invalid.map(|invalid| invalid.to_string()),
             pushes: BTreeMap::new(),
             pulls: exchange::Pulls::default(),
             same: BTreeSet::new(),
@@ -201,7 +206,12 @@ impl Node {
                 self.outputs.push_back(Output::StoreCatalog { id, bytes, whole });
             }
         }
+        // What was to be stored was here already.
+        let idle = replica.storing.is_none() && !planted(Bug::PushNumbersReused);
+        let acks = if idle { std::mem::take(&mut replica.waiting.acks) } else { Vec::new() };
+        let count = replica.catalog.count();
         self.replica = Some(replica);
+        self.acknowledge(acks, count);
         self.propose();
     }
 
@@ -237,7 +247,8 @@ impl Node {
             replica.conflicts.clear();
         }
         for (key, record) in batch.entries {
-            replica.catalog.merge(key, record);
+            // What was forgotten meanwhile is not taken, and must not be run.
+            replica.unlooked |= !replica.catalog.merge(key, record);
         }
         if let Some(local) = batch.local {
             replica.local = local;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::catalog::{self, Catalog, Entry, Key, Record};
+use crate::node::Node;
 use crate::quorum;
 use crate::sim::world::World;
 use crate::time::Time;
@@ -171,6 +172,10 @@ impl World {
         }
         if !brief.complete && self.hosts.len() > 1 {
             return Some("nobody knows whether something is missing in its catalog".into());
+        }
+        let invalid = |node: &Node| node.catalog_status().is_some_and(|status| status.invalid.is_some());
+        if let Some((host, _)) = nodes().find(|(_, node)| invalid(node)) {
+            return Some(format!("the catalog of n{host} makes no config"));
         }
         let mut contents = nodes().map(|(_, node)| node.config().content_hash());
         let content = contents.next();

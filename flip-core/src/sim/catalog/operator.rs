@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long an operator takes to look after what needs a person.
 const SLOW: Duration = Duration::from_secs(3);
 /// The first number that operators make up themselves.
-const MADE_UP: u64 = 40_000;
+const MADE_UP: u64 = 1_000_000;
 
 /// Somebody's wish that is not answered.
 #[derive(Debug)]
@@ -252,7 +252,6 @@ impl World {
                 Some(status) if !status.conflicts.is_empty() || status.invalid.is_some() => {
                     let since = *catalogs.trouble.entry(index).or_insert(self.now);
                     if self.now.since(since) >= SLOW && troubled.is_none() {
-                        catalogs.trouble.remove(&index);
                         troubled = Some((index, status));
                     }
                 }
@@ -260,6 +259,10 @@ impl World {
             }
         }
         let Some((index, status)) = troubled else { return };
+        if let Some(catalogs) = &mut self.catalogs {
+            // What is done shows after a while.
+            catalogs.trouble.clear();
+        }
         if !status.conflicts.is_empty() {
             crate::sim::mark!("catalog: files of one version differ");
             let Some(catalogs) = &self.catalogs else { return };
@@ -269,18 +272,19 @@ impl World {
         }
         crate::sim::mark!("catalog: edits made no config together");
         let Some(catalogs) = &mut self.catalogs else { return };
-        // Of the items that are said to be the same, one becomes another.
+        // Of the items that are said to be the same, all but one become others, at once: what is still wrong after an
+        // edit refuses it.
         let clash = address(0);
         let items = 0..catalogs.pool.len();
         let node = self.hosts[index].node.as_ref();
         let Some(catalog) = node.and_then(|node| node.catalog()) else { return };
-        let item = items.rev().find(|item| {
+        let same = items.filter(|item| {
             let (_, thing) = catalogs.pool.thing(*item);
             let value = catalog.value(&Key::Item(thing.system.into(), thing.name.clone()));
             value.is_some_and(|value| value.contains(&clash))
         });
-        let Some(item) = item else { return };
-        let to = u32::try_from(MADE_UP + catalogs.next).unwrap_or(u32::MAX);
-        self.ask_edits(index, &[Ask::Set { item, to }], false);
+        let first = u32::try_from(MADE_UP + catalogs.next * 100).unwrap_or(u32::MAX);
+        let others: Vec<_> = same.skip(1).zip(first..).map(|(item, to)| Ask::Set { item, to }).collect();
+        self.ask_edits(index, &others, false);
     }
 }

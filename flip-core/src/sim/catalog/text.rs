@@ -101,7 +101,7 @@ impl Pool {
 
 /// The address of a number.
 pub(super) fn address(to: u32) -> String {
-    format!("10.{}.{}.{}/16", 7 + to / 62_500, to / 250 % 250, to % 250 + 1)
+    format!("10.{}.{}.{}/16", 7 + to / 62_500 % 200, to / 250 % 250, to % 250 + 1)
 }
 
 impl Written {

@@ -232,9 +232,7 @@ impl Replica {
         let nothing = waiting.entries.is_empty() && waiting.file.is_none() && waiting.wishes.is_empty();
         if nothing && !unlooked && self.say_again == 0 {
             self.waiting.acks = waiting.acks;
-            if waiting.completes {
-                self.catalog.set_complete(true);
-            }
+            self.complete(waiting.completes);
             return answers;
         }
         let (before, counters) = (self.catalog.file().clone(), self.catalog.counters());
@@ -294,9 +292,7 @@ impl Replica {
         {
             // All of it was here before.
             self.waiting.acks = batch.acks;
-            if batch.completes {
-                self.catalog.set_complete(true);
-            }
+            self.complete(batch.completes);
             return answers;
         }
         // A config that was made looks at everything that is here.

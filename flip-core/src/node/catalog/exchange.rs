@@ -236,7 +236,9 @@ impl Node {
         let new = exchange.entries.into_iter().filter(|(key, record)| catalog.wants(key, record));
         replica.waiting.entries.extend(new);
         replica.waiting.partial = exchange.after.is_some();
-        replica.waiting.completes |= exchange.after.is_none() && exchange.brief.complete;
+        if exchange.after.is_none() && exchange.brief.complete {
+            replica.waiting.completes = Some(exchange.brief.floor);
+        }
         match exchange.after {
             Some(after) => self.pull(server, Some(after), now),
             // What differs still is seen by the next brief.

@@ -77,8 +77,8 @@ struct Waiting {
     file: Option<(File, ShortId)>,
     /// A page that more pages follow: what it means is looked at when the last is here.
     partial: bool,
-    /// With this, all is here that somebody has who misses nothing.
-    completes: bool,
+    /// With this, all is here that somebody has who misses nothing: what that one has forgotten is all up to there.
+    completes: Option<u64>,
     acks: Vec<(ShortId, u64)>,
     wishes: VecDeque<Wish>,
 }
@@ -112,7 +112,7 @@ struct Batch {
     /// Whose file that is; none for an own one.
     file_of: Option<ShortId>,
     local: Option<Local>,
-    completes: bool,
+    completes: Option<u64>,
     acks: Vec<(ShortId, u64)>,
     askers: Vec<Asked>,
     config: Option<Arc<Config>>,
@@ -253,9 +253,7 @@ impl Node {
         if let Some(local) = batch.local {
             replica.local = local;
         }
-        if batch.completes {
-            replica.catalog.set_complete(true);
-        }
+        replica.complete(batch.completes);
         let invalid = batch.invalid;
         let news = invalid.is_some() && replica.invalid != invalid;
         if batch.config.is_some() || invalid.is_some() {
@@ -334,6 +332,15 @@ impl Node {
 }
 
 impl Replica {
+    /// All is here that somebody has who has forgotten what was removed up to this counter. Without its floor, what was
+    /// removed after everything that is left would seem to be missing here.
+    fn complete(&mut self, floor: Option<u64>) {
+        if let Some(floor) = floor {
+            self.catalog.set_complete(true);
+            self.catalog.raise_floor(floor);
+        }
+    }
+
     /// What goes to the disk for the batch that was begun: its number, the bytes, and whether they are the whole file.
     fn next_write(&mut self) -> Option<(u64, Vec<u8>, bool)> {
         let batch = self.storing.as_ref()?;

@@ -100,29 +100,15 @@ impl World {
         }
     }
 
-    /// A server that lost its disk says again what it said before it knew what others had said. Where a minority lost
-    /// theirs, none of that undoes what was acknowledged.
+    /// A server says again what it said before it knew what others had said. Only who has compared itself with others
+    /// that had lost their disks as well has to, and it could undo what somebody says meanwhile.
     pub(super) fn said_again(&mut self, index: usize, again: &[Entry]) {
-        if again.is_empty() {
-            return;
-        }
+        let Some((key, record)) = again.first() else { return };
         crate::sim::mark!("catalog: something was said again");
-        let Some(catalogs) = &self.catalogs else { return };
-        let voters = self.electorate(index).0;
-        let undone = again.iter().find_map(|(key, record)| {
-            let others = catalogs.acknowledged.iter().filter(|said| {
-                said.key == *key
-                    && !said.local
-                    && said.record.value != record.value
-                    && record.beats(&said.record, key.hash())
-            });
-            let since = others.map(|said| said.since).min()?;
-            let lost = self.lost_since(since);
-            let lost = voters.iter().filter(|voter| lost.contains(voter)).count();
-            (lost < quorum::majority(voters.len())).then(|| (key.clone(), record.clone()))
-        });
-        if let Some((key, record)) = undone {
-            let what = format!("n{index} undoes what was acknowledged of {key} by saying again {record:?}");
+        let (voters, lost) = (self.electorate(index).0, self.lost_since(Time::ZERO));
+        if voters.iter().filter(|voter| lost.contains(voter)).count() < quorum::majority(voters.len()) {
+            let what =
+                format!("n{index} says {record:?} of {key} again, and only the disks of n{lost:?} were lost");
             self.broken("P9", what);
         }
     }

@@ -251,7 +251,8 @@ impl World {
             match status {
                 Some(status) if !status.conflicts.is_empty() || status.invalid.is_some() => {
                     let since = *catalogs.trouble.entry(index).or_insert(self.now);
-                    if self.now.since(since) >= SLOW && troubled.is_none() {
+                    if self.now.since(since) >= SLOW && (troubled.is_none() || status.invalid.is_some()) {
+                        // What makes no config takes no file either.
                         troubled = Some((index, status));
                     }
                 }
@@ -263,17 +264,21 @@ impl World {
             // What is done shows after a while.
             catalogs.trouble.clear();
         }
-        if !status.conflicts.is_empty() {
-            crate::sim::mark!("catalog: files of one version differ");
-            let Some(catalogs) = &self.catalogs else { return };
-            let version = catalogs.version.max(status.version) + 1;
-            let written = Written { version, ..catalogs.shelves[index].written.clone() };
-            return self.reload(index, written);
+        if status.invalid.is_some() {
+            return self.mend_catalog(index);
         }
+        crate::sim::mark!("catalog: files of one version differ");
+        let Some(catalogs) = &self.catalogs else { return };
+        let version = catalogs.version.max(status.version) + 1;
+        let written = Written { version, ..catalogs.shelves[index].written.clone() };
+        self.reload(index, written);
+    }
+
+    /// Of the items that are said to be the same, all but one become others, at once: what is still wrong after an edit
+    /// refuses it.
+    fn mend_catalog(&mut self, index: usize) {
         crate::sim::mark!("catalog: edits made no config together");
         let Some(catalogs) = &mut self.catalogs else { return };
-        // Of the items that are said to be the same, all but one become others, at once: what is still wrong after an
-        // edit refuses it.
         let clash = address(0);
         let items = 0..catalogs.pool.len();
         let node = self.hosts[index].node.as_ref();

@@ -80,8 +80,9 @@ impl World {
             }
             None => None,
         };
+        let own = shelf.written.version;
         if let Some(counted) = &counted {
-            self.check_kept(index, counted, stored.as_ref());
+            self.check_kept(index, counted, stored.as_ref(), own);
         }
         let Ok(loaded) = loaded else {
             self.broken("P9", format!("n{index} cannot read its own config file: {text}"));

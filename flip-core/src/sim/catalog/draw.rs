@@ -54,6 +54,9 @@ pub(in crate::sim) fn draw(case: &mut Case) {
             draw.loss(at_ms, &mut faults);
         }
     }
+    if draw.servers > 2 && draw.rng.random_bool(0.06) {
+        draw.most_lost(length, &mut faults);
+    }
     case.faults.extend(faults.into_iter().filter(|timed| timed.at_ms < length));
     case.faults.sort_by_key(|timed| timed.at_ms);
     crate::sim::swarm::never_back(&mut case.faults);
@@ -134,6 +137,25 @@ impl Draw<'_> {
                 faults.push(Timed { at_ms, fault: Fault::File { host: self.host(), version, items } });
             }
         }
+    }
+
+    /// All disks but one are lost while that one's host is away, and somebody edits before it is back.
+    fn most_lost(&mut self, length: u64, faults: &mut Vec<Timed>) {
+        let knows = self.host();
+        let edit = |at, ask| Fault::Edits { at, edits: vec![ask], local: false };
+        for n in 0..4 {
+            let ask = self.set(8);
+            faults.push(Timed { at_ms: n * 100, fault: edit(knows, ask) });
+        }
+        faults.push(Timed { at_ms: 600, fault: edit(knows, Ask::Remove { item: 8 }) });
+        let at_ms = length / 2;
+        let ms = length / 4;
+        faults.push(Timed { at_ms, fault: Fault::PowerOff { host: knows, disk: Disk::Kept, ms } });
+        for host in (0..self.servers).filter(|host| *host != knows) {
+            faults.push(Timed { at_ms: at_ms + 20, fault: Fault::Kill { host, disk: Disk::Gone, ms: 200 } });
+        }
+        let ask = self.set(9);
+        faults.push(Timed { at_ms: at_ms + ms - 50, fault: edit(knows + 1, ask) });
     }
 
     /// Daemons die soon after an edit, or the power goes everywhere, or a disk is full.

@@ -17,8 +17,9 @@ pub(super) struct Acknowledged {
     host: usize,
     /// It was asked for no more than this host's disk.
     local: bool,
-    /// When it was asked for.
+    /// When it was asked for, and when it was acknowledged.
     since: Time,
+    at: Time,
     /// What promises nothing any more: no disk of those that go on has it.
     excused: bool,
 }
@@ -42,8 +43,8 @@ fn has_or_later(catalog: &Catalog, said: (&Key, &Record), made: &BTreeMap<Key, V
 }
 
 impl World {
-    /// What a daemon counted with was on its disk.
-    pub(super) fn check_kept(&mut self, index: usize, counted: &Catalog, read: Option<&Catalog>) {
+    /// What a daemon counted with was on its disk, or in its own config file of this version.
+    pub(super) fn check_kept(&mut self, index: usize, counted: &Catalog, read: Option<&Catalog>, own: u64) {
         let nothing = Catalog::default();
         let read = read.unwrap_or(&nothing);
         let missing = counted.records().find(|(key, record)| !has(read, key, record));
@@ -52,7 +53,7 @@ impl World {
                 "n{index} counted with {record:?} of {key}, which is not on its disk: {:?}",
                 read.get(key)
             )
-        } else if read.file().rank() < counted.file().rank() && !counted.is_empty() {
+        } else if read.file().version.max(own) < counted.file().version {
             format!(
                 "n{index} counted with a file of version {}, which is not on its disk",
                 counted.file().version
@@ -73,9 +74,14 @@ impl World {
     pub(super) fn acknowledged(&mut self, index: usize, made: Vec<Entry>, local: bool, since: Time) {
         let lost = self.lost_since(since);
         let (voters, quorum) = self.electorate(index);
+        let ever = self.lost_since(Time::ZERO);
+        let ever = voters.iter().filter(|voter| ever.contains(voter)).count();
         let Some(catalogs) = &mut self.catalogs else { return };
         let disks: Vec<_> = catalogs.shelves.iter().map(super::Shelf::read).collect();
         let mut wrong = Vec::new();
+        // A home follows from what else is said: where somebody else's counts, that takes nothing from the rest.
+        let alone = made.iter().all(|(key, _)| matches!(key, Key::Home(..)));
+        let made = made.into_iter().filter(|(key, _)| alone || !matches!(key, Key::Home(..)));
         for (key, record) in made {
             if local {
                 crate::sim::mark!("catalog: an edit was acknowledged by one disk");
@@ -92,8 +98,23 @@ impl World {
                     "n{index} acknowledges {record:?} of {key}, which is on the disks of n{kept:?} only"
                 ));
             }
-            let excused = false;
-            catalogs.acknowledged.push(Acknowledged { key, record, host: index, local, since, excused });
+            // Two majorities have somebody in common, who would have said that the other one counts.
+            let before = catalogs.acknowledged.iter().find(|said| {
+                !local
+                    && !said.local
+                    && !alone
+                    && said.key == key
+                    && said.at <= since
+                    && said.record.beats(&record, key.hash())
+            });
+            if let Some(before) = before.filter(|_| ever < quorum::majority(voters.len())) {
+                let before = &before.record;
+                wrong.push(format!(
+                    "n{index} acknowledges {record:?} of {key}, which {before:?} of before undoes"
+                ));
+            }
+            let (at, excused) = (self.now, false);
+            catalogs.acknowledged.push(Acknowledged { key, record, host: index, local, since, at, excused });
         }
         for what in wrong {
             self.broken("P9", what);

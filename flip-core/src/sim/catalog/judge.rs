@@ -85,7 +85,8 @@ impl World {
         for (key, record) in made {
             if local {
                 crate::sim::mark!("catalog: an edit was acknowledged by one disk");
-            } else {
+            }
+            if !local {
                 crate::sim::mark!("catalog: an edit was acknowledged");
             }
             let made = &catalogs.made;

@@ -210,9 +210,11 @@ impl World {
                 self.broken("P9", what);
             }
             (What::Edits { made: None, words, keys }, Err(why)) => {
-                if why.contains("has lost its catalog") {
+                let lost = why.contains("has lost its catalog");
+                if lost {
                     crate::sim::mark!("catalog: an edit was refused where it was lost");
-                } else if keys.len() > 1 {
+                }
+                if !lost && keys.len() > 1 {
                     crate::sim::mark!("catalog: a batch was refused");
                 }
                 catalogs.refused.extend(words);

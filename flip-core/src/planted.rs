@@ -64,6 +64,16 @@ pub enum Bug {
     RetiredForgotten,
     UntouchedRedefined,
     OutcastForgotten,
+    StaleCatalogApplied,
+    AcknowledgedBeforeDisk,
+    AcknowledgedByMinority,
+    TombstoneForgottenEarly,
+    LostDiskStampsCount,
+    PullIgnored,
+    CatalogNotAdopted,
+    TornAppendKept,
+    FailedWriteCounts,
+    PushNumbersReused,
 }
 
 impl Bug {
@@ -125,6 +135,16 @@ impl Bug {
         Self::RetiredForgotten,
         Self::UntouchedRedefined,
         Self::OutcastForgotten,
+        Self::StaleCatalogApplied,
+        Self::AcknowledgedBeforeDisk,
+        Self::AcknowledgedByMinority,
+        Self::TombstoneForgottenEarly,
+        Self::LostDiskStampsCount,
+        Self::PullIgnored,
+        Self::CatalogNotAdopted,
+        Self::TornAppendKept,
+        Self::FailedWriteCounts,
+        Self::PushNumbersReused,
     ];
 
     /// What is wrong with the code that has it.
@@ -187,6 +207,24 @@ impl Bug {
                 "what a change of the config does not touch is released and taken anew"
             }
             Self::OutcastForgotten => "who leaves the config is forgotten while it holds items",
+            Self::StaleCatalogApplied => {
+                "of two edits of one entry the one that comes last counts, whatever its stamp"
+            }
+            Self::AcknowledgedBeforeDisk => {
+                "entries of others are acknowledged before they are on the own disk"
+            }
+            Self::AcknowledgedByMinority => {
+                "an edit is acknowledged when one voter less than a majority has it"
+            }
+            Self::TombstoneForgottenEarly => "what was removed is forgotten before everybody knows of it",
+            Self::LostDiskStampsCount => {
+                "who has lost its catalog edits before it has heard what others have"
+            }
+            Self::PullIgnored => "differences between catalogs are seen and not fetched",
+            Self::CatalogNotAdopted => "what is stored is not run",
+            Self::TornAppendKept => "after a write that failed the next is appended to what there is of it",
+            Self::PushNumbersReused => "a new life numbers its pushes as the one before did",
+            Self::FailedWriteCounts => "what the disk did not take counts all the same",
             Self::StaleBallotsCount => "ballots that waited while a node was stopped count",
             Self::NoRetry => "a hook that failed is never tried again",
             Self::NoFailback => "who should give up an item never does",

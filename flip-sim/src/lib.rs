@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use flip_core::planted::Bug;
 use flip_core::sim::{MARKS, draw};
 
 pub use attempt::{Attempt, attempt};
@@ -41,6 +42,10 @@ pub struct Sweep {
     pub time: Option<Duration>,
     /// How many threads.
     pub jobs: usize,
+    /// Only seeds whose hosts have catalogs; the others are drawn and not run.
+    pub catalogs: bool,
+    /// What is planted.
+    pub bug: Option<Bug>,
 }
 
 /// What a sweep found.
@@ -109,10 +114,15 @@ impl Sweep {
         std::thread::scope(|scope| {
             for _ in 0..self.jobs.max(1) {
                 scope.spawn(|| {
+                    // Each thread has its own.
+                    flip_core::planted::plant(self.bug);
                     while !over() {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
                         if end.is_some_and(|end| seed >= end) {
                             return;
+                        }
+                        if self.catalogs && draw(seed).plan.catalog.is_none() {
+                            continue;
                         }
                         let result = twice(seed);
                         let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);

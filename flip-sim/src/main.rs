@@ -43,6 +43,9 @@ struct Cli {
     /// Fails when one of the named situations was not reached.
     #[arg(long)]
     marks: bool,
+    /// Of the seeds, only those whose hosts have catalogs.
+    #[arg(long)]
+    catalogs: bool,
     /// Without the corpus of cases that once failed.
     #[arg(long)]
     no_corpus: bool,
@@ -152,7 +155,9 @@ fn sweep(cli: &Cli, jobs: usize, corpus: &[Entry]) -> ExitCode {
     }
     let time = cli.hours.map(|hours| Duration::from_secs_f64(hours * 3600.0));
     let seeds = cli.hours.is_none().then_some(cli.seeds);
-    let summary = Sweep { from: cli.from, seeds, time, jobs }.run();
+    let summary =
+        Sweep { from: cli.from, seeds, time, jobs, catalogs: cli.catalogs, bug: cli.bug.first().copied() }
+            .run();
     for (seed, failure) in &summary.failures {
         println!("{}", flip_sim::explain(&draw(*seed), failure, &format!("scripts/dev/sim --seed {seed}")));
     }

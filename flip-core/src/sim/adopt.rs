@@ -149,7 +149,7 @@ impl World {
     /// Whether a change is so recent that nothing is promised of who holds what.
     pub(super) fn is_changing(&self) -> bool {
         let unrest = UNREST + quarantine(self.lease);
-        self.changes.last.is_some_and(|last| self.now.since(last) < unrest)
+        self.changes.last.is_some_and(|last| self.now.since(last) < unrest) || self.configs_differ()
     }
 
     /// The config is changed; daemons hear of it within so long.
@@ -286,8 +286,13 @@ impl World {
     }
 
     /// Whether configs were changed in this case while daemons ran.
-    pub(super) const fn has_changed(&self) -> bool {
-        self.changes.count > 0
+    pub(super) fn has_changed(&self) -> bool {
+        self.changes.count > 0 || self.has_edited()
+    }
+
+    /// Something changed just now.
+    pub(super) const fn changes_now(&mut self) {
+        self.changes.last = Some(self.now);
     }
 
     /// What of an earlier config is still somewhere.

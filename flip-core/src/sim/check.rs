@@ -199,6 +199,7 @@ impl World {
             Event::MemberLeft { server, generation } => self.goodbye(host, *server, *generation),
             Event::Health { check, healthy } => self.health_changed(host, *check, *healthy),
             Event::Isolated => self.clients.seen_away(host, now),
+            Event::ConfigChanged { .. } if self.catalogs.is_some() => self.changes_now(),
             _ => {}
         }
         self.mark_event(event);

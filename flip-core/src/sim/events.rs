@@ -49,8 +49,8 @@ impl World {
             Event::Reannounced { .. } => mark!("reannounced"),
             // Nobody looks who answers in the simulator.
             Event::Confirmed { .. } | Event::AnsweredByOther { .. } => {}
-            // Configs change here by themselves, without a catalog.
-            Event::CatalogFile { .. }
+            Event::CatalogFile { from: Some(_), .. } => mark!("catalog: a file came from another"),
+            Event::CatalogFile { from: None, .. }
             | Event::CatalogConflict { .. }
             | Event::CatalogInvalid { .. }
             | Event::CatalogNotStored { .. } => {}

@@ -256,6 +256,24 @@ pub enum Fault {
         /// Within how long all have heard of it.
         ms: u64,
     },
+    /// Somebody edits the catalog: all of this, or nothing.
+    Edits {
+        /// At which host, or the next one that runs.
+        at: usize,
+        /// What.
+        edits: Vec<super::catalog::Ask>,
+        /// The answer waits for this host's disk only.
+        local: bool,
+    },
+    /// Somebody puts another config file in place, and has it read again.
+    File {
+        /// Where.
+        host: usize,
+        /// Its version.
+        version: u64,
+        /// The items of the first system: places in the list of all that there ever are, each with what is said of it.
+        items: Vec<(usize, u32)>,
+    },
     /// The witness does not answer a host, though others do.
     Witness {
         /// Whom.
@@ -430,6 +448,8 @@ impl Fault {
             | Self::Replay { .. }
             | Self::Edit { .. }
             | Self::Adopt { .. }
+            | Self::Edits { .. }
+            | Self::File { .. }
             | Self::Garble { .. }
             | Self::SecondDaemon { .. } => 0,
         }
@@ -451,6 +471,7 @@ impl Fault {
             | Self::Adopt { .. }
             | Self::Edit { .. } => 0,
             Self::Drain { at, server, .. } => *at.max(server),
+            Self::Edits { at, .. } => *at,
             Self::Garble { from, to, .. } => *from.max(to),
             Self::SecondDaemon { host, server } => *host.max(server),
             Self::Checks { host, .. } => host.unwrap_or(0),
@@ -473,6 +494,7 @@ impl Fault {
             | Self::Witness { host, .. }
             | Self::Keys { at: host, .. }
             | Self::Upgrade { host, .. }
+            | Self::File { host, .. }
             | Self::Forge { host, .. } => *host,
         }
     }
@@ -511,6 +533,8 @@ impl Fault {
             Self::Checks { .. } => "checks",
             Self::Edit { .. } => "edit",
             Self::Adopt { .. } => "adopt",
+            Self::Edits { .. } => "edits",
+            Self::File { .. } => "file",
             Self::Witness { .. } => "witness",
             Self::Garble { .. } => "garble",
             Self::Keys { .. } => "keys",

@@ -28,6 +28,8 @@ pub(super) enum Happening {
     Announce { host: usize, item: usize, burst: u64, n: usize },
     /// What a program does: of this life of its daemon and this hook, with which it ends.
     Effect { host: usize, id: (u64, u64), item: usize, up: bool },
+    /// A daemon of this life has its catalog written.
+    Stored { host: usize, life: u64, id: u64 },
     /// The fault of this number begins.
     Begin(usize),
     /// The trouble of this token ends.
@@ -125,10 +127,26 @@ pub(super) enum Mail {
         id: u64,
         healthy: bool,
     },
-    Command(Command),
+    /// Somebody asks for something.
+    Command {
+        asker: u64,
+        command: Command,
+    },
+    /// A write of the catalog came to its end.
+    Stored {
+        id: u64,
+        result: Result<(), &'static str>,
+    },
     /// It hears of the change of this number.
     Adopt {
         count: u64,
     },
     Leave,
+}
+
+impl Mail {
+    /// What an operator asks for who does not need the answer.
+    pub(super) const fn command(command: Command) -> Self {
+        Self::Command { asker: 1, command }
+    }
 }

@@ -181,7 +181,7 @@ impl World {
             return Some(format!("n{host} sees no quorum"));
         }
         let (any_host, any) = nodes().next()?;
-        if let Some(left) = self.left_of_before(core) {
+        if let Some(left) = self.left_of_before(core).or_else(|| self.unsettled_catalogs(core)) {
             return Some(left);
         }
         let config = any.config();

@@ -15,6 +15,7 @@
 
 mod adopt;
 mod attack;
+mod catalog;
 mod check;
 #[cfg(feature = "harness")]
 pub(crate) mod cipher;
@@ -52,6 +53,7 @@ mod world;
 pub(crate) use crate::marks::mark;
 
 pub use adopt::Change;
+pub use catalog::{Ask, Disks};
 pub use check::Violation;
 pub use fault::{CheckMode, Disk, Fault, HookMode, Links, Point, Timed};
 pub use health::Checks;

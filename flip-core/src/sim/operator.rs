@@ -15,6 +15,7 @@ impl World {
     /// One look at the status of every server that runs.
     pub(super) fn operate(&mut self) {
         self.go_on_rotating();
+        self.look_after_catalogs();
         for index in 0..self.hosts.len() {
             if self.hosts[index].heard.is_empty() || !self.hosts[index].runs(self.now) {
                 continue;
@@ -25,7 +26,7 @@ impl World {
                 let Some(node) = self.hosts[index].node.as_ref() else { break };
                 if node.is_drained(server) && !self.hosts[server].drained {
                     let id = node.config().servers[server].id.clone();
-                    self.mail(index, Mail::Command(Command::Undrain { server: id }));
+                    self.mail(index, Mail::command(Command::Undrain { server: id }));
                 }
             }
             for item in 0..self.things.len() {
@@ -53,7 +54,7 @@ impl World {
         self.unclean.remove(&(index, item));
         self.note(None, || format!("an operator makes sure that item {item} is not on n{server}"));
         self.remove(server, item);
-        self.mail(index, Mail::Command(Command::ConfirmReleased { item: name }));
+        self.mail(index, Mail::command(Command::ConfirmReleased { item: name }));
     }
 
     /// Whoever goes to a server to look asks its daemon as well, which may hold the item again by now: what

@@ -59,6 +59,9 @@ pub struct Plan {
     /// Health checks of the addresses' system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checks: Option<super::health::Checks>,
+    /// Every host has a catalog.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalog: Option<super::catalog::Disks>,
     /// How many hooks of a system run at once.
     #[serde(default = "many")]
     pub parallel: usize,
@@ -110,6 +113,7 @@ impl Plan {
             apart: false,
             witness: false,
             checks: None,
+            catalog: None,
             parallel: many(),
         }
     }

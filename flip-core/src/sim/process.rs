@@ -57,10 +57,12 @@ impl World {
         host.left = false;
         host.kept_down = None;
         self.read_file(index);
+        let read = self.open_catalog(index);
         let host = &mut self.hosts[index];
         let local = host.clock.local(self.now);
         let keys = host.keys.clone();
         let mut node = Box::new(Node::new(host.config.clone(), Start { generation, seed, keys }, local));
+        Self::hand_catalog(&mut node, read);
         host.speaks = WIRE;
         if host.next_release {
             node.speak_next_version();
@@ -103,6 +105,7 @@ impl World {
         self.note(Some(index), || "the daemon is dead".into());
         self.outlived(index);
         self.ended(index);
+        self.lose_catalog(index, disk);
         let host = &mut self.hosts[index];
         match disk {
             Disk::Kept => {}
@@ -133,6 +136,7 @@ impl World {
     /// A daemon is no more, for whatever reason.
     pub(super) fn ended(&mut self, index: usize) {
         self.stops_again(index);
+        self.cut_off(index);
         self.hosts[index].stop();
         self.forget_checks(index);
         if self.hosts.iter().all(|host| host.node.is_none()) {
@@ -310,7 +314,14 @@ impl World {
                 let result = if healthy { Ok(()) } else { Err("it is not well".to_owned()) };
                 self.feed(index, Input::CheckDone { id, result });
             }
-            Mail::Command(command) => self.feed(index, Input::Command { asker: 1, command }),
+            Mail::Command { asker, command } => {
+                self.given(asker);
+                self.feed(index, Input::Command { asker, command });
+            }
+            Mail::Stored { id, result } => {
+                let result = result.map_err(str::to_owned);
+                self.feed(index, Input::Stored { id, result });
+            }
             Mail::Adopt { count } => self.adopt(index, count),
             Mail::Leave => {
                 self.hosts[index].leaving = true;
@@ -457,8 +468,7 @@ impl World {
                 self.ended(index);
                 self.hosts[index].left = true;
             }
-            // No node of the simulator has a catalog.
-            Output::StoreCatalog { .. } => {}
+            Output::StoreCatalog { id, bytes, whole } => self.store_catalog(index, id, bytes, whole),
             Output::StoreKeys(keys) => self.hosts[index].keys = Some(keys),
             Output::Cancel { hook } => self.cancel(index, hook),
             Output::Refresh(call) => self.begin_refresh(index, call),
@@ -479,8 +489,14 @@ impl World {
             Output::Heard { data, .. } => self.trace.bytes(&data),
             Output::Check(call) => self.begin_check(index, call),
             Output::Config(config) => self.hosts[index].config = config,
-            Output::Done { result, .. } => self.note(Some(index), || format!("answers {result:?}")),
-            Output::Late { how_far, .. } => self.note(Some(index), || format!("answers late: {how_far}")),
+            Output::Done { asker, result } => {
+                self.note(Some(index), || format!("answers asker {asker}: {result:?}"));
+                self.answered(index, asker, &result);
+            }
+            Output::Late { asker, how_far } => {
+                self.note(Some(index), || format!("answers asker {asker} late: {how_far}"));
+                self.answered_late(index, asker);
+            }
             Output::Refused { other } => {
                 self.note(Some(index), || format!("is refused: {other} has its id"));
                 self.broken("A4", format!("n{index}, which was there first, is refused"));

@@ -79,7 +79,7 @@ impl World {
             return;
         };
         self.note(None, || format!("an operator asks n{asked} for {command:?}"));
-        self.mail(asked, Mail::Command(command));
+        self.mail(asked, Mail::command(command));
     }
 
     /// Whether a daemon has started before its config file was changed, and cannot talk to the others since

@@ -56,8 +56,10 @@ pub fn run(case: &Case, timeline: bool) -> Outcome {
         )
     };
     let more = case.faults.iter().filter(|timed| adds(&timed.fault)).count();
-    let universe = case.plan.config(i64::from(more > 0));
-    let config = case.plan.config(0);
+    let (config, universe) = match case.plan.catalog {
+        Some(_) => super::catalog::configs(&case.plan),
+        None => (case.plan.config(0), case.plan.config(i64::from(more > 0))),
+    };
     let failing = case.faults.iter().any(|timed| matches!(timed.fault, Fault::Checks { .. }));
     let checks = case.plan.checks.or(failing.then_some(Checks::USUAL));
     let with_checks = |mut config: Config| {
@@ -80,6 +82,7 @@ pub fn run_config(case: &Case, config: &Config, universe: &Config, timeline: boo
     let us = Duration::from_micros;
     let latency = (us(case.plan.latency_us.0), us(case.plan.latency_us.1));
     let mut world = World::new(universe, configs, case.seed, latency, &case.plan.ppm);
+    world.give_catalogs(&case.plan);
     world.faults = Arc::from(case.faults.clone());
     world.timeline = timeline.then(Vec::new);
     if case.faults.iter().any(|timed| matches!(timed.fault, Fault::Replay { .. } | Fault::Forge { .. })) {
@@ -257,6 +260,7 @@ impl Phases<'_> {
             world.operate();
             what = world.unsettled(core);
             if what.is_none() {
+                world.judge_catalogs(core);
                 return !world.broken_already();
             }
         }

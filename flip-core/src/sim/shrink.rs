@@ -28,6 +28,7 @@ pub fn shrink(case: &Case, mut same: impl FnMut(&Case) -> bool, mut budget: u32)
             Box::new(|case| case.plan.apart = false),
             Box::new(|case| case.plan.witness = false),
             Box::new(|case| case.plan.checks = None),
+            Box::new(|case| case.plan.catalog = None),
             Box::new(|case| case.plan.programs.clear()),
             Box::new(|case| case.plan.replicated = 0),
             Box::new(|case| case.plan.ppm.fill(0)),

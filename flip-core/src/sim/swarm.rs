@@ -73,6 +73,7 @@ pub fn draw(seed: u64) -> Case {
     let mut case = Case { about: String::new(), seed, plan, faults };
     super::health::draw(&mut case);
     super::adopt::draw(&mut case);
+    super::catalog::draw(&mut case);
     case
 }
 
@@ -131,6 +132,7 @@ fn draw_plan(rng: &mut StdRng) -> Plan {
         apart: rng.random_bool(0.4),
         witness: rng.random_bool(0.1),
         checks: None,
+        catalog: None,
         parallel: *[1, 2, limits::HOOKS_AT_ONCE, limits::HOOKS_AT_ONCE]
             .choose(rng)
             .unwrap_or(&limits::HOOKS_AT_ONCE),
@@ -184,7 +186,12 @@ pub fn schedule(families: &[&str], plan: &Plan, rng: &mut StdRng) -> Vec<Timed> 
     let mut edited = false;
     faults
         .retain(|timed| !matches!(timed.fault, Fault::Edit { .. }) || !std::mem::replace(&mut edited, true));
-    // A generation that is made from the clock needs a clock that does not go back.
+    never_back(&mut faults);
+    faults
+}
+
+/// A generation that is made from the clock needs a clock that does not go back.
+pub(super) fn never_back(faults: &mut [Timed]) {
     let lost = faults.iter().any(|timed| {
         matches!(
             timed.fault,
@@ -194,13 +201,12 @@ pub fn schedule(families: &[&str], plan: &Plan, rng: &mut StdRng) -> Vec<Timed> 
         )
     });
     if lost {
-        for timed in &mut faults {
+        for timed in faults {
             if let Fault::WallClock { by_s, .. } = &mut timed.fault {
                 *by_s = by_s.abs();
             }
         }
     }
-    faults
 }
 
 /// A rolling upgrade: one host after the other, in any order; some may be left out.

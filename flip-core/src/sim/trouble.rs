@@ -136,7 +136,7 @@ impl World {
                 self.hosts[server].drained = true;
                 self.checker.drained.insert(server, self.now);
                 let id = self.hosts[server].config.my().id.clone();
-                self.mail(at, Mail::Command(Command::Drain { server: id }));
+                self.mail(at, Mail::command(Command::Drain { server: id }));
                 self.undo_at(end, Undo::Drain { at, server });
             }
             Fault::Checks { host, mode, p, .. } => {
@@ -147,6 +147,8 @@ impl World {
             Fault::Forge { host, count, ms: span } => self.forge(host, count, ms(span)),
             Fault::Edit { add } => self.edit(add),
             Fault::Adopt { change, ms: span } => self.change(change, ms(span)),
+            Fault::Edits { at, edits, local } => self.ask_edits(at, &edits, local),
+            Fault::File { host, version, items } => self.ask_file(host, version, &items),
             Fault::Witness { host, .. } => {
                 // It casts no ballot meanwhile, and what others wait for may be just that.
                 self.ill(host);
@@ -222,7 +224,7 @@ impl World {
                 let all = 0..self.hosts.len();
                 let Some(at) = std::iter::once(at).chain(all).find(running) else { return };
                 let id = self.hosts[server].config.my().id.clone();
-                self.mail(at, Mail::Command(Command::Undrain { server: id }));
+                self.mail(at, Mail::command(Command::Undrain { server: id }));
             }
         }
     }
@@ -298,6 +300,7 @@ impl World {
 
     /// Ends all troubles of these hosts and of the network, and starts what is down.
     pub(super) fn mend(&mut self, hosts: &[usize]) {
+        self.excuse_lost(hosts);
         let tokens: Vec<_> = self.undo.keys().copied().collect();
         for token in tokens {
             self.end_fault(token);

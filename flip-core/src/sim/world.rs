@@ -63,6 +63,8 @@ pub struct World {
     pub(super) connection: (u64, Option<(usize, u64)>),
     /// Configs to start with instead of a host's own, after an edit.
     pub(super) edited: Option<Vec<Config>>,
+    /// Where hosts have catalogs, what is known of them.
+    pub(super) catalogs: Option<Box<super::catalog::Catalogs>>,
     /// What became of configs while daemons ran.
     pub(super) changes: super::adopt::Changes,
     /// Everything that happens, as lines for people, when wanted.
@@ -132,6 +134,7 @@ impl World {
             recorded: Vec::new(),
             connection: (0, None),
             edited: None,
+            catalogs: None,
             changes: super::adopt::Changes::default(),
             timeline: None,
             datagrams: 0,
@@ -207,6 +210,7 @@ impl World {
             Happening::Begin(fault) => self.begin_fault(fault),
             Happening::End(token) => self.end_fault(token),
             Happening::Start { host, token } => self.restart(host, token),
+            Happening::Stored { host, life, id } => self.stored(host, life, id),
             Happening::Look { item } => self.judge(item),
             Happening::Unhealthy { host, check, since } => self.judge_unhealthy(host, check, since),
             Happening::Missing { item, since } => self.judge_missing(item, since),

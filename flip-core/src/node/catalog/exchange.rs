@@ -12,6 +12,7 @@ use crate::id::ShortId;
 use crate::io::Output;
 use crate::limits;
 use crate::node::Node;
+use crate::planted::{Bug, planted};
 use crate::quorum;
 use crate::time::Time;
 use crate::wire::message::{Entries, Exchange, Kept, Message};
@@ -125,7 +126,7 @@ impl Node {
                 replica.same.insert(short);
             }
             self.forget_what_all_know();
-        } else if own.records != brief.records || ranks.1 > ranks.0 {
+        } else if !planted(Bug::PullIgnored) && (own.records != brief.records || ranks.1 > ranks.0) {
             replica.differing.insert(short);
             // What differs may be on its way already.
             replica.pulls.next.entry(short).or_insert(now + PULL_DELAY);
@@ -144,7 +145,11 @@ impl Node {
         let Some(replica) = &mut self.replica else { return };
         if let Some(floor) = replica.catalog.to_forget()
             && replica.storing.is_none()
-            && servers.iter().all(|server| server.short == me || replica.same.contains(&server.short))
+            && servers.iter().all(|server| {
+                server.short == me
+                    || replica.same.contains(&server.short)
+                    || planted(Bug::TombstoneForgottenEarly)
+            })
         {
             replica.catalog.raise_floor(floor);
             self.tell_brief_to_all();
@@ -257,7 +262,9 @@ impl Node {
         let catalog = &replica.catalog;
         let new = exchange.entries.into_iter().filter(|(key, record)| catalog.wants(key, record));
         replica.waiting.entries.extend(new);
-        replica.waiting.completes |= exchange.after.is_none() && exchange.brief.complete;
+        if exchange.after.is_none() && exchange.brief.complete {
+            replica.waiting.completes = Some(exchange.brief.floor);
+        }
         match exchange.after {
             Some(after) => self.pull(server, Some(after), 1, now),
             // What differs still is seen by the next brief.
@@ -297,6 +304,10 @@ impl Node {
             if !on_its_way && !replica.waiting.acks.contains(&(short, push)) {
                 replica.waiting.entries.extend(new);
                 replica.waiting.acks.push((short, push));
+            }
+            if planted(Bug::AcknowledgedBeforeDisk) {
+                let count = replica.catalog.count();
+                self.send(server, &Message::Kept(Kept { push, count, beaten: false }));
             }
         }
         self.catalog_turn();

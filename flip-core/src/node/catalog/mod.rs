@@ -28,6 +28,7 @@ use crate::event::Event;
 use crate::id::ShortId;
 use crate::io::Output;
 use crate::limits;
+use crate::planted::{Bug, planted};
 use crate::time::Time;
 
 /// The replica and what is on its way.
@@ -38,7 +39,7 @@ pub(super) struct Replica {
     local: Local,
     waiting: Waiting,
     storing: Option<Batch>,
-    /// Numbers batches and pushes.
+    /// Numbers batches and pushes, also across the lives of this server.
     next: u64,
     /// The file on disk is not one to append to.
     whole: bool,
@@ -92,8 +93,8 @@ enum Haste {
 struct Waiting {
     entries: Vec<Entry>,
     file: Option<(File, ShortId)>,
-    /// With this, all is here that somebody has who misses nothing.
-    completes: bool,
+    /// With this, all is here that somebody has who misses nothing: what that one has forgotten is all up to there.
+    completes: Option<u64>,
     acks: Vec<(ShortId, u64)>,
     wishes: VecDeque<Wish>,
 }
@@ -127,7 +128,7 @@ struct Batch {
     /// Whose file that is; none for an own one.
     file_of: Option<ShortId>,
     local: Option<Local>,
-    completes: bool,
+    completes: Option<u64>,
     acks: Vec<(ShortId, u64)>,
     askers: Vec<Asked>,
     /// What it comes to, where somebody's wishes are in it.
@@ -158,16 +159,21 @@ impl Node {
     /// Gives the node its catalog, which must be what its disk has, and what its own file says to it alone. It is
     /// told before the first input; a node without one refuses edits.
     pub fn set_catalog(&mut self, catalog: Catalog, local: Local) {
+        // What was stored may make no config, and then the file alone is what runs.
+        let invalid = if catalog.is_empty() { None } else { catalog::config(&catalog, &local).err() };
+        // Acknowledgements of what an earlier life of this server has pushed may still wait for a disk elsewhere, so no
+        // number is used twice.
+        let next = if planted(Bug::PushNumbersReused) { 1 } else { self.generation << 16 | 1 };
         self.replica = Some(Replica {
             catalog,
             local,
             waiting: Waiting::default(),
             storing: None,
-            next: 1,
+            next,
             whole: true,
             appended: 0,
             trouble: None,
-            invalid: None,
+            invalid: invalid.map(|invalid| invalid.to_string()),
             pushes: BTreeMap::new(),
             pulls: exchange::Pulls::default(),
             same: BTreeSet::new(),
@@ -219,16 +225,23 @@ impl Node {
                 self.outputs.push_back(Output::StoreCatalog { id, bytes, whole });
             }
         }
+        // What was to be stored was here already.
+        let idle = replica.storing.is_none() && !planted(Bug::PushNumbersReused);
+        let acks = if idle { std::mem::take(&mut replica.waiting.acks) } else { Vec::new() };
+        let count = replica.catalog.count();
         self.replica = Some(replica);
+        self.acknowledge(acks, count);
         self.propose();
     }
 
     pub(super) fn on_stored(&mut self, id: u64, result: Result<(), String>, now: Time) {
         let Some(replica) = &mut self.replica else { return };
         let Some(mut batch) = replica.storing.take_if(|batch| batch.id == id) else { return };
-        if let Err(why) = result {
+        if let Err(why) = result
+            && !planted(Bug::FailedWriteCounts)
+        {
             // Part of it may be there.
-            replica.whole = true;
+            replica.whole |= !planted(Bug::TornAppendKept);
             let line = format!("the state dir takes nothing: {why}; nothing was changed");
             let news = replica.trouble.as_deref() != Some(&line);
             replica.trouble = Some(line.clone());
@@ -254,14 +267,17 @@ impl Node {
             replica.conflicts.clear();
         }
         for (key, record) in batch.entries {
-            replica.catalog.merge(key, record);
+            if !replica.catalog.merge(key.clone(), record)
+                && let Some(composed) = &mut replica.composed
+            {
+                // What was forgotten meanwhile is not taken, and must not be run.
+                composed.outdate([key]);
+            }
         }
         if let Some(local) = batch.local {
             replica.local = local;
         }
-        if batch.completes {
-            replica.catalog.set_complete(true);
-        }
+        replica.complete(batch.completes);
         let count = replica.catalog.count();
         if let Some((version, ended)) = adopted {
             let from = batch.file_of.and_then(|from| self.config.server_index(from));
@@ -299,7 +315,9 @@ impl Node {
             Ok(composed) => {
                 let config = Arc::clone(composed.config());
                 (replica.composed, replica.invalid) = (Some(composed), None);
-                self.adopt(config, now);
+                if !planted(Bug::CatalogNotAdopted) {
+                    self.adopt(config, now);
+                }
             }
             Err(invalid) => {
                 let why = invalid.to_string();
@@ -378,6 +396,15 @@ impl Node {
 }
 
 impl Replica {
+    /// All is here that somebody has who has forgotten what was removed up to this counter. Without its floor, what was
+    /// removed after everything that is left would seem to be missing here.
+    fn complete(&mut self, floor: Option<u64>) {
+        if let Some(floor) = floor {
+            self.catalog.set_complete(true);
+            self.catalog.raise_floor(floor);
+        }
+    }
+
     /// Whether something is on its way to the disk.
     fn is_busy(&self) -> bool {
         self.storing.is_some() || !self.waiting.entries.is_empty()

@@ -342,7 +342,8 @@ impl Replica {
         for number in differs {
             for (key, record) in self.catalog.bucket_from(number, after.take().as_ref()) {
                 let entry = (key.clone(), record.clone());
-                size += size_of_entry(&entry);
+                // Whoever reads it counts what the entries become as well, against the same limit.
+                size += size_of_entry(&entry) + size_of::<Entry>();
                 if size > most
                     && let Some((last, _)) = answer.entries.last()
                 {

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::catalog::{self, Catalog, Edit, Key};
+use crate::catalog::{self, Catalog, Edit, Key, Record, Stamp};
 use crate::config::{self, Joining, Overrides, Source};
 use crate::event::Event;
 use crate::io::{Command, Input, Output};
@@ -18,6 +18,7 @@ use crate::join::{Joiner, Next};
 use crate::node::{Node, Start};
 use crate::time::Time;
 use crate::wire::join::JOIN;
+use crate::wire::message::{Exchange, Message, decode_all};
 
 const STEP: Duration = Duration::from_millis(2);
 
@@ -652,4 +653,40 @@ fn recorded_questions_change_nothing() {
     said(&mut world, 0);
     world.run(SECOND * 2);
     assert_eq!(world.servers(0), ["a", "b", "c"], "what was recorded is worth nothing");
+}
+
+/// Pages of many short entries are as large as they may be, and can be read.
+#[test]
+fn every_page_of_a_large_catalog_can_be_read() {
+    let mut world = World::new(14);
+    let mut node = world.nodes[0].take().expect("it runs");
+    let replica = node.replica.as_mut().expect("it has one");
+    for n in 0..60_000_u64 {
+        let stamp = Stamp { count: n + 1, writer: 1 };
+        let record = Record { value: Some(format!("\"{n}\"").into()), stamp, born: stamp, bound: None };
+        replica.catalog.merge(Key::Item("job".into(), n.to_string()), record);
+    }
+    let nothing = Catalog::default();
+    let (mut got, mut pages) = (0, 0);
+    let mut question = Exchange {
+        brief: nothing.brief(),
+        sums: nothing.sums().to_vec(),
+        after: None,
+        file: None,
+        entries: Vec::new(),
+        push: 0,
+    };
+    loop {
+        let mut body = Vec::new();
+        Message::Exchange(replica.answer(&question)).encode(&mut body);
+        let read = decode_all(&body).expect("it can be read").pop();
+        let Some(Message::Exchange(page)) = read else { panic!("{read:?}") };
+        (got, pages) = (got + page.entries.len(), pages + 1);
+        question.after = page.after;
+        if question.after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(got, 60_000);
+    assert!((2..8).contains(&pages), "{pages} pages");
 }

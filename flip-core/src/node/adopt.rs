@@ -83,6 +83,12 @@ impl Electorate {
 }
 
 impl Adoption {
+    /// Whether something of an earlier config is left.
+    #[cfg(feature = "sim")]
+    pub(super) fn is_under_way(&self) -> bool {
+        self.left || !self.outdated.is_empty()
+    }
+
     pub(super) const fn new(config: Arc<Config>) -> Self {
         Self {
             wanted: config,

@@ -56,6 +56,11 @@ impl Node {
         server == self.config.me || self.has_present_ring(server)
     }
 
+    /// Whether something of an earlier config is left.
+    pub(crate) fn is_adopting(&self) -> bool {
+        self.adoption.is_under_way()
+    }
+
     /// Whether an item is on its way here or away from here.
     pub(crate) fn is_moving(&self) -> bool {
         let moving = |state| matches!(state, ItemState::Acquiring | ItemState::Releasing);

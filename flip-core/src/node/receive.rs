@@ -209,6 +209,7 @@ impl Node {
         let Some(server) = self.config.server_index(peer.id) else { return self.swim.ignore(peer, now) };
         if server != self.config.me && self.view.alive(server, peer.generation, now) == Sign::NewlyUp {
             mark!("swim: gossip told of a member");
+            self.spread.forget_heard(server, now);
             self.member_up(server, now);
         }
     }

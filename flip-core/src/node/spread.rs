@@ -49,6 +49,13 @@ impl Spread {
         self.heard.get(&server).copied()
     }
 
+    /// Others say that a new life of a server is up: what was heard before now is of a life that is over.
+    pub(super) fn forget_heard(&mut self, server: usize, now: Time) {
+        if self.heard.get(&server).is_some_and(|at| *at < now) {
+            self.heard.remove(&server);
+        }
+    }
+
     /// A state came.
     pub(super) fn answered(&mut self, server: usize) {
         self.asked.take_if(|asked| *asked == server);
@@ -392,6 +399,9 @@ impl Node {
                 continue;
             }
             if known.up {
+                if !self.view.is_up(server) {
+                    self.spread.forget_heard(server, now);
+                }
                 self.sign_of_life(server, known.about.generation, now);
             } else {
                 self.view.heard_of(server, known.about.generation);

@@ -143,7 +143,13 @@ impl World {
     pub(super) fn quorum_of(&self, index: usize, voters: &[usize]) -> usize {
         let former = self.changes.electorates.iter();
         let former = former.filter(|(all, _)| voters.iter().all(|voter| all.contains(voter)));
-        former.map(|(_, quorum)| *quorum).chain([self.electorate(index).1]).min().unwrap_or_default()
+        // Ballots of those whom this host does not name any more counted, and it cannot say whose they were.
+        let named = self.hosts[index].config.servers.len();
+        let former = former.map(|(all, quorum)| {
+            let unnamed = all.iter().filter(|voter| **voter >= named).count();
+            quorum.saturating_sub(unnamed)
+        });
+        former.chain([self.electorate(index).1]).min().unwrap_or_default()
     }
 
     /// Whether a change is so recent that nothing is promised of who holds what.

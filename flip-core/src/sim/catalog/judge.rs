@@ -185,6 +185,9 @@ impl World {
         if let Some((host, _)) = nodes().find(|(_, node)| invalid(node)) {
             return Some(format!("the catalog of n{host} makes no config"));
         }
+        if let Some((host, _)) = nodes().find(|(_, node)| node.is_adopting()) {
+            return Some(format!("n{host} still keeps what its catalog does not have"));
+        }
         let mut contents = nodes().map(|(_, node)| node.config().content_hash());
         let content = contents.next();
         if contents.any(|other| Some(other) != content) {

@@ -39,8 +39,8 @@ pub struct DaemonArgs {
     /// Overrides `log_level` of the config.
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<Level>,
-    /// Joins a running cluster by this member, or one of several; [PORT] is 2200. The config is that of a server that
-    /// joins: `id`, `key` or `key_file`, and `bind`. Who has joined before starts as it is.
+    /// Joins a running cluster by this member, or one of several; the port is 2200 unless given. The config is that of
+    /// a server that joins: `id`, `key` or `key_file`, and `bind`. Who has joined before starts as it is.
     #[arg(long, value_name = "HOST[:PORT]", value_parser = member)]
     pub join: Vec<Member>,
     /// For how long to try, in seconds.

@@ -9,7 +9,7 @@ use flip_core::status::Status;
 use flip_tests::local::{Local, free_port, name};
 use serde_json::{Map, Value, json};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(120);
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 fn three() -> Local {
@@ -84,9 +84,9 @@ fn two_servers_join_at_once_and_are_like_the_others_from_then_on() {
 
     // By different members; one of the addresses that `e` knows is nobody's.
     let (by_a, by_b) = (member(&local, 0), member(&local, 1));
-    local.start_with(3, &d, &["--join", &by_a]).unwrap();
+    local.start_with(3, &d, &["--join", &by_a, "--join-timeout", "120"]).unwrap();
     let nobody = format!("127.0.0.1:{}", free_port());
-    local.start_with(4, &e, &["--join", &nobody, "--join", &by_b]).unwrap();
+    local.start_with(4, &e, &["--join", &nobody, "--join", &by_b, "--join-timeout", "120"]).unwrap();
     everywhere(&local, 3, |status| whole(status, 5));
     everywhere(&local, 5, |status| whole(status, 5));
     assert!(local.log(4).contains("it does not answer"), "{}", local.log(4));

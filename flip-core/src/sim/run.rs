@@ -266,6 +266,7 @@ impl Phases<'_> {
         }
         if let Some(what) = what
             && !world.broken_already()
+            && !world.is_beyond_p9()
         {
             world.broken("P6", format!("{when}: {what}"));
         }

@@ -35,11 +35,13 @@ pub(super) struct Shelf {
     counted: Option<Catalog>,
     /// What was on the disk is lost, and the host has not got it back from the others.
     pub(super) bereft: bool,
+    /// The version of the config file that the last daemon began with.
+    pub(super) began_with: u64,
 }
 
 impl Shelf {
     pub(super) const fn new(written: Written) -> Self {
-        Self { written, bytes: None, writing: None, counted: None, bereft: false }
+        Self { written, bytes: None, writing: None, counted: None, bereft: false, began_with: 0 }
     }
 
     /// What the disk has; empty where there is nothing, or nothing that can be read.
@@ -80,7 +82,8 @@ impl World {
             }
             None => None,
         };
-        let own = shelf.written.version;
+        // Before the first change nothing but the config file has its version, and somebody may have replaced that.
+        let own = shelf.written.version.max(std::mem::replace(&mut shelf.began_with, shelf.written.version));
         if let Some(counted) = &counted {
             self.check_kept(index, counted, stored.as_ref(), own);
         }

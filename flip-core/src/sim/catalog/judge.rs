@@ -196,8 +196,15 @@ impl World {
         None
     }
 
+    /// Whether a majority of the disks was lost: what those say who took that for a beginning, the others may take for
+    /// what was removed, for good (not covered by P9).
+    pub(in crate::sim) fn is_beyond_p9(&self) -> bool {
+        self.lost_since(Time::ZERO).len() > self.hosts.len() / 2
+    }
+
     /// P9, where all is at rest.
     pub(in crate::sim) fn judge_catalogs(&mut self, core: &[usize]) {
+        let beyond = self.is_beyond_p9();
         let Some(catalogs) = self.catalogs.take() else { return };
         let mut catalogs = catalogs;
         let mut wrong = Vec::new();
@@ -207,7 +214,7 @@ impl World {
             let missing = catalogs.acknowledged.iter().find(|said| {
                 !said.excused && !has_or_later(catalog, (&said.key, &said.record), &catalogs.made)
             });
-            if let Some(said) = missing {
+            if let Some(said) = missing.filter(|_| !beyond) {
                 let there = catalog.get(&said.key);
                 wrong.push(format!(
                     "n{host} has {there:?} of {}, and n{} had acknowledged {:?}",
